@@ -1,0 +1,183 @@
+//! What a build is asked to do: flags and files as one typed value.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rbuild_cache::{Compression, Digest};
+use rbuild_parser::{ImageReference, Platform};
+
+/// Everything that decides the outcome of a build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The Dockerfile's text and the name to show for it.
+    pub dockerfile: DockerfileSource,
+    /// The build context.
+    pub context: ContextSource,
+    /// `--build-context NAME=…`, by name.
+    pub named_contexts: BTreeMap<String, NamedContext>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`, by name, values literal.
+    pub build_args: BTreeMap<String, String>,
+    /// `--platform`; empty means the host's.
+    pub platforms: Vec<Platform>,
+    /// `--label`, merged after all instructions.
+    pub labels: BTreeMap<String, String>,
+    /// `-t`: names of the result.
+    pub tags: Vec<ImageReference>,
+    /// `-o`: where the result goes; several are allowed.
+    pub outputs: Vec<Output>,
+    /// `--no-cache`: run every step.
+    pub no_cache: bool,
+    /// `--no-cache-filter`: run every step of these stages (lower case).
+    pub no_cache_filter: Vec<String>,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// `--network`: what RUN gets unless it says otherwise.
+    pub network: NetworkDefault,
+    /// `--add-host NAME:IP`, in order.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--allow`: entitlements granted.
+    pub entitlements: Vec<Entitlement>,
+    /// `--shm-size` in bytes.
+    pub shm_size: Option<u64>,
+    /// `--ulimit TYPE=SOFT:HARD`.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// `--jobs`: steps at once; `None` means as many as there are CPUs, at least four.
+    pub jobs: Option<usize>,
+}
+
+/// The Dockerfile, already read.
+#[derive(Debug, Clone)]
+pub struct DockerfileSource {
+    /// Shown in messages, for example `Dockerfile` or `docker/app.Dockerfile`.
+    pub name: String,
+    /// Its bytes.
+    pub text: Vec<u8>,
+}
+
+/// Where the files of `COPY` and `ADD` come from.
+#[derive(Debug, Clone)]
+pub enum ContextSource {
+    /// A directory, with the text of the ignore file that applies to it.
+    Directory {
+        /// The context root.
+        path: PathBuf,
+        /// Name and content of the ignore file, if there is one.
+        ignore: Option<(String, Vec<u8>)>,
+    },
+    /// No files at all (Dockerfile from standard input).
+    Empty,
+}
+
+/// The value of a `--build-context`.
+#[derive(Debug, Clone)]
+pub enum NamedContext {
+    /// A local directory (its own `.dockerignore` applies).
+    Directory(PathBuf),
+    /// `oci-layout://DIR[:tag|@digest]`.
+    OciLayout {
+        /// The layout directory.
+        path: PathBuf,
+        /// Tag to choose, if given.
+        tag: Option<String>,
+        /// Digest to choose, if given.
+        digest: Option<Digest>,
+    },
+    /// `docker-image://REF`.
+    Image(ImageReference),
+}
+
+/// The value of a `--secret`.
+#[derive(Debug, Clone)]
+pub enum SecretSource {
+    /// Read from a file at the moment of use.
+    File(PathBuf),
+    /// A value taken from the environment.
+    Value(Vec<u8>),
+}
+
+/// Network mode of RUN steps that do not choose one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkDefault {
+    /// Own network namespace with outgoing connections.
+    #[default]
+    Default,
+    /// Own network namespace without connections.
+    None,
+    /// The host's network.
+    Host,
+}
+
+/// A right that a Dockerfile cannot give itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entitlement {
+    /// `network.host`.
+    NetworkHost,
+    /// `security.insecure`.
+    SecurityInsecure,
+}
+
+/// One `-o`.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// What to write.
+    pub kind: OutputKind,
+    /// How layers are written.
+    pub options: OutputOptions,
+}
+
+/// Kinds of output (`cli.md`, section 2).
+#[derive(Debug, Clone)]
+pub enum OutputKind {
+    /// Into the image store, under the request's tags and these names.
+    Image {
+        /// More names, from `name=`.
+        names: Vec<ImageReference>,
+    },
+    /// OCI layout.
+    Oci(ArchiveTarget),
+    /// Docker archive (an OCI layout with `manifest.json`).
+    Docker(ArchiveTarget),
+    /// The root file system as a tar.
+    Tar(Destination),
+    /// The root file system as a directory.
+    Local(PathBuf),
+    /// Nothing: only fill the cache.
+    CacheOnly,
+}
+
+/// Where an archive goes and in which shape.
+#[derive(Debug, Clone)]
+pub enum ArchiveTarget {
+    /// One tar.
+    Tar(Destination),
+    /// A layout directory, re-used and extended (`tar=false`).
+    Directory(PathBuf),
+}
+
+/// A file or standard output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A file, written beside and renamed into place.
+    File(PathBuf),
+    /// `-`.
+    Stdout,
+}
+
+/// Options common to image-like outputs.
+#[derive(Debug, Clone, Default)]
+pub struct OutputOptions {
+    /// Compression of layers; `None` means gzip, existing blobs reused.
+    pub compression: Option<Compression>,
+    /// `false` selects Docker media types.
+    pub docker_media_types: bool,
+    /// Clamp file times to `SOURCE_DATE_EPOCH`.
+    pub rewrite_timestamp: bool,
+    /// Manifest annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the index's descriptor for the manifest.
+    pub descriptor_annotations: BTreeMap<String, String>,
+    /// Annotations that need an index.
+    pub index_annotations: BTreeMap<String, String>,
+}
