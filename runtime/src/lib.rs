@@ -1,1 +1,39 @@
-//! runtime
+//! The sandbox: runs one process over a root made of layers, apart from the host.
+//!
+//! This crate knows no Dockerfile and no image. It gets a [`Sandbox`] (this root, this process,
+//! these mounts) and gives back a [`Running`] process whose end means that everything the process
+//! had started is gone too.
+//!
+//! # Processes
+//!
+//! ```text
+//! program ── control socket ──> spawner (pid 1 of its own pid namespace, own mount namespace)
+//!    │                             ├── sandbox (pid 1 of its own pid namespace)
+//!    └── one channel per sandbox ──┴── sandbox …
+//! ```
+//!
+//! The *spawner* is a small single-threaded process that is started with the first sandbox, never a
+//! copy of the large program. It clones each sandbox child, reaps it and reports its end. When the
+//! program dies, the spawner sees its sockets close, kills what runs, removes control groups and
+//! network, and ends; when the spawner itself is killed the kernel kills all sandboxes, because
+//! their pid namespaces are children of the spawner's.
+//!
+//! The sandbox child sets itself up: it composes the root from detached mounts, enters it, drops
+//! its rights and executes the command. Any failure before that travels back as a
+//! [`SandboxError::Setup`] which names the step.
+
+mod error;
+mod running;
+mod runtime;
+mod spec;
+
+pub mod probe;
+
+pub use error::SandboxError;
+pub use probe::{Ability, HostReport, probe};
+pub use running::{ExitStatus, Running, Stdio};
+pub use runtime::{Runtime, RuntimeOptions};
+pub use spec::{
+    CapabilitySet, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind, RootFs,
+    Sandbox, Seccomp, Security, UpperDir, User,
+};

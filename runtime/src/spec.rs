@@ -1,0 +1,295 @@
+//! What a sandbox is made of: plain data, built by the caller, understood only in this crate.
+
+mod bytes;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is needed to run one process apart from the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// The root file system.
+    pub root: RootFs,
+    /// What to run in it.
+    pub process: Process,
+    /// Mounts below the root, made in this order after `/proc`, `/dev` and `/sys`.
+    pub mounts: Vec<Mount>,
+    /// Host name inside.
+    pub hostname: String,
+    /// What the process sees of the network.
+    pub network: Network,
+    /// Capabilities, system call filter and masked paths.
+    pub security: Security,
+    /// Size of `/dev/shm` in bytes; [`Sandbox::DEFAULT_SHM_SIZE`] is what Docker uses.
+    pub shm_size: u64,
+    /// Resource limits of the process. One that the host refuses to raise becomes a warning.
+    pub rlimits: Vec<Rlimit>,
+    /// Limits of all processes of the sandbox together.
+    pub limits: Limits,
+    /// Runs the command below a small init that reaps orphans and forwards signals.
+    ///
+    /// Without it the command itself is process 1, as in `docker build`.
+    pub init: bool,
+}
+
+impl Sandbox {
+    /// 64 MiB, the size of `/dev/shm` in Docker.
+    pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
+
+    /// Returns a sandbox with Docker's defaults, without network, for `args` over `root`.
+    pub fn new(root: RootFs, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            root,
+            process: Process {
+                args: args.into_iter().map(Into::into).collect(),
+                env: Vec::new(),
+                cwd: PathBuf::from("/"),
+                user: User::default(),
+                terminal: false,
+            },
+            mounts: Vec::new(),
+            hostname: "sandbox".into(),
+            network: Network::None,
+            security: Security::default(),
+            shm_size: Self::DEFAULT_SHM_SIZE,
+            rlimits: Vec::new(),
+            limits: Limits::default(),
+            init: false,
+        }
+    }
+}
+
+/// A root file system: an overlay of unpacked layers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Host directories of the layers, the topmost first.
+    #[serde(with = "bytes::list")]
+    pub lowers: Vec<PathBuf>,
+    /// Where writes go; `None` makes the root read-only.
+    pub upper: Option<UpperDir>,
+    /// Makes the root read-only although there is an upper directory.
+    pub readonly: bool,
+}
+
+/// The writable directory of an overlay with its work directory, on one file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpperDir {
+    /// Receives changed files, whiteouts and opaque directories.
+    #[serde(with = "bytes")]
+    pub upper: PathBuf,
+    /// Empty directory for the kernel's use; fresh for every mount.
+    #[serde(with = "bytes")]
+    pub work: PathBuf,
+}
+
+/// The process to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Program and arguments. A program without slash is searched in the `PATH` of `env`.
+    #[serde(with = "bytes::list")]
+    pub args: Vec<OsString>,
+    /// The whole environment, as `KEY=value`.
+    #[serde(with = "bytes::list")]
+    pub env: Vec<OsString>,
+    /// Working directory, absolute, in the sandbox. It must exist.
+    #[serde(with = "bytes")]
+    pub cwd: PathBuf,
+    /// Ids to run as.
+    pub user: User,
+    /// Gives the process a terminal of its own; see [`Running::take_terminal`].
+    ///
+    /// [`Running::take_terminal`]: crate::Running::take_terminal
+    pub terminal: bool,
+}
+
+/// Numeric ids of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary groups, exactly as they are set; the caller adds the primary one.
+    pub groups: Vec<u32>,
+}
+
+/// One mount below the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the sandbox. It exists in the root, or lies inside an earlier mount (then it
+    /// is created when missing). Of two mounts on one target the later wins.
+    #[serde(with = "bytes")]
+    pub target: PathBuf,
+    /// What appears there.
+    pub source: MountSource,
+    /// Refuses writes.
+    pub readonly: bool,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A directory or file of the host.
+    Bind {
+        /// Host path.
+        #[serde(with = "bytes")]
+        source: PathBuf,
+        /// Path below `source`, resolved as if `source` were the root directory.
+        #[serde(with = "bytes::option")]
+        subpath: Option<PathBuf>,
+    },
+    /// An overlay of host directories.
+    Overlay {
+        /// Layers, the topmost first.
+        #[serde(with = "bytes::list")]
+        lowers: Vec<PathBuf>,
+        /// Where writes go; `None` makes the mount read-only.
+        upper: Option<UpperDir>,
+        /// Path in the overlay, resolved as if the overlay were the root directory.
+        #[serde(with = "bytes::option")]
+        subpath: Option<PathBuf>,
+    },
+    /// An empty directory in memory.
+    Tmpfs {
+        /// Largest size in bytes; the kernel's default (half of the memory) if `None`.
+        size: Option<u64>,
+        /// Mode of the directory; 1777 if `None`.
+        mode: Option<u32>,
+    },
+    /// A small file whose content is never written to a disk. Always read-only.
+    File {
+        /// The content.
+        #[serde(with = "bytes")]
+        content: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+/// What a sandbox sees of the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// A loopback interface and nothing else.
+    #[default]
+    None,
+    /// The network of the host, abstract sockets included.
+    Host,
+    /// An own network with outgoing connections, by a bridge and address translation.
+    ///
+    /// Name servers at `127.x.x.x` in the host's `resolv.conf` cannot be reached from there: the
+    /// caller, who writes the sandbox's `resolv.conf`, must give others.
+    Private,
+}
+
+/// What the process may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    /// Bounding set, and what user 0 holds.
+    pub capabilities: CapabilitySet,
+    /// System call filter.
+    pub seccomp: Seccomp,
+    /// Refuses new privileges by set-user-id programs. Off in `docker build`: `sudo` works.
+    pub no_new_privileges: bool,
+    /// Hides and write-protects the usual paths of `/proc` and `/sys`.
+    pub masked_paths: bool,
+    /// `--security=insecure`: all capabilities, no filter, no masks, writable `/sys`, device nodes
+    /// work everywhere.
+    pub privileged: bool,
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Self {
+            capabilities: CapabilitySet::DOCKER_DEFAULT,
+            seccomp: Seccomp::Default,
+            no_new_privileges: false,
+            masked_paths: true,
+            privileged: false,
+        }
+    }
+}
+
+/// A set of capabilities, one bit for each number of `linux/capability.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CapabilitySet(pub u64);
+
+impl CapabilitySet {
+    /// The fourteen that Docker leaves.
+    pub const DOCKER_DEFAULT: Self = Self(0xa804_25fb);
+    /// All that the kernel knows. What the host does not hold is left out silently.
+    pub const ALL: Self = Self((1 << 41) - 1);
+    /// None.
+    pub const EMPTY: Self = Self(0);
+
+    /// Says whether capability number `number` is in the set.
+    pub const fn contains(self, number: u32) -> bool {
+        number < 64 && self.0 & (1 << number) != 0
+    }
+}
+
+/// The system call filter of a sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// Docker's default profile.
+    #[default]
+    Default,
+    /// No filter.
+    Unconfined,
+}
+
+/// One limit of `setrlimit(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// What is limited.
+    pub resource: RlimitKind,
+    /// The limit in force; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// The most that the process may set; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// The resources of `setrlimit(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of setrlimit(2)")]
+pub enum RlimitKind {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+/// Limits of all processes of a sandbox together. What the host cannot enforce becomes a warning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// Processor time as a number of processors, such as `1.5`.
+    pub cpus: Option<f64>,
+    /// Number of processes and threads.
+    pub pids: Option<u64>,
+}
+
+impl Limits {
+    /// Says whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        self.memory.is_none() && self.cpus.is_none() && self.pids.is_none()
+    }
+}
