@@ -1,1 +1,44 @@
-//! parser
+//! The Dockerfile language: text to a typed tree, expansion, ignore files, build checks.
+//!
+//! Nothing here does I/O, prints, or reads the environment. [`parse`] never fails: it returns a tree
+//! of what could be understood and the errors in the order in which `BuildKit` would meet them.
+//! Variables are expanded in a separate pass with an explicit environment ([`expand`]), so that
+//! planning, checks and editors can use the tree alone.
+
+mod ast;
+mod diagnostic;
+mod duration;
+mod expand;
+mod heredoc;
+pub mod ignore;
+pub mod lint;
+mod mode;
+mod mount;
+pub mod outline;
+mod parse;
+mod platform;
+mod ports;
+mod print;
+mod reference;
+mod signal;
+mod size;
+mod source;
+mod span;
+
+pub use ast::*;
+pub use diagnostic::{Diagnostic, closest};
+pub use duration::{format_duration, parse_duration};
+pub use expand::{ExpandError, Expansion, Variables, expand, expand_heredoc, expand_words};
+pub use ignore::{IgnoreMatcher, IgnoreReason, MatchState, glob_match};
+pub use lint::{CheckConfig, LintFinding, Linter, RULES, Rule};
+pub use mode::{ChmodMode, ChownSpec, NameOrId, SymbolicMode};
+pub use mount::{MountError, MountKind, MountSpec, Sharing, expand_mount, parse_mount};
+pub use parse::{Parsed, parse, parse_trigger};
+pub use platform::Platform;
+pub use ports::{PortSpec, parse_port_spec};
+pub use print::{fix, format, print};
+pub use reference::ImageReference;
+pub use signal::check_signal;
+pub use size::parse_size;
+pub use source::{GitQuery, GitUrl, SourceKind, source_kind};
+pub use span::{LineRange, Span, Spanned, Word};
