@@ -1,0 +1,39 @@
+//! Images: their documents, where they come from, and how they get into and out of the store.
+//!
+//! Documents that we write are hashed, so they come from own structs with a fixed order; foreign
+//! ones are read with limits, checked against digest and size, and kept byte for byte.
+//!
+//! # The stored form of an image
+//!
+//! Storing an image must cost no compression. So the manifest in the image store describes each
+//! layer as what is there: a layer of a foreign base by the blob that came with it, a layer that was
+//! built here by its *uncompressed* tar, whose digest is the diff ID and whose bytes can be made from
+//! the unpacked tree at any time. Archives that are saved from the store therefore carry the very
+//! manifest that the store knows; compressed blobs are made when an image is exported with a
+//! compression or pushed, and then get a manifest of their own. The image ID, the digest of the
+//! config, is the same in all forms.
+
+mod base;
+mod config;
+mod document;
+mod error;
+mod import;
+mod json;
+mod layout;
+mod limits;
+mod load;
+mod manifest;
+mod media;
+mod platform;
+mod save;
+mod stored;
+
+pub use base::{BaseImage, BaseLayer, Origin};
+pub use config::{ContainerConfig, HealthConfig, History, ImageConfig, RootFs};
+pub use error::ImageError;
+pub use import::import_rootfs;
+pub use layout::resolve_layout;
+pub use load::{Loaded, load_archive};
+pub use manifest::{Descriptor, DescriptorPlatform, Index, Manifest};
+pub use save::{SaveItem, save_archive};
+pub use stored::{StoredManifest, image_config, manifest_of, resolve_stored};
