@@ -1,1 +1,16 @@
-fn main() {}
+//! End-to-end tests over the real `rbuild` binary.
+//!
+//! One test binary, one module a topic. Every test makes a [`support::TestEnv`]: its own store,
+//! home and temporary directory, a clean environment and an empty `PATH`, and at its end the proof
+//! that no process, mount or file of it is left. Tests run as root, because building and comparing
+//! file trees with many owners needs it; a missing tool fails the test and says what to install.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests fail by panicking and report on standard error"
+)]
+
+mod support;
+
+mod cases;
