@@ -14,19 +14,20 @@
 //! config, is the same in all forms.
 
 mod base;
+pub(crate) mod bundle;
 mod config;
-mod document;
+pub(crate) mod document;
 mod error;
 mod import;
-mod json;
-mod layout;
-mod limits;
+pub(crate) mod json;
+pub(crate) mod layout;
+pub(crate) mod limits;
 mod load;
-mod manifest;
-mod media;
+pub(crate) mod manifest;
+pub(crate) mod media;
 mod platform;
 mod save;
-mod stored;
+pub(crate) mod stored;
 
 pub use base::{BaseImage, BaseLayer, Origin};
 pub use config::{ContainerConfig, HealthConfig, History, ImageConfig, RootFs};
