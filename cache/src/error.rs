@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::{DiffId, Digest};
+use crate::view::absolute;
 
 /// A failure of the store.
 ///
@@ -127,10 +128,21 @@ impl StoreError {
         action: &'static str,
         path: &Path,
     ) -> impl FnOnce(E) -> StoreError {
-        let path = path.to_path_buf();
         move |source| StoreError::Io {
             action,
-            path,
+            path: path.to_path_buf(),
+            source: source.into(),
+        }
+    }
+
+    /// The same for a path inside a root that has no leading slash.
+    pub(crate) fn inside<E: Into<io::Error>>(
+        action: &'static str,
+        path: &[u8],
+    ) -> impl FnOnce(E) -> StoreError {
+        move |source| StoreError::Io {
+            action,
+            path: absolute(path),
             source: source.into(),
         }
     }
@@ -206,10 +218,21 @@ impl ViewError {
         action: &'static str,
         path: &Path,
     ) -> impl FnOnce(E) -> ViewError {
-        let path = path.to_path_buf();
         move |source| ViewError::Io {
             action,
-            path,
+            path: path.to_path_buf(),
+            source: source.into(),
+        }
+    }
+
+    /// The same for a path inside a root that has no leading slash.
+    pub(crate) fn inside<E: Into<io::Error>>(
+        action: &'static str,
+        path: &[u8],
+    ) -> impl FnOnce(E) -> ViewError {
+        move |source| ViewError::Io {
+            action,
+            path: absolute(path),
             source: source.into(),
         }
     }

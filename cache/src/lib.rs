@@ -2,29 +2,53 @@
 //!
 //! The crate starts no process, prints nothing and reads no environment.
 
+mod blob;
 mod compress;
+mod diff;
 mod digest;
+mod draft;
+mod entry;
 mod error;
 mod extract;
+mod fsck;
+mod images;
+mod layer_blob;
+mod layout;
+mod lease;
 mod limits;
+mod lock;
+mod meta;
+mod prune;
 mod records;
+mod recover;
+mod remove;
 mod scaffold;
+mod session;
+mod steps;
 mod store;
+mod sys;
 pub mod tar_write;
 mod tree;
+mod tree_tar;
 mod view;
 
+pub use blob::{BlobInfo, BlobWriter};
 pub use compress::{Compression, CompressionKind, StreamKind, detect_and_decompress};
 pub use digest::{ChainId, DiffId, Digest, DigestWriter, Hasher, ParseDigestError};
+pub use draft::{CommitOptions, Draft};
+pub use entry::{FileKind, Metadata, Timestamp};
 pub use error::{StoreError, ViewError};
 pub use extract::{ExtractOptions, Extracted, extract};
+pub use fsck::FsckReport;
+pub use layer_blob::LayerBlob;
+pub use lease::Lease;
 pub use limits::Limits;
+pub use lock::StoreLock;
+pub use prune::{PruneOptions, PruneReport, Usage, UsageItem, UsageKind};
 pub use records::{BuildRecord, ImageEntry, ImageRecord};
 pub use scaffold::{ScaffoldTarget, TargetKind, scaffold};
-pub use store::{
-    BlobInfo, BlobWriter, CacheMount, CommitOptions, Draft, Durability, FsckReport, LayerBlob,
-    Lease, PruneOptions, PruneReport, RewriteTimestamps, Scratch, Store, StoreLock, StoreOptions,
-    Usage, UsageItem, UsageKind,
-};
+pub use session::Scratch;
+pub use store::{CacheMount, Durability, Store, StoreOptions};
 pub use tree::Layer;
-pub use view::{FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewEntry, WalkAction};
+pub use tree_tar::RewriteTimestamps;
+pub use view::{Follow, Resolved, RootView, ViewEntry, WalkAction};

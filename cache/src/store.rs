@@ -1,15 +1,37 @@
-//! The store: one directory that many processes share.
+//! The store: one directory that many processes share. How the parts of it lie on disk is drawn in
+//! `layout.rs`; this file opens it, keeps track of what is not flushed yet, and flushes.
+//!
+//! Order of writing, so that nothing that can be found is ever half there: bytes below `tmp/`,
+//! renamed into `blobs/` or `trees/` when complete, then the seal of a tree, then a build record,
+//! then, after one flush of the file system, a name. Records are not preceded by a flush: it would
+//! cost more than most steps. After a power cut they may refer to a tree or blob that was lost; the
+//! first command in the new boot removes what is not whole (see `recover.rs`), and a record whose
+//! outputs are not all there is a miss.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::compress::{Compression, CompressionKind};
+use rustix::fs::CWD;
+
+use crate::blob;
 use crate::digest::{DiffId, Digest};
 use crate::error::StoreError;
-use crate::records::{BuildRecord, ImageEntry, ImageRecord};
-use crate::tree::Layer;
+use crate::layout::Layout;
+use crate::lock::{Hold, StoreLock};
+use crate::meta::Meta;
+use crate::recover;
+use crate::session::{self, Scratch};
+use crate::sys;
+use crate::tree::Seal;
+
+/// Version of the store's layout.
+const FORMAT: u32 = 1;
+
+/// What the `format` file begins with.
+const FORMAT_NAME: &str = "rbuild-store";
 
 /// How much of a power cut the store survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,107 +55,20 @@ pub struct StoreOptions {
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    root: PathBuf,
+    layout: Layout,
+    meta: Meta,
+    durability: Durability,
+    /// Written by this process and not flushed yet.
+    pending: Mutex<Pending>,
+    warnings: Mutex<Vec<String>>,
+    /// Keeps others from changing the layout while we use it.
+    _open: StoreLock,
 }
 
-/// What a blob is known by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlobInfo {
-    /// Digest of its bytes.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-}
-
-/// A layer as a blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerBlob {
-    /// The blob.
-    pub blob: BlobInfo,
-    /// How it is compressed.
-    pub kind: CompressionKind,
-}
-
-/// Changes of file times in an exported layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RewriteTimestamps {
-    /// Later file times become this one; seconds since 1970.
-    pub epoch: i64,
-}
-
-/// A directory below `tmp/` that is removed on drop.
-pub struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Returns the directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// A named lock across processes; free when dropped or when the process dies.
-pub struct StoreLock {
-    _file: File,
-}
-
-/// A blob being written. Dropping it without [`commit`](BlobWriter::commit) discards it.
-#[must_use = "a blob writer that is dropped is discarded"]
-pub struct BlobWriter {
-    _file: File,
-}
-
-impl BlobWriter {
-    /// Publishes the blob if it has the expected digest.
-    pub fn commit(self, expected: Option<&Digest>) -> Result<BlobInfo, StoreError> {
-        let _ = expected;
-        Err(pending("blob writer"))
-    }
-}
-
-impl Write for BlobWriter {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A fresh upper and work directory of a step. Dropping it without [`commit`](Draft::commit)
-/// discards it.
-#[must_use = "a draft that is dropped is discarded"]
-pub struct Draft {
-    upper: PathBuf,
-    work: PathBuf,
-}
-
-/// Options of [`Draft::commit`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CommitOptions {
-    /// Paths inside the root that the runtime had to create as mount targets: left out of the
-    /// layer if they are still empty and not in the parents.
-    pub stubs: Vec<PathBuf>,
-}
-
-impl Draft {
-    /// Returns the upper directory of the overlay mount.
-    pub fn upper(&self) -> &Path {
-        &self.upper
-    }
-
-    /// Returns the work directory of the overlay mount.
-    pub fn work(&self) -> &Path {
-        &self.work
-    }
-
-    /// Makes the upper directory an immutable layer over `parents` (bottom first).
-    pub fn commit(self, parents: &[Layer], options: &CommitOptions) -> Result<Layer, StoreError> {
-        let _ = (parents, options);
-        Err(pending("commit"))
-    }
+#[derive(Default)]
+struct Pending {
+    blobs: Vec<Digest>,
+    trees: Vec<DiffId>,
 }
 
 /// A persistent directory of `RUN --mount=type=cache`.
@@ -145,339 +80,264 @@ pub struct CacheMount {
     pub created: bool,
 }
 
-/// Protects what a running build uses from [`prune`](Store::prune).
-pub struct Lease {
-    _file: File,
-}
-
-impl Lease {
-    /// Protects a blob until the lease is dropped or the process dies.
-    pub fn protect(&self, digest: &Digest) -> Result<(), StoreError> {
-        let _ = digest;
-        Err(pending("lease"))
-    }
-
-    /// Protects a layer until the lease is dropped or the process dies.
-    pub fn protect_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
-        self.protect(diff_id.digest())
-    }
-}
-
-/// What [`Store::prune`] may remove.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PruneOptions {
-    /// Also remove build records and cache mounts that are still useful, not only garbage.
-    pub all: bool,
-    /// Keep what was used within this time.
-    pub unused_for: Option<std::time::Duration>,
-    /// Stop removing build cache when it is at most this large, in bytes.
-    pub keep_bytes: Option<u64>,
-    /// Also remove images without a name.
-    pub dangling_images: bool,
-    /// Only tell what would be removed.
-    pub dry_run: bool,
-}
-
-/// What [`Store::prune`] removed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PruneReport {
-    /// Removed blobs.
-    pub blobs: Vec<Digest>,
-    /// Removed layers.
-    pub layers: Vec<DiffId>,
-    /// Removed images.
-    pub images: Vec<ImageRecord>,
-    /// Number of removed build records.
-    pub records: u64,
-    /// Number of removed cache mounts.
-    pub cache_mounts: u64,
-    /// Bytes that were set free.
-    pub reclaimed: u64,
-}
-
-/// How much the store holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Every item.
-    pub items: Vec<UsageItem>,
-}
-
-/// What kind of thing a [`UsageItem`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum UsageKind {
-    /// A blob.
-    Blob,
-    /// An unpacked layer.
-    Layer,
-    /// A cache mount.
-    CacheMount,
-}
-
-/// One line of `builder du`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageItem {
-    /// What it is.
-    pub kind: UsageKind,
-    /// Its digest in hex, or the hashed ID of a cache mount.
-    pub id: String,
-    /// Bytes on disk.
-    pub size: u64,
-    /// Last use, seconds since 1970.
-    pub last_used_unix: i64,
-    /// Whether no image and no living process needs it.
-    pub reclaimable: bool,
-    /// Whether an image and the build cache both use it.
-    pub shared: bool,
-    /// What it is for: the step or image that needs it.
-    pub description: String,
-}
-
-/// What [`Store::fsck`] found.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FsckReport {
-    /// How many blobs were checked.
-    pub blobs: u64,
-    /// How many layers were checked.
-    pub layers: u64,
-    /// What is wrong, in words.
-    pub problems: Vec<String>,
-    /// How many of the problems were repaired.
-    pub repaired: u64,
-}
-
-fn pending(what: &str) -> StoreError {
-    StoreError::Document {
-        what: what.to_owned(),
-        reason: "not available yet".to_owned(),
-    }
-}
-
 impl Store {
     /// Opens the store, creating it (0700) if it is not there.
     ///
-    /// Checks the format and collects what dead processes left behind.
+    /// Checks the format, makes the store sound after another boot, and collects what dead
+    /// processes left behind.
     pub fn open(root: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
-        let _ = options;
+        // Paths handed out must stay right when the process changes its directory.
+        let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
+        let layout = Layout::new(&root);
+        create(&layout)?;
+        let open = StoreLock::wait(&layout.lock(), Hold::Shared)?;
+        check_format(&layout)?;
+        let mut warnings = Vec::new();
+        let mut complain = |error: StoreError| warnings.push(message(&error));
+        for directory in [layout.tmp(), layout.leases()] {
+            session::collect_dead(&layout, &directory, &mut complain)?;
+        }
+        recover::after_boot(&layout, options.durability, &mut warnings)?;
+        let meta = Meta::open(&layout)?;
         Ok(Store(Arc::new(Inner {
-            root: root.to_path_buf(),
+            layout,
+            meta,
+            durability: options.durability,
+            pending: Mutex::default(),
+            warnings: Mutex::new(warnings),
+            _open: open,
         })))
     }
 
-    /// Returns what was found damaged and set aside when the store was opened, in words.
+    /// Returns what was found damaged and set aside or left behind, in words.
     pub fn warnings(&self) -> Vec<String> {
-        Vec::new()
+        let mut warnings = self
+            .0
+            .warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        warnings.append(&mut self.0.meta.warnings());
+        warnings
     }
 
     /// Returns the root directory.
     pub fn root(&self) -> &Path {
-        &self.0.root
+        self.0.layout.root()
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.0.layout
+    }
+
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.0.meta
     }
 
     /// Makes a directory below `tmp/` that is removed on drop.
     pub fn scratch(&self) -> Result<Scratch, StoreError> {
-        Err(pending("scratch"))
+        Scratch::new(&self.0.layout)
     }
 
     /// Takes a named lock, waiting for it.
     pub fn lock(&self, name: &str) -> Result<StoreLock, StoreError> {
-        let _ = name;
-        Err(pending("lock"))
+        StoreLock::wait(
+            &self.0.layout.named_lock(&format!("user:{name}")),
+            Hold::Exclusive,
+        )
     }
 
     /// Takes a named lock if it is free.
     pub fn try_lock(&self, name: &str) -> Result<Option<StoreLock>, StoreError> {
-        let _ = name;
-        Err(pending("lock"))
-    }
-
-    /// Starts a new blob.
-    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        Err(pending("blob"))
-    }
-
-    /// Stores `bytes` as a blob.
-    pub fn put_blob(&self, bytes: &[u8]) -> Result<BlobInfo, StoreError> {
-        let _ = bytes;
-        Err(pending("blob"))
-    }
-
-    /// Opens a blob for reading.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
-        Err(StoreError::MissingBlob { digest: *digest })
-    }
-
-    /// Reads a blob of at most `limit` bytes.
-    pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
-        let _ = limit;
-        Err(StoreError::MissingBlob { digest: *digest })
-    }
-
-    /// Tells whether a blob is there.
-    pub fn has_blob(&self, digest: &Digest) -> bool {
-        let _ = digest;
-        false
-    }
-
-    /// Returns the size of a blob in bytes, none if it is not there.
-    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        let _ = digest;
-        Err(pending("blob"))
-    }
-
-    /// Returns the layer if its sealed tree is there.
-    pub fn layer(&self, diff_id: &DiffId) -> Result<Option<Layer>, StoreError> {
-        let _ = diff_id;
-        Err(pending("layer"))
-    }
-
-    /// Makes a fresh upper and work directory for a step.
-    pub fn draft(&self) -> Result<Draft, StoreError> {
-        Err(pending("draft"))
-    }
-
-    /// Makes a fresh upper and work directory whose root has the mode, owner and times that `/`
-    /// has in `parents` (bottom first).
-    pub fn draft_on(&self, parents: &[Layer]) -> Result<Draft, StoreError> {
-        let _ = parents;
-        self.draft()
-    }
-
-    /// Unpacks a layer blob (gzip, zstd or plain, by content) into a sealed tree.
-    ///
-    /// Checks both digests; nothing is published if one of them differs.
-    pub fn unpack(&self, blob: &Digest, diff_id: &DiffId) -> Result<Layer, StoreError> {
-        let _ = (blob, diff_id);
-        Err(pending("unpack"))
-    }
-
-    /// Remembers that `blob` is the layer `diff_id`, compressed as `kind`.
-    pub fn remember_layer_blob(
-        &self,
-        diff_id: &DiffId,
-        blob: &BlobInfo,
-        kind: CompressionKind,
-    ) -> Result<(), StoreError> {
-        let _ = (diff_id, blob, kind);
-        Err(pending("layer blob"))
-    }
-
-    /// Returns the layer as a blob, making it from the tree if need be.
-    pub fn layer_blob(
-        &self,
-        diff_id: &DiffId,
-        compression: &Compression,
-    ) -> Result<LayerBlob, StoreError> {
-        let _ = (diff_id, compression);
-        Err(pending("layer blob"))
-    }
-
-    /// Writes the layer as a plain tar and returns the diff ID of what was written.
-    ///
-    /// With `rewrite`, later file times are clamped, so the diff ID is another one.
-    pub fn layer_tar(
-        &self,
-        diff_id: &DiffId,
-        out: &mut dyn Write,
-        rewrite: Option<RewriteTimestamps>,
-    ) -> Result<DiffId, StoreError> {
-        let _ = (diff_id, out, rewrite);
-        Err(pending("layer tar"))
-    }
-
-    /// Gives an image a name; returns the image that had it before, if it is another one.
-    pub fn tag(&self, name: &str, image: &ImageRecord) -> Result<Option<ImageRecord>, StoreError> {
-        let _ = (name, image);
-        Err(pending("tag"))
-    }
-
-    /// Takes a name away from its image, which stays; tells whether the name was there.
-    pub fn untag(&self, name: &str) -> Result<bool, StoreError> {
-        let _ = name;
-        Err(pending("untag"))
-    }
-
-    /// Returns the image of a name.
-    pub fn image(&self, name: &str) -> Result<Option<ImageRecord>, StoreError> {
-        let _ = name;
-        Err(pending("image"))
-    }
-
-    /// Adds an image without a name.
-    pub fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
-        let _ = image;
-        Err(pending("image"))
-    }
-
-    /// Returns all images, last added first.
-    pub fn images(&self) -> Result<Vec<ImageEntry>, StoreError> {
-        Err(pending("images"))
-    }
-
-    /// Removes an image and all its names; tells whether it was there.
-    ///
-    /// Its blobs and layers stay until [`prune`](Store::prune).
-    pub fn remove_image(&self, manifest: &Digest) -> Result<bool, StoreError> {
-        let _ = manifest;
-        Err(pending("images"))
-    }
-
-    /// Finds an image by a prefix of its ID or manifest digest (hex, with or without `sha256:`).
-    pub fn find_image(&self, query: &str) -> Result<Option<ImageEntry>, StoreError> {
-        let _ = query;
-        Err(pending("images"))
-    }
-
-    /// Returns what a build key gave, if all of it is still there.
-    pub fn record(&self, key: &Digest) -> Result<Option<BuildRecord>, StoreError> {
-        let _ = key;
-        Err(pending("record"))
-    }
-
-    /// Remembers what a build key gave.
-    pub fn put_record(&self, record: &BuildRecord) -> Result<(), StoreError> {
-        let _ = record;
-        Err(pending("record"))
-    }
-
-    /// Returns the records of a step identity, most recent first.
-    pub fn records_by_name(&self, step_identity: &str) -> Result<Vec<BuildRecord>, StoreError> {
-        let _ = step_identity;
-        Err(pending("record"))
+        StoreLock::try_now(
+            &self.0.layout.named_lock(&format!("user:{name}")),
+            Hold::Exclusive,
+        )
     }
 
     /// Returns the directory of a cache mount, empty on first use.
+    ///
+    /// The ID is hashed: it never becomes a path.
     pub fn cache_mount(&self, id: &str) -> Result<CacheMount, StoreError> {
-        let _ = id;
-        Err(pending("cache mount"))
+        let path = self.0.layout.mounts().join(Digest::of(id.as_bytes()).hex());
+        let created = match DirBuilder::new().mode(0o755).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(StoreError::io("create the cache mount", &path)(error)),
+        };
+        if created {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+                .map_err(StoreError::io("set the mode of", &path))?;
+        }
+        Ok(CacheMount { path, created })
     }
 
     /// Returns a place for a flat memo file; its directory exists, the file maybe not.
     pub fn memo_path(&self, name: &str) -> PathBuf {
+        self.0.layout.memo().join(Digest::of(name.as_bytes()).hex())
+    }
+
+    pub(crate) fn pending_blob(&self, digest: Digest) {
         self.0
-            .root
-            .join("memo")
-            .join(Digest::of(name.as_bytes()).hex())
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .blobs
+            .push(digest);
     }
 
-    /// Starts a lease.
-    pub fn lease(&self) -> Result<Lease, StoreError> {
-        Err(pending("lease"))
+    pub(crate) fn pending_tree(&self, diff_id: DiffId) {
+        self.0
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .trees
+            .push(diff_id);
     }
 
-    /// Removes what nobody needs.
-    pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
-        let _ = options;
-        Err(pending("prune"))
+    /// Flushes everything that this process wrote or used, so that it survives a power cut.
+    ///
+    /// [`tag`](Store::tag) does this by itself. It costs one flush of the file system, and nothing
+    /// if there is nothing to flush.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        if self.0.durability == Durability::None {
+            return Ok(());
+        }
+        let pending = std::mem::take(
+            &mut *self
+                .0
+                .pending
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        if pending.blobs.is_empty() && pending.trees.is_empty() {
+            return Ok(());
+        }
+        flush(&self.0.layout)?;
+        for digest in &pending.blobs {
+            let path = self.0.layout.blob(digest);
+            match blob::mark_flushed(&path) {
+                Ok(()) => {}
+                // Removed in the meantime, or somebody else's: he marks it.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
+                    ) => {}
+                Err(error) => return Err(StoreError::io("set the mode of", &path)(error)),
+            }
+        }
+        for diff_id in &pending.trees {
+            if let Some(mut seal) = Seal::read(&self.0.layout, diff_id)?
+                && !seal.durable
+            {
+                seal.durable = true;
+                seal.write(&self.0.layout)?;
+            }
+        }
+        Ok(())
     }
+}
 
-    /// Tells what takes how much space.
-    pub fn usage(&self) -> Result<Usage, StoreError> {
-        Err(pending("usage"))
-    }
+/// Flushes the file system that the store is on.
+pub(crate) fn flush(layout: &Layout) -> Result<(), StoreError> {
+    let root = rustix::fs::openat(CWD, layout.root(), sys::LIST, rustix::fs::Mode::empty())
+        .map_err(StoreError::io("open", layout.root()))?;
+    rustix::fs::syncfs(&root).map_err(StoreError::io("flush the file system of", layout.root()))
+}
 
-    /// Checks every blob, seal, record and name; with `repair`, removes what is damaged.
-    pub fn fsck(&self, repair: bool) -> Result<FsckReport, StoreError> {
-        let _ = repair;
-        Err(pending("fsck"))
+/// Makes the directories and, last, the `format` file.
+fn create(layout: &Layout) -> Result<(), StoreError> {
+    let format = layout.format();
+    if format.exists() {
+        return make_directories(layout);
     }
+    let root = layout.root();
+    if let Some(parent) = root.parent() {
+        std::fs::create_dir_all(parent).map_err(StoreError::io("create the directory", parent))?;
+    }
+    make_directory(root, 0o700)?;
+    refuse_foreign(layout)?;
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))
+        .map_err(StoreError::io("set the mode of", root))?;
+    make_directories(layout)?;
+    // Not through `tmp/`: several processes may do this at the same time with the same bytes.
+    let temporary = root.join(format!("format.{}", session::unique_name()));
+    std::fs::write(&temporary, format!("{FORMAT_NAME} {FORMAT}\n"))
+        .map_err(StoreError::io("write", &temporary))?;
+    std::fs::rename(&temporary, &format).map_err(StoreError::io("write", &format))
+}
+
+fn make_directories(layout: &Layout) -> Result<(), StoreError> {
+    for path in layout.directories() {
+        if let Some(parent) = path.parent().filter(|parent| *parent != layout.root()) {
+            make_directory(parent, 0o700)?;
+        }
+        make_directory(&path, 0o700)?;
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), StoreError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(StoreError::io("create the directory", path)),
+    }
+}
+
+/// A directory with somebody else's files must not become a store, and its mode must not change.
+fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
+    let root = layout.root();
+    let ours = [
+        "tmp", "blobs", "trees", "leases", "locks", "memo", "mounts", "lock", "boot",
+    ];
+    let entries = std::fs::read_dir(root).map_err(StoreError::io("list the directory", root))?;
+    for entry in entries {
+        let name = entry
+            .map_err(StoreError::io("list the directory", root))?
+            .file_name();
+        let text = name.to_string_lossy();
+        if !ours.contains(&text.as_ref()) && !text.starts_with("format") && text != "lost+found" {
+            return Err(StoreError::Format {
+                root: root.to_path_buf(),
+                found: format!("none, but it holds `{}`", name.display()),
+                supported: FORMAT,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_format(layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.format();
+    let text = std::fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+    let version = text.trim_end().strip_prefix(FORMAT_NAME).map(str::trim);
+    if version == Some(FORMAT.to_string().as_str()) {
+        return Ok(());
+    }
+    Err(StoreError::Format {
+        root: layout.root().to_path_buf(),
+        found: crate::error::escaped(version.unwrap_or(text.trim_end()).as_bytes()),
+        supported: FORMAT,
+    })
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_unix() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_secs() as i64,
+        Err(before) => -(before.duration().as_secs() as i64),
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn message(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -1,25 +1,132 @@
-//! Unpacked layers.
+//! Unpacked layers: `trees/<diff ID>/` and the seal beside each.
+//!
+//! A tree is the layer in overlay form: whiteouts are character devices 0:0, opaque directories
+//! carry overlay's attribute. It is written below `tmp/`, renamed into `trees/`, and counts only
+//! once `trees/<diff ID>.seal` is there, which is written last. From then on it never changes.
+//!
+//! A seal first says `durable: false` together with the boot in which it was written. As long as
+//! that boot lasts, the page cache vouches for the tree. [`Store::sync`](crate::Store::sync) flushes
+//! the file system and then rewrites the seals; after another boot, seals that are still not
+//! durable are checked or dropped before anyone may use the store.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
-use crate::digest::DiffId;
+use rustix::fs::{CWD, Mode};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DiffId, Digest};
+use crate::error::{StoreError, ViewError};
+use crate::layout::Layout;
+use crate::lock::{Hold, StoreLock};
+use crate::remove::remove_tree;
+use crate::store::Store;
+use crate::sys;
+
+/// Version of the seal's form.
+const SEAL_VERSION: u32 = 1;
+
+/// What is written beside a complete tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seal {
+    pub(crate) version: u32,
+    pub(crate) diff_id: DiffId,
+    /// Bytes of the uncompressed tar.
+    pub(crate) size: u64,
+    /// Entries of the tar.
+    pub(crate) entries: u64,
+    /// Bytes of file content.
+    pub(crate) content: u64,
+    /// The tar can be made again from the tree, byte for byte.
+    pub(crate) canonical: bool,
+    /// Some directory is opaque.
+    pub(crate) opaque: bool,
+    /// The tar had an entry for `/`.
+    pub(crate) root_entry: bool,
+    /// Digest of the tar headers that the tree gives, without content.
+    pub(crate) headers: Digest,
+    /// Boot in which it was written.
+    pub(crate) boot: String,
+    /// Whether tree and seal have been flushed.
+    pub(crate) durable: bool,
+}
+
+impl Seal {
+    /// Makes a seal of this boot that is not durable yet.
+    pub(crate) fn new(diff_id: DiffId, size: u64, entries: u64, headers: Digest) -> Seal {
+        Seal {
+            version: SEAL_VERSION,
+            diff_id,
+            size,
+            entries,
+            content: 0,
+            canonical: true,
+            opaque: false,
+            root_entry: false,
+            headers,
+            boot: crate::session::boot_id().to_owned(),
+            durable: false,
+        }
+    }
+
+    /// Reads a seal; none if it is missing, torn, of another version or of another tree.
+    pub(crate) fn read(layout: &Layout, diff_id: &DiffId) -> Result<Option<Seal>, StoreError> {
+        let path = layout.seal(diff_id);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read the seal", &path)(error)),
+        };
+        let seal = serde_json::from_slice::<Seal>(&bytes).ok();
+        Ok(seal.filter(|seal| seal.version == SEAL_VERSION && seal.diff_id == *diff_id))
+    }
+
+    /// Writes the seal so that it is there whole or not at all.
+    pub(crate) fn write(&self, layout: &Layout) -> Result<(), StoreError> {
+        let path = layout.seal(&self.diff_id);
+        let bytes = serde_json::to_vec(self).map_err(|error| StoreError::Document {
+            what: "a seal".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let (mut file, temporary) = crate::session::temporary_file(layout)?;
+        file.write_all(&bytes)
+            .map_err(StoreError::io("write", &temporary))?;
+        std::fs::rename(&temporary, &path).map_err(StoreError::io("publish the seal", &path))
+    }
+}
 
 /// An unpacked, sealed layer; cheap to clone.
 #[derive(Clone)]
 pub struct Layer(Arc<LayerInner>);
 
 struct LayerInner {
-    diff_id: DiffId,
-    path: std::path::PathBuf,
-    size: u64,
-    entries: u64,
+    seal: Seal,
+    path: PathBuf,
+    root: OnceLock<OwnedFd>,
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Layer").field(self.diff_id()).finish()
+    }
 }
 
 impl Layer {
+    pub(crate) fn new(seal: Seal, path: PathBuf) -> Layer {
+        Layer(Arc::new(LayerInner {
+            seal,
+            path,
+            root: OnceLock::new(),
+        }))
+    }
+
     /// Returns the digest of its tar.
     pub fn diff_id(&self) -> &DiffId {
-        &self.0.diff_id
+        &self.0.seal.diff_id
     }
 
     /// Returns the directory that serves as an overlay lower directory.
@@ -29,11 +136,97 @@ impl Layer {
 
     /// Returns the size of its tar in bytes.
     pub fn size(&self) -> u64 {
-        self.0.size
+        self.0.seal.size
     }
 
     /// Returns the number of tar entries.
     pub fn entries(&self) -> u64 {
-        self.0.entries
+        self.0.seal.entries
+    }
+
+    /// Returns the bytes of file content, each hard-linked file once.
+    pub fn content_size(&self) -> u64 {
+        self.0.seal.content
+    }
+
+    pub(crate) fn may_be_opaque(&self) -> bool {
+        self.0.seal.opaque
+    }
+
+    pub(crate) fn has_root_entry(&self) -> bool {
+        self.0.seal.root_entry
+    }
+
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.0.seal
+    }
+
+    /// Descriptor of the tree's root, opened once for all views.
+    pub(crate) fn root_fd(&self) -> Result<&OwnedFd, ViewError> {
+        if let Some(fd) = self.0.root.get() {
+            return Ok(fd);
+        }
+        let fd = rustix::fs::openat(CWD, &self.0.path, sys::DIRECTORY, Mode::empty())
+            .map_err(ViewError::io("open the layer", &self.0.path))?;
+        Ok(self.0.root.get_or_init(|| fd))
+    }
+}
+
+/// A seal's time is renewed by use when it is older than this, so that most uses write nothing.
+const USE_RESOLUTION: Duration = Duration::from_secs(3600);
+
+impl Store {
+    /// Returns the layer if its sealed tree is there.
+    pub fn layer(&self, diff_id: &DiffId) -> Result<Option<Layer>, StoreError> {
+        let Some(seal) = Seal::read(self.layout(), diff_id)? else {
+            return Ok(None);
+        };
+        let path = self.layout().tree(diff_id);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        if !seal.durable {
+            self.pending_tree(*diff_id);
+        }
+        note_use(&self.layout().seal(diff_id));
+        Ok(Some(Layer::new(seal, path)))
+    }
+
+    /// Makes a complete tree below `tmp/` a layer.
+    ///
+    /// If another process was faster, its tree is returned and ours stays where it is.
+    pub(crate) fn publish_tree(&self, tree: &Path, seal: Seal) -> Result<Layer, StoreError> {
+        let diff_id = seal.diff_id;
+        let _lock = StoreLock::wait(
+            &self.layout().named_lock(&format!("tree:{diff_id}")),
+            Hold::Exclusive,
+        )?;
+        if let Some(known) = self.layer(&diff_id)? {
+            return Ok(known);
+        }
+        let path = self.layout().tree(&diff_id);
+        // Without a seal it is what a killed process left.
+        remove_tree(&path)?;
+        std::fs::rename(tree, &path).map_err(StoreError::io("publish the layer", &path))?;
+        seal.write(self.layout())?;
+        self.pending_tree(diff_id);
+        Ok(Layer::new(seal, path))
+    }
+}
+
+/// Notes in a file's time that it was used.
+fn note_use(path: &Path) {
+    let Ok(file) = File::open(path) else { return };
+    let now = SystemTime::now();
+    let recent = file
+        .metadata()
+        .and_then(|found| found.modified())
+        .is_ok_and(|then| {
+            now.duration_since(then)
+                .is_ok_and(|age| age < USE_RESOLUTION)
+        });
+    if !recent {
+        // Only decides what is pruned first; a read-only store works all the same.
+        let _ = file.set_modified(now);
     }
 }

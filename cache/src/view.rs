@@ -1,62 +1,43 @@
 //! The merged tree of a chain of layers, looked at without mounting anything.
+//!
+//! This is the overlay file system's rule set in user space: an upper entry hides a lower one, a
+//! character device 0:0 hides what is below it, directories merge downwards until one is opaque,
+//! is a whiteout, or is no directory.
+//!
+//! A path is resolved to its *canonical* form first: absolute inside the root, no symlink in any
+//! parent. For each canonical directory the view knows which layers take part in it, so a name is
+//! one `fstatat` a layer, on a path that cannot contain a symlink: sealed trees never change. The
+//! directory on top may still be changed by somebody, so it is only reached through `openat2` with
+//! symlinks refused.
+//!
+//! Path texts are byte strings relative to the root, without leading slash; `""` is the root.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::error::ViewError;
+use crate::sys;
 use crate::tree::Layer;
 
-/// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A character device (never 0:0, which is a whiteout).
-    CharDevice,
-    /// A block device.
-    BlockDevice,
-    /// A named pipe.
-    Fifo,
-    /// A socket.
-    Socket,
-}
+mod resolve;
+mod walk;
 
-/// A file time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp {
-    /// Seconds since 1970, negative before.
-    pub seconds: i64,
-    /// Nanoseconds within the second.
-    pub nanoseconds: u32,
-}
+pub use walk::WalkAction;
 
-/// Metadata of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metadata {
-    /// What it is.
-    pub kind: FileKind,
-    /// Permission bits with setuid, setgid and sticky (0o7777).
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Size in bytes; of a symlink the length of its target.
-    pub size: u64,
-    /// Last change of the content.
-    pub mtime: Timestamp,
-    /// Device number (major, minor) of a device.
-    pub rdev: (u32, u32),
-    /// Number of hard links within its layer.
-    pub nlink: u64,
-    /// Device and inode number: the same for hard links to one file.
-    pub inode: (u64, u64),
-}
+/// Symbolic links followed in one look-up, as in the kernel.
+const MAX_LINKS: u32 = 40;
+
+/// Directories whose merge is remembered; a bound on memory, not on correctness.
+const REMEMBERED_DIRECTORIES: usize = 8192;
 
 /// Whether a look-up follows a symbolic link that is the last component.
 ///
@@ -87,6 +68,17 @@ impl ViewEntry {
     pub fn name(&self) -> &OsStr {
         self.path.file_name().unwrap_or_default()
     }
+
+    /// Tells whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.metadata.kind == FileKind::Directory
+    }
+
+    /// Path below the root as the view's internals use it.
+    pub(crate) fn key(&self) -> &[u8] {
+        let path = self.path.as_os_str().as_bytes();
+        path.strip_prefix(b"/").unwrap_or(path)
+    }
 }
 
 /// What [`RootView::resolve`] found.
@@ -100,95 +92,480 @@ pub struct Resolved {
     pub entry: Option<ViewEntry>,
 }
 
-/// How a walk goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WalkAction {
-    /// With the children, then the next sibling.
-    Continue,
-    /// With the next sibling.
-    SkipChildren,
-    /// Not at all.
-    Stop,
+/// The merged tree of a chain of layers.
+pub struct RootView {
+    /// Bottom first.
+    sources: Vec<Source>,
+    directories: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
 }
 
-/// The merged tree of a chain of layers.
-pub struct RootView {}
+/// One directory tree that takes part in the view.
+struct Source {
+    place: Place,
+    /// Whiteouts and opaque marks mean something here.
+    overlay: bool,
+}
 
-fn pending(path: &Path) -> ViewError {
-    ViewError::NotFound {
-        path: path.to_path_buf(),
+enum Place {
+    Layer(Layer),
+    /// A tree that others may change while we look at it.
+    Live {
+        path: PathBuf,
+        root: OnceLock<OwnedFd>,
+    },
+}
+
+/// Which sources take part in a merged directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// Canonical path, without leading slash.
+    path: Vec<u8>,
+    /// Indices into `RootView::sources`, topmost first.
+    sources: Vec<usize>,
+}
+
+impl Directory {
+    /// Path of a child.
+    pub(crate) fn child(&self, name: &[u8]) -> Vec<u8> {
+        join(&self.path, name)
+    }
+}
+
+/// Joins a canonical directory and a name.
+pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() {
+        return name.to_vec();
+    }
+    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
+    path.extend_from_slice(directory);
+    path.push(b'/');
+    path.extend_from_slice(name);
+    path
+}
+
+/// Absolute form of a path without leading slash.
+pub(crate) fn absolute(path: &[u8]) -> PathBuf {
+    let mut text = Vec::with_capacity(path.len() + 1);
+    text.push(b'/');
+    text.extend_from_slice(path);
+    PathBuf::from(OsString::from_vec(text))
+}
+
+impl Source {
+    /// Descriptor of the tree's root.
+    fn root(&self) -> Result<&OwnedFd, ViewError> {
+        match &self.place {
+            Place::Layer(layer) => layer.root_fd(),
+            Place::Live { path, root } => {
+                if let Some(fd) = root.get() {
+                    return Ok(fd);
+                }
+                // The given path itself may be or contain a symlink: it comes from the caller.
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
+                    .map_err(ViewError::io("open the directory", path))?;
+                Ok(root.get_or_init(|| fd))
+            }
+        }
+    }
+
+    fn lstat(&self, path: &[u8]) -> Result<Option<Metadata>, ViewError> {
+        let root = self.root()?;
+        let found = match &self.place {
+            Place::Layer(_) => sys::lstat(root, path),
+            Place::Live { .. } => lstat_live(root, path),
+        };
+        found.map_err(ViewError::inside("look at", path))
+    }
+
+    /// Opens something that is no symlink; `path` has no symlinks in it.
+    fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, ViewError> {
+        sys::open_beneath(self.root()?, path, flags).map_err(ViewError::inside("open", path))
+    }
+
+    fn readlink(&self, path: &[u8]) -> Result<Vec<u8>, ViewError> {
+        let (directory, name) = split(path);
+        let directory = self.open(directory, sys::DIRECTORY)?;
+        sys::readlink(&directory, name).map_err(ViewError::inside("read the link", path))
+    }
+
+    fn is_opaque(&self, path: &[u8]) -> Result<bool, ViewError> {
+        let may_be = match &self.place {
+            Place::Layer(layer) => layer.may_be_opaque(),
+            Place::Live { .. } => self.overlay,
+        };
+        if !may_be {
+            return Ok(false);
+        }
+        let directory = self.open(path, sys::DIRECTORY)?;
+        sys::is_opaque(&directory, b".").map_err(ViewError::inside("read the attributes of", path))
+    }
+}
+
+/// Splits a path into its directory and its last name.
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// Stats below a tree that may change: a directory that became a symlink counts as gone.
+fn lstat_live(root: &OwnedFd, path: &[u8]) -> std::io::Result<Option<Metadata>> {
+    let (directory, name) = split(path);
+    if directory.is_empty() {
+        return sys::lstat(root, name);
+    }
+    match sys::open_beneath(root, directory, sys::DIRECTORY) {
+        Ok(directory) => sys::lstat(&directory, name),
+        Err(error) => match rustix::io::Errno::from_io_error(&error) {
+            Some(
+                rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP,
+            ) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 
 impl RootView {
     /// Merges layers, bottom first.
     pub fn new(layers: &[Layer]) -> RootView {
-        let _ = layers;
-        RootView {}
+        let sources = layers
+            .iter()
+            .map(|layer| Source {
+                place: Place::Layer(layer.clone()),
+                overlay: true,
+            })
+            .collect();
+        RootView {
+            sources,
+            directories: Mutex::default(),
+        }
     }
 
     /// Puts a directory in overlay form on top.
-    pub fn with_upper(self, upper: &Path) -> RootView {
-        let _ = upper;
+    pub fn with_upper(mut self, upper: &Path) -> RootView {
+        self.sources.push(Source::live(upper, true));
+        self.directories = Mutex::default();
         self
     }
 
     /// Looks at a single plain directory.
     pub fn of_directory(path: &Path) -> RootView {
-        let _ = path;
-        RootView {}
+        RootView {
+            sources: vec![Source::live(path, false)],
+            directories: Mutex::default(),
+        }
     }
 
-    /// Looks a path up; `..` and absolute link targets stay inside the root.
-    pub fn lookup(
+    /// Forgets which layers merge where; needed after directories of the upper were made or
+    /// removed.
+    pub(crate) fn forget_directories(&self) {
+        self.directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// The root as an entry.
+    ///
+    /// Its metadata is that of the topmost layer that says anything about `/`: most do not, their
+    /// tar has no entry for it.
+    pub(crate) fn root_entry(&self) -> Result<ViewEntry, ViewError> {
+        let top = self.sources.iter().rposition(|source| match &source.place {
+            Place::Layer(layer) => layer.has_root_entry(),
+            Place::Live { .. } => true,
+        });
+        let found = match top.or(if self.sources.is_empty() {
+            None
+        } else {
+            Some(0)
+        }) {
+            Some(source) => self.sources[source]
+                .lstat(b"")?
+                .map(|metadata| (source, metadata)),
+            None => None,
+        };
+        let (source, metadata) = found.unwrap_or((0, EMPTY_ROOT));
+        Ok(ViewEntry {
+            path: PathBuf::from("/"),
+            metadata,
+            link_target: None,
+            source,
+        })
+    }
+
+    /// The merged directory at a canonical path; none if there is no directory.
+    pub(crate) fn directory(&self, path: &[u8]) -> Result<Option<Arc<Directory>>, ViewError> {
+        if let Some(known) = self.remembered(path) {
+            return Ok(Some(known));
+        }
+        if path.is_empty() {
+            let mut sources = Vec::with_capacity(self.sources.len());
+            for index in (0..self.sources.len()).rev() {
+                sources.push(index);
+                if self.sources[index].is_opaque(b"")? {
+                    break;
+                }
+            }
+            return Ok(Some(self.remember(Directory {
+                path: Vec::new(),
+                sources,
+            })));
+        }
+        let (parent, name) = split(path);
+        let Some(parent) = self.directory(parent)? else {
+            return Ok(None);
+        };
+        self.child_directory(&parent, name)
+    }
+
+    /// The merged directory `name` in `parent`; none if it is not there or no directory.
+    pub(crate) fn child_directory(
         &self,
-        path: impl AsRef<Path>,
-        follow: Follow,
-    ) -> Result<Option<ViewEntry>, ViewError> {
-        let _ = follow;
-        Err(pending(path.as_ref()))
+        parent: &Directory,
+        name: &[u8],
+    ) -> Result<Option<Arc<Directory>>, ViewError> {
+        let path = parent.child(name);
+        if let Some(known) = self.remembered(&path) {
+            return Ok(Some(known));
+        }
+        let mut sources = Vec::new();
+        for &index in &parent.sources {
+            let source = &self.sources[index];
+            match source.lstat(&path)? {
+                None => {}
+                Some(metadata) if metadata.kind == FileKind::Directory => {
+                    sources.push(index);
+                    if source.is_opaque(&path)? {
+                        break;
+                    }
+                }
+                Some(_) => break,
+            }
+        }
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.remember(Directory { path, sources })))
     }
 
-    /// Resolves as much of a path as exists, following all symlinks.
-    pub fn resolve(&self, path: impl AsRef<Path>) -> Result<Resolved, ViewError> {
-        Err(pending(path.as_ref()))
+    fn remembered(&self, path: &[u8]) -> Option<Arc<Directory>> {
+        self.directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+            .cloned()
+    }
+
+    fn remember(&self, directory: Directory) -> Arc<Directory> {
+        let directory = Arc::new(directory);
+        let mut known = self
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_DIRECTORIES {
+            known.clear();
+        }
+        known.insert(directory.path.clone(), Arc::clone(&directory));
+        directory
+    }
+
+    /// Looks at one name of a merged directory, following nothing.
+    pub(crate) fn child(
+        &self,
+        directory: &Directory,
+        name: &[u8],
+    ) -> Result<Option<ViewEntry>, ViewError> {
+        let path = directory.child(name);
+        for &index in &directory.sources {
+            let source = &self.sources[index];
+            let Some(metadata) = source.lstat(&path)? else {
+                continue;
+            };
+            if source.overlay && metadata.is_whiteout() {
+                return Ok(None);
+            }
+            let link_target = match metadata.kind {
+                FileKind::Symlink => Some(OsString::from_vec(source.readlink(&path)?)),
+                _ => None,
+            };
+            let path = absolute(&path);
+            return Ok(Some(ViewEntry {
+                path,
+                metadata,
+                link_target,
+                source: index,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// The names in a merged directory, sorted, whiteouts applied.
+    pub(crate) fn names(&self, directory: &Directory) -> Result<Vec<Vec<u8>>, ViewError> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for &index in &directory.sources {
+            let fd = self.sources[index].open(&directory.path, sys::LIST)?;
+            let mut here = sys::names(&fd)
+                .map_err(ViewError::inside("list the directory", &directory.path))?;
+            names.append(&mut here);
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
     }
 
     /// Lists a directory: merged, sorted by the bytes of the names.
+    ///
+    /// The path may lead through symlinks.
     pub fn read_dir(&self, path: impl AsRef<Path>) -> Result<Vec<ViewEntry>, ViewError> {
-        Err(pending(path.as_ref()))
+        let path = path.as_ref();
+        let entry = self
+            .lookup(path, Follow::Last)?
+            .ok_or_else(|| ViewError::NotFound {
+                path: path.to_path_buf(),
+            })?;
+        let directory = self
+            .directory(entry.key())?
+            .ok_or_else(|| ViewError::NotADirectory {
+                path: path.to_path_buf(),
+            })?;
+        self.children(&directory)
     }
 
-    /// Opens a regular file for reading.
+    /// The entries of a merged directory, sorted by name.
+    pub(crate) fn children(&self, directory: &Directory) -> Result<Vec<ViewEntry>, ViewError> {
+        let mut entries = Vec::new();
+        for name in self.names(directory)? {
+            if let Some(entry) = self.child(directory, &name)? {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Opens a regular file for reading; anything else is an error, and nothing is followed.
     pub fn open(&self, entry: &ViewEntry) -> Result<File, ViewError> {
-        Err(pending(&entry.path))
+        let source = self
+            .sources
+            .get(entry.source)
+            .ok_or_else(|| ViewError::NotFound {
+                path: entry.path.clone(),
+            })?;
+        if entry.metadata.kind != FileKind::File {
+            return Err(ViewError::NotAFile {
+                path: entry.path.clone(),
+            });
+        }
+        let file = source.open(entry.key(), sys::READ)?;
+        let now = sys::fstat(&file).map_err(ViewError::io("look at", &entry.path))?;
+        if now.kind != FileKind::File {
+            return Err(ViewError::NotAFile {
+                path: entry.path.clone(),
+            });
+        }
+        Ok(File::from(file))
     }
 
     /// Reads a small regular file, following symlinks in the root; none if nothing is there.
+    ///
+    /// Anything but a regular file of at most `limit` bytes is an error: `/etc/passwd` may be a
+    /// fifo, a device or a terabyte of zeros.
     pub fn read_small(
         &self,
         path: impl AsRef<Path>,
         limit: u64,
     ) -> Result<Option<Vec<u8>>, ViewError> {
-        let _ = limit;
-        Err(pending(path.as_ref()))
+        let Some(entry) = self.lookup(path, Follow::Last)? else {
+            return Ok(None);
+        };
+        let file = self.open(&entry)?;
+        let too_large = |size| ViewError::TooLarge {
+            path: entry.path.clone(),
+            size,
+            limit,
+        };
+        if entry.metadata.size > limit {
+            return Err(too_large(entry.metadata.size));
+        }
+        let mut bytes = Vec::with_capacity(entry.metadata.size as usize);
+        file.take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(ViewError::io("read", &entry.path))?;
+        if bytes.len() as u64 > limit {
+            return Err(too_large(bytes.len() as u64));
+        }
+        Ok(Some(bytes))
     }
 
     /// Returns the extended attributes of an entry, sorted by name; overlay's own are left out.
     pub fn xattrs(&self, entry: &ViewEntry) -> Result<Vec<(OsString, Vec<u8>)>, ViewError> {
-        Err(pending(&entry.path))
+        let (directory, name) = split(entry.key());
+        let name = if name.is_empty() { b"." } else { name };
+        let Some(source) = self.sources.get(entry.source) else {
+            return Ok(Vec::new());
+        };
+        let directory = source.open(directory, sys::DIRECTORY)?;
+        let mut attributes = Vec::new();
+        for attribute in sys::xattr_names(&directory, name)
+            .map_err(ViewError::io("list the attributes of", &entry.path))?
+        {
+            if is_overlay_attribute(&attribute) {
+                continue;
+            }
+            let Ok(text) = std::str::from_utf8(&attribute) else {
+                continue;
+            };
+            let value = sys::xattr(&directory, name, text)
+                .map_err(ViewError::io("read the attributes of", &entry.path))?;
+            if let Some(value) = value {
+                attributes.push((OsString::from_vec(attribute), value));
+            }
+        }
+        Ok(attributes)
     }
 
-    /// Walks the tree below `from` depth first, names in byte order.
-    ///
-    /// The callback gets the path relative to `from`; `from` itself is visited first with an empty
-    /// path. Symlinks are not followed, except in `from`.
-    pub fn walk<E: From<ViewError>>(
-        &self,
-        from: &Path,
-        visit: &mut dyn FnMut(&Path, &ViewEntry) -> Result<WalkAction, E>,
-    ) -> Result<(), E> {
-        let _ = visit;
-        Err(pending(from).into())
+    /// Returns the file capabilities of an entry as the kernel stores them.
+    pub(crate) fn capability(&self, entry: &ViewEntry) -> Result<Option<Vec<u8>>, ViewError> {
+        let (directory, name) = split(entry.key());
+        let Some(source) = self.sources.get(entry.source) else {
+            return Ok(None);
+        };
+        let directory = source.open(directory, sys::DIRECTORY)?;
+        sys::xattr(&directory, name, "security.capability")
+            .map_err(ViewError::io("read the capabilities of", &entry.path))
     }
 }
+
+/// Tells whether an extended attribute is overlay's own bookkeeping.
+pub(crate) fn is_overlay_attribute(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+}
+
+impl Source {
+    fn live(path: &Path, overlay: bool) -> Source {
+        Source {
+            place: Place::Live {
+                path: path.to_path_buf(),
+                root: OnceLock::new(),
+            },
+            overlay,
+        }
+    }
+}
+
+/// What `/` is when there is no layer at all.
+const EMPTY_ROOT: Metadata = Metadata {
+    kind: FileKind::Directory,
+    mode: 0o755,
+    uid: 0,
+    gid: 0,
+    size: 0,
+    mtime: Timestamp {
+        seconds: 0,
+        nanoseconds: 0,
+    },
+    rdev: (0, 0),
+    nlink: 1,
+    inode: (0, 0),
+};

@@ -1,0 +1,135 @@
+//! A step's upper directory, from its making to the sealed layer.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Gid, Mode, Timespec, Timestamps, Uid};
+
+use crate::diff;
+use crate::digest::{DiffId, DigestWriter};
+use crate::error::StoreError;
+use crate::session::Scratch;
+use crate::store::Store;
+use crate::sys;
+use crate::tar_write::PaxWriter;
+use crate::tree::{Layer, Seal};
+use crate::tree_tar::{self, Content};
+use crate::view::RootView;
+
+/// A fresh upper and work directory of a step. Dropping it without [`commit`](Draft::commit)
+/// discards it.
+#[must_use = "a draft that is dropped is discarded"]
+pub struct Draft {
+    store: Store,
+    upper: PathBuf,
+    work: PathBuf,
+    scratch: Scratch,
+}
+
+/// Options of [`Draft::commit`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CommitOptions {
+    /// Paths inside the root that the runtime had to create as mount targets: left out of the
+    /// layer if they are still empty and not in the parents.
+    pub stubs: Vec<PathBuf>,
+}
+
+impl Draft {
+    pub(crate) fn new(store: &Store) -> Result<Draft, StoreError> {
+        let scratch = store.scratch()?;
+        let upper = scratch.path().join("upper");
+        let work = scratch.path().join("work");
+        for path in [&upper, &work] {
+            DirBuilder::new()
+                .mode(0o755)
+                .create(path)
+                .map_err(StoreError::io("create the directory", path))?;
+        }
+        // The process's umask must not show in an image.
+        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755))
+            .map_err(StoreError::io("set the mode of", &upper))?;
+        Ok(Draft {
+            store: store.clone(),
+            upper,
+            work,
+            scratch,
+        })
+    }
+
+    /// Gives the upper directory the mode, owner and time that `/` has in `parents`.
+    ///
+    /// Overlay shows the root of the topmost directory, and that is this one.
+    pub(crate) fn inherit_root(&self, parents: &[Layer]) -> Result<(), StoreError> {
+        let root = RootView::new(parents).root_entry()?.metadata;
+        let upper = File::open(&self.upper).map_err(StoreError::io("open", &self.upper))?;
+        let now = sys::fstat(&upper).map_err(StoreError::io("look at", &self.upper))?;
+        if (now.uid, now.gid) != (root.uid, root.gid) {
+            let (uid, gid) = (Uid::from_raw(root.uid), Gid::from_raw(root.gid));
+            rustix::fs::fchown(&upper, Some(uid), Some(gid))
+                .map_err(StoreError::io("set the owner of", &self.upper))?;
+        }
+        rustix::fs::fchmod(&upper, Mode::from_raw_mode(root.mode))
+            .map_err(StoreError::io("set the mode of", &self.upper))?;
+        let time = Timespec {
+            tv_sec: root.mtime.seconds,
+            tv_nsec: i64::from(root.mtime.nanoseconds),
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::futimens(&upper, &times)
+            .map_err(StoreError::io("set the times of", &self.upper))
+    }
+
+    /// Returns the upper directory of the overlay mount.
+    pub fn upper(&self) -> &Path {
+        &self.upper
+    }
+
+    /// Returns the work directory of the overlay mount; empty at first, on the same file system.
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// Makes the upper directory an immutable layer over `parents` (bottom first).
+    ///
+    /// Nothing may write to it any more. If the same layer is in the store already, that one is
+    /// returned and the draft is discarded.
+    pub fn commit(self, parents: &[Layer], options: &CommitOptions) -> Result<Layer, StoreError> {
+        let root = rustix::fs::openat(CWD, &self.upper, sys::DIRECTORY, Mode::empty())
+            .map_err(StoreError::io("open", &self.upper))?;
+        diff::normalise(&root, &RootView::new(parents), &options.stubs)?;
+        let mut out = PaxWriter::new(DigestWriter::new(std::io::sink()));
+        let totals = tree_tar::write_tree(&root, &mut out, Content::Full, None)?;
+        let (_, digest, size) = out
+            .finish()
+            .map_err(StoreError::stream("write the layer"))?
+            .finish();
+        let diff_id = DiffId::from_digest(digest);
+        if let Some(known) = self.store.layer(&diff_id)? {
+            return Ok(known);
+        }
+        let mut seal = Seal::new(diff_id, size, totals.entries, totals.headers);
+        seal.content = totals.content;
+        let layer = self.store.publish_tree(&self.upper, seal)?;
+        drop(self.scratch);
+        Ok(layer)
+    }
+}
+
+impl Store {
+    /// Makes a fresh upper and work directory for a step, with an empty root of mode 0755.
+    pub fn draft(&self) -> Result<Draft, StoreError> {
+        Draft::new(self)
+    }
+
+    /// Makes a fresh upper and work directory whose root has the mode, owner and time that `/` has
+    /// in `parents` (bottom first).
+    pub fn draft_on(&self, parents: &[Layer]) -> Result<Draft, StoreError> {
+        let draft = Draft::new(self)?;
+        draft.inherit_root(parents)?;
+        Ok(draft)
+    }
+}

@@ -1,0 +1,116 @@
+//! Where things are in the store's directory.
+//!
+//! ```text
+//! format            version, read first
+//! boot              boot in which the store was last found or made sound
+//! lock              flock: shared while the store is open, exclusive to upgrade the format
+//! tmp/<boot>-<pid>-<start>-<n>   everything unfinished; locked by its owner
+//! blobs/sha256/ab/<hex>          immutable; mode 0400 until flushed, then 0444
+//! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage
+//! meta.db           SQLite: images, names, build records, blobs of layers
+//! leases/<name>     what a living process uses, one digest a line; locked by its owner
+//! locks/<hex>       named locks;  memo/<hex>  flat files of others;  mounts/<hex>/  cache mounts
+//! ```
+//!
+//! Every name below is made of digests, of this process's identity or of a hash of a caller's text:
+//! nothing from outside becomes a path.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::{DiffId, Digest};
+
+/// The paths of one store.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Layout {
+        Layout {
+            root: root.to_path_buf(),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    pub(crate) fn boot(&self) -> PathBuf {
+        self.root.join("boot")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let mut path = self.blobs();
+        path.push(&hex[..2]);
+        path.push(hex);
+        path
+    }
+
+    pub(crate) fn trees(&self) -> PathBuf {
+        self.root.join("trees")
+    }
+
+    pub(crate) fn tree(&self, diff_id: &DiffId) -> PathBuf {
+        self.trees().join(diff_id.hex())
+    }
+
+    pub(crate) fn seal(&self, diff_id: &DiffId) -> PathBuf {
+        self.trees().join(format!("{}.seal", diff_id.hex()))
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("meta.db")
+    }
+
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    /// File of the lock with a name of any form.
+    pub(crate) fn named_lock(&self, name: &str) -> PathBuf {
+        self.locks().join(Digest::of(name.as_bytes()).hex())
+    }
+
+    pub(crate) fn memo(&self) -> PathBuf {
+        self.root.join("memo")
+    }
+
+    pub(crate) fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
+    }
+
+    /// Directories that every store has.
+    pub(crate) fn directories(&self) -> [PathBuf; 7] {
+        [
+            self.tmp(),
+            self.blobs(),
+            self.trees(),
+            self.leases(),
+            self.locks(),
+            self.memo(),
+            self.mounts(),
+        ]
+    }
+}

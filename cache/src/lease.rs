@@ -1,0 +1,117 @@
+//! Leases: what living processes use and nobody may remove.
+//!
+//! A lease is a file below `leases/` that its owner keeps locked, with one digest a line. Its owner
+//! adds lines under a shared hold on `locks/gc`; pruning decides and moves its victims away under
+//! an exclusive one. So after [`protect`](Lease::protect) returns, what is there stays there; look
+//! for it afterwards, not before.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use crate::digest::{DiffId, Digest};
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::lock::{Hold, StoreLock};
+use crate::session;
+use crate::store::Store;
+
+/// Protects what a running process uses from [`prune`](Store::prune), until it is dropped or the
+/// process dies.
+#[must_use = "a lease protects nothing once it is dropped"]
+pub struct Lease {
+    store: Store,
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    file: File,
+    protected: BTreeSet<Digest>,
+}
+
+impl Lease {
+    /// Protects a blob or layer with this digest.
+    pub fn protect(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.protect_all(&[*digest])
+    }
+
+    /// Protects a layer: its tree and its blobs.
+    pub fn protect_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.protect(diff_id.digest())
+    }
+
+    /// Protects several blobs and layers at once.
+    pub fn protect_all(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<Digest> = digests
+            .iter()
+            .copied()
+            .filter(|digest| !state.protected.contains(digest))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let lines: String = new
+            .iter()
+            .map(|digest| format!("{}\n", digest.hex()))
+            .collect();
+        let _hold = hold(self.store.layout(), Hold::Shared)?;
+        state
+            .file
+            .write_all(lines.as_bytes())
+            .map_err(StoreError::io("write", &self.path))?;
+        state.protected.extend(new);
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // What stays behind is collected by the next command that opens the store.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Store {
+    /// Starts a lease that protects nothing yet.
+    pub fn lease(&self) -> Result<Lease, StoreError> {
+        let (file, path) = session::owned_file(self.layout(), &self.layout().leases())?;
+        let state = Mutex::new(State {
+            file,
+            protected: BTreeSet::new(),
+        });
+        Ok(Lease {
+            store: self.clone(),
+            path,
+            state,
+        })
+    }
+}
+
+/// Takes the lock that keeps pruning and leases apart.
+pub(crate) fn hold(layout: &Layout, hold: Hold) -> Result<StoreLock, StoreError> {
+    StoreLock::wait(&layout.named_lock("gc"), hold)
+}
+
+/// Everything that any lease protects; to be called under an exclusive [`hold`].
+///
+/// Leases of dead processes count too: they are removed when a store is opened, and until then it
+/// is harmless to keep what they name.
+pub(crate) fn protected(layout: &Layout) -> Result<BTreeSet<Digest>, StoreError> {
+    let mut digests = BTreeSet::new();
+    for path in crate::recover::list(&layout.leases())? {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(StoreError::io("read the lease", &path)(error)),
+        };
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(StoreError::io("read the lease", &path))?;
+            digests.extend(Digest::from_hex(&line).ok());
+        }
+    }
+    Ok(digests)
+}

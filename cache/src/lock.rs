@@ -1,0 +1,61 @@
+//! Locks across processes: `flock` on files that are never removed.
+//!
+//! The kernel frees them when their owner dies, whatever it dies of.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::StoreError;
+
+/// A lock across processes; free when dropped or when the process dies.
+#[derive(Debug)]
+#[must_use = "a lock is free as soon as it is dropped"]
+pub struct StoreLock {
+    _file: File,
+}
+
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Shared,
+    Exclusive,
+}
+
+fn open(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(StoreError::io("open the lock", path))
+}
+
+impl StoreLock {
+    /// Waits for the lock.
+    pub(crate) fn wait(path: &Path, hold: Hold) -> Result<StoreLock, StoreError> {
+        let file = open(path)?;
+        let held = match hold {
+            Hold::Shared => file.lock_shared(),
+            Hold::Exclusive => file.lock(),
+        };
+        held.map_err(StoreError::io("lock", path))?;
+        Ok(StoreLock { _file: file })
+    }
+
+    /// Takes the lock if that is possible now.
+    pub(crate) fn try_now(path: &Path, hold: Hold) -> Result<Option<StoreLock>, StoreError> {
+        let file = open(path)?;
+        let held = match hold {
+            Hold::Shared => file.try_lock_shared(),
+            Hold::Exclusive => file.try_lock(),
+        };
+        match held {
+            Ok(()) => Ok(Some(StoreLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The metadata database: images and their names, build records, blobs of layers.
+//!
+//! SQLite in WAL mode, since several processes use one store. Rows are few and small. A build that
+//! changes nothing writes nothing: the last connection to close would otherwise write the WAL back
+//! into the database, so that is switched off and left to writers.
+//!
+//! Names are written with `synchronous=FULL`; a record may be lost in a power cut. A database that
+//! turns out damaged is set aside and begun anew: blobs and trees do not depend on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::lock::{Hold, StoreLock};
+
+mod images;
+mod layer_blobs;
+pub(crate) use layer_blobs::KnownBlob;
+mod pins;
+mod records;
+
+/// Version of the tables, kept in `PRAGMA user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Longest wait for another process's transaction.
+const BUSY: Duration = Duration::from_secs(30);
+
+const SCHEMA: &str = "
+CREATE TABLE images (
+    manifest      TEXT PRIMARY KEY NOT NULL,
+    media_type    TEXT NOT NULL,
+    manifest_size INTEGER NOT NULL,
+    config        TEXT NOT NULL,
+    created       TEXT,
+    size          INTEGER NOT NULL,
+    layers        TEXT NOT NULL,
+    added         INTEGER NOT NULL
+) STRICT;
+CREATE INDEX images_config ON images (config);
+CREATE TABLE names (
+    name     TEXT PRIMARY KEY NOT NULL,
+    manifest TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX names_manifest ON names (manifest);
+CREATE TABLE records (
+    key        TEXT PRIMARY KEY NOT NULL,
+    step       TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    layers     TEXT NOT NULL,
+    parts      TEXT NOT NULL,
+    detail     TEXT NOT NULL,
+    created    INTEGER NOT NULL,
+    elapsed_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX records_step ON records (step, created);
+CREATE TABLE layer_blobs (
+    diff_id TEXT NOT NULL,
+    digest  TEXT NOT NULL,
+    size    INTEGER NOT NULL,
+    kind    TEXT NOT NULL,
+    level   INTEGER,
+    PRIMARY KEY (diff_id, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX layer_blobs_digest ON layer_blobs (digest);
+CREATE TABLE pins (
+    owner  TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (owner, digest)
+) STRICT, WITHOUT ROWID;
+";
+
+/// An open metadata database.
+pub(crate) struct Meta {
+    layout: Layout,
+    connection: Mutex<Connection>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Meta {
+    /// Opens the database, making it if it is not there.
+    pub(crate) fn open(layout: &Layout) -> Result<Meta, StoreError> {
+        let mut warnings = Vec::new();
+        let connection = match connect(layout) {
+            Err(StoreError::Database { source, .. }) if is_damage(&source) => {
+                replace_damaged(layout, &mut warnings)?
+            }
+            result => result?,
+        };
+        Ok(Meta {
+            layout: layout.clone(),
+            connection: Mutex::new(connection),
+            warnings: Mutex::new(warnings),
+        })
+    }
+
+    /// What was found damaged since the store was opened.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Runs a query; on a damaged database once more with a fresh one.
+    pub(crate) fn run<T>(
+        &self,
+        action: &'static str,
+        mut query: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match query(&mut connection) {
+            Err(error) if is_damage(&error) => {
+                let mut warnings = Vec::new();
+                *connection = replace_damaged(&self.layout, &mut warnings)?;
+                self.warnings
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .append(&mut warnings);
+                query(&mut connection).map_err(StoreError::database(action))
+            }
+            result => result.map_err(StoreError::database(action)),
+        }
+    }
+
+    /// Runs a transaction that writes.
+    pub(crate) fn write<T>(
+        &self,
+        action: &'static str,
+        mut query: impl FnMut(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.run(action, |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = query(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+    }
+
+    /// Runs a transaction that is on disk when this returns.
+    pub(crate) fn write_durably<T>(
+        &self,
+        action: &'static str,
+        mut query: impl FnMut(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.run(action, |connection| {
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let result = (|| {
+                let transaction =
+                    connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let result = query(&transaction)?;
+                transaction.commit()?;
+                Ok(result)
+            })();
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            result
+        })
+    }
+
+    /// Writes the log back into the database and makes it as small as it can be.
+    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        self.run("compact", |connection| {
+            connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        })
+    }
+
+    /// Runs SQLite's own check; the problems it finds, in words.
+    pub(crate) fn check(&self) -> Result<Vec<String>, StoreError> {
+        let connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let problems = problems_of(&connection);
+        match problems {
+            Err(error) if is_damage(&error) => Ok(vec![error.to_string()]),
+            result => result.map_err(StoreError::database("check")),
+        }
+    }
+
+    /// Sets the database aside and begins a new one.
+    pub(crate) fn replace(&self) -> Result<(), StoreError> {
+        let mut connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        *connection = replace_damaged(&self.layout, &mut warnings)?;
+        Ok(())
+    }
+}
+
+fn problems_of(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let mut problems: Vec<String> = lines.collect::<rusqlite::Result<_>>()?;
+    problems.retain(|line| line != "ok");
+    Ok(problems)
+}
+
+/// Tells whether an error means that the file itself is broken.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            matches!(
+                failure.code,
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
+            )
+        }
+        // A value of another type than the column's: only damage can do that to STRICT tables.
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..) => true,
+        _ => false,
+    }
+}
+
+fn connect(layout: &Layout) -> Result<Connection, StoreError> {
+    let path = layout.database();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection =
+        Connection::open_with_flags(&path, flags).map_err(StoreError::database("open the file"))?;
+    let version = prepare(&mut connection).map_err(StoreError::database("set up"))?;
+    if version != SCHEMA_VERSION {
+        return Err(StoreError::Format {
+            root: layout.root().to_path_buf(),
+            found: format!("{version} (database)"),
+            supported: SCHEMA_VERSION as u32,
+        });
+    }
+    Ok(connection)
+}
+
+/// Sets the connection up and makes the tables if there are none; returns the schema version.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    let version = user_version(connection)?;
+    if version == 0 {
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have been faster.
+        if user_version(&transaction)? == 0 {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        transaction.commit()?;
+    }
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    user_version(connection)
+}
+
+fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Begins a new database, unless another process has done so already.
+fn replace_damaged(layout: &Layout, warnings: &mut Vec<String>) -> Result<Connection, StoreError> {
+    let _lock = StoreLock::wait(&layout.named_lock("meta"), Hold::Exclusive)?;
+    if let Ok(connection) = connect(layout)
+        && problems_of(&connection).is_ok_and(|problems| problems.is_empty())
+    {
+        return Ok(connection);
+    }
+    let aside = free_name(&layout.database());
+    for suffix in ["", "-wal", "-shm"] {
+        let from = with_suffix(&layout.database(), suffix);
+        let to = with_suffix(&aside, suffix);
+        match std::fs::rename(&from, &to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("set aside", &from)(error)),
+        }
+    }
+    warnings.push(format!(
+        "the metadata database was damaged and is now `{}`; image names and build records are lost, \
+         unpacked layers and blobs are not",
+        aside.display()
+    ));
+    connect(layout)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut text = path.as_os_str().to_owned();
+    text.push(suffix);
+    PathBuf::from(text)
+}
+
+/// A name beside the database that is not taken.
+fn free_name(database: &Path) -> PathBuf {
+    let mut number = 1;
+    loop {
+        let path = with_suffix(database, &format!(".damaged-{number}"));
+        if !path.exists() {
+            return path;
+        }
+        number += 1;
+    }
+}

@@ -1,0 +1,51 @@
+//! The build cache: what a step's key gave.
+
+use crate::digest::{DiffId, Digest};
+use crate::error::StoreError;
+use crate::records::BuildRecord;
+use crate::store::Store;
+
+impl Store {
+    /// Returns what a build key gave, if all of it is still there.
+    ///
+    /// A record with an output that is neither unpacked nor a blob is dropped: it is a miss.
+    pub fn record(&self, key: &Digest) -> Result<Option<BuildRecord>, StoreError> {
+        let Some(record) = self.meta().record(key)? else {
+            return Ok(None);
+        };
+        for layer in &record.layers {
+            if !self.has_layer(layer)? {
+                self.meta().remove_records(&[*key])?;
+                return Ok(None);
+            }
+        }
+        Ok(Some(record))
+    }
+
+    /// Remembers what a build key gave; replaces an older record of the same key.
+    pub fn put_record(&self, record: &BuildRecord) -> Result<(), StoreError> {
+        if let Some(missing) = record.layers.iter().try_fold(None, |missing, layer| {
+            if missing.is_some() || self.has_layer(layer)? {
+                return Ok::<_, StoreError>(missing);
+            }
+            Ok(Some(*layer))
+        })? {
+            return Err(StoreError::MissingLayer { diff_id: missing });
+        }
+        self.meta().put_record(record)
+    }
+
+    /// Returns the last records of a step identity, most recent first.
+    pub fn records_by_name(&self, step_identity: &str) -> Result<Vec<BuildRecord>, StoreError> {
+        self.meta().records_by_name(step_identity)
+    }
+
+    /// Tells whether a layer is there in any form.
+    pub fn has_layer(&self, diff_id: &DiffId) -> Result<bool, StoreError> {
+        if self.layer(diff_id)?.is_some() {
+            return Ok(true);
+        }
+        let blobs = self.meta().layer_blobs(diff_id)?;
+        Ok(blobs.iter().any(|known| self.has_blob(&known.blob.digest)))
+    }
+}

@@ -1,0 +1,340 @@
+//! The canonical tar of a tree: a pure function of the tree, the same bytes every time.
+//!
+//! Entries come in the order of a depth-first walk, names in byte order; a directory stands before
+//! its content; the root has no entry. Whiteouts become empty files `.wh.<name>`, an opaque
+//! directory gets `.wh..wh..opq` as its first member, further hard links point to the first name.
+//! File times are cut to seconds, of the extended attributes only file capabilities are written,
+//! sockets are left out: what BuildKit's differ writes, in the same order.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Advice, Mode};
+
+use crate::digest::Hasher;
+use crate::entry::{FileKind, Metadata};
+use crate::error::{StoreError, escaped};
+use crate::sys;
+use crate::tar_write::{PaxWriter, TarHeader, TarKind};
+use crate::view::join;
+
+/// Prefix of a deleted entry's name in a layer tar.
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+
+/// Name of the entry that makes its directory opaque.
+pub(crate) const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
+
+/// Name of the extended attribute that layers carry.
+pub(crate) const CAPABILITY: &str = "security.capability";
+
+/// Directories kept open at the same time on the way down.
+const OPEN_DIRECTORIES: usize = 64;
+
+/// Longest path that the kernel takes in one call.
+const MAX_PATH: usize = 4095;
+
+/// Bytes read from a file at once.
+const CHUNK: usize = 256 << 10;
+
+/// Changes of file times in an exported layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RewriteTimestamps {
+    /// Later file times become this one; seconds since 1970.
+    pub epoch: i64,
+}
+
+/// What a tree holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Tar entries.
+    pub(crate) entries: u64,
+    /// Bytes of file content, hard-linked files once.
+    pub(crate) content: u64,
+    /// Digest over all headers.
+    pub(crate) headers: crate::digest::Digest,
+}
+
+/// What to write of each file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Header and data.
+    Full,
+    /// Nothing but the digest over the headers.
+    HeadersOnly,
+}
+
+struct TreeTar<'a, W: Write> {
+    root: &'a OwnedFd,
+    out: &'a mut PaxWriter<W>,
+    content_mode: Content,
+    rewrite: Option<RewriteTimestamps>,
+    /// First names of hard-linked files.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    entries: u64,
+    content: u64,
+    headers: Hasher,
+    buffer: Vec<u8>,
+}
+
+/// Writes the entries of the tree at `root`; the caller ends the archive.
+pub(crate) fn write_tree<W: Write>(
+    root: &OwnedFd,
+    out: &mut PaxWriter<W>,
+    content_mode: Content,
+    rewrite: Option<RewriteTimestamps>,
+) -> Result<Totals, StoreError> {
+    let mut walk = TreeTar {
+        root,
+        out,
+        content_mode,
+        rewrite,
+        links: HashMap::new(),
+        entries: 0,
+        content: 0,
+        headers: Hasher::new(),
+        buffer: Vec::new(),
+    };
+    let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
+    walk.directory(list, b"", 0)?;
+    Ok(Totals {
+        entries: walk.entries,
+        content: walk.content,
+        headers: walk.headers.finish(),
+    })
+}
+
+impl<W: Write> TreeTar<'_, W> {
+    fn directory(&mut self, list: OwnedFd, path: &[u8], depth: usize) -> Result<(), StoreError> {
+        let names =
+            sys::sorted_names(&list).map_err(StoreError::inside("list the directory", path))?;
+        let mut list = Some(list);
+        for name in names {
+            let child = join(path, &name);
+            let here = match list.take() {
+                Some(list) => list,
+                None => sys::open_beneath(self.root, path, sys::LIST)
+                    .map_err(StoreError::inside("open the directory", path))?,
+            };
+            let found = sys::lstat(&here, &name)
+                .map_err(StoreError::inside("look at", &child))?
+                .ok_or_else(|| changed(&child))?;
+            if found.kind == FileKind::Directory {
+                let next = rustix::fs::openat(&here, name.as_slice(), sys::LIST, Mode::empty())
+                    .map_err(StoreError::inside("open the directory", &child))?;
+                if depth < OPEN_DIRECTORIES {
+                    list = Some(here);
+                }
+                self.directory_entry(&next, &child, &found)?;
+                self.directory(next, &child, depth + 1)?;
+            } else {
+                self.other_entry(&here, &name, &child, &found)?;
+                list = Some(here);
+            }
+        }
+        Ok(())
+    }
+
+    fn directory_entry(
+        &mut self,
+        list: &OwnedFd,
+        path: &[u8],
+        found: &Metadata,
+    ) -> Result<(), StoreError> {
+        let mut name = path.to_vec();
+        name.push(b'/');
+        let header = self.header(TarKind::Directory, name, found);
+        self.entry(&header)?;
+        let opaque = sys::is_opaque(list, b".")
+            .map_err(StoreError::inside("read the attributes of", path))?;
+        if opaque {
+            self.entry(&TarHeader::new(TarKind::File, join(path, OPAQUE_MARKER)))?;
+        }
+        Ok(())
+    }
+
+    fn other_entry(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        found: &Metadata,
+    ) -> Result<(), StoreError> {
+        if name.starts_with(WHITEOUT_PREFIX) {
+            return Err(not_representable(
+                path,
+                "its name begins with `.wh.`, the mark of deletions",
+            ));
+        }
+        if path.len() > MAX_PATH {
+            return Err(not_representable(
+                path,
+                "its path is longer than 4095 bytes",
+            ));
+        }
+        if found.is_whiteout() {
+            let (parent, _) = crate::view::split(path);
+            let marker = [WHITEOUT_PREFIX, name].concat();
+            return self.entry(&TarHeader::new(TarKind::File, join(parent, &marker)));
+        }
+        let kind = match found.kind {
+            FileKind::File => TarKind::File,
+            FileKind::Symlink => TarKind::Symlink,
+            FileKind::CharDevice => TarKind::CharDevice,
+            FileKind::BlockDevice => TarKind::BlockDevice,
+            FileKind::Fifo => TarKind::Fifo,
+            FileKind::Socket | FileKind::Directory => return Ok(()),
+        };
+        let mut header = self.header(kind, path.to_vec(), found);
+        let file = match kind {
+            TarKind::File => Some(
+                rustix::fs::openat(directory, name, sys::READ, Mode::empty())
+                    .map_err(StoreError::inside("open", path))?,
+            ),
+            _ => None,
+        };
+        match (&file, kind) {
+            (Some(file), _) => {
+                header.size = found.size;
+                if let Some(value) = sys::fxattr(file, CAPABILITY)
+                    .map_err(StoreError::inside("read the capabilities of", path))?
+                {
+                    header
+                        .xattrs
+                        .push((CAPABILITY.into(), portable_capability(value)));
+                }
+            }
+            (None, TarKind::Symlink) => {
+                header.link = sys::readlink(directory, name)
+                    .map_err(StoreError::inside("read the link", path))?;
+            }
+            (None, _) => {}
+        }
+        if found.nlink > 1 {
+            if let Some(first) = self.links.get(&found.inode) {
+                header.kind = TarKind::HardLink;
+                header.link.clone_from(first);
+                header.size = 0;
+                header.device = (0, 0);
+                return self.entry(&header);
+            }
+            self.links.insert(found.inode, path.to_vec());
+        }
+        self.entry(&header)?;
+        match file {
+            Some(file) => self.data(File::from(file), path, header.size),
+            None => Ok(()),
+        }
+    }
+
+    fn header(&self, kind: TarKind, path: Vec<u8>, found: &Metadata) -> TarHeader {
+        let mut header = TarHeader::new(kind, path);
+        header.mode = found.mode;
+        header.uid = found.uid;
+        header.gid = found.gid;
+        header.mtime = match self.rewrite {
+            Some(rewrite) => found.mtime.seconds.min(rewrite.epoch),
+            None => found.mtime.seconds,
+        };
+        if matches!(kind, TarKind::CharDevice | TarKind::BlockDevice) {
+            header.device = found.rdev;
+        }
+        header
+    }
+
+    fn entry(&mut self, header: &TarHeader) -> Result<(), StoreError> {
+        self.entries += 1;
+        hash_header(&mut self.headers, header);
+        if self.content_mode == Content::HeadersOnly {
+            return Ok(());
+        }
+        self.out.entry(header).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => StoreError::NotRepresentable {
+                path: escaped(&header.path),
+                reason: "its header cannot be written",
+            },
+            _ => StoreError::stream("write the layer")(error),
+        })
+    }
+
+    fn data(&mut self, mut file: File, path: &[u8], size: u64) -> Result<(), StoreError> {
+        self.content += size;
+        if self.content_mode == Content::HeadersOnly || size == 0 {
+            return Ok(());
+        }
+        if size > CHUNK as u64 {
+            // Only a hint: a file system that does not know it reads as well.
+            let _ = rustix::fs::fadvise(file.as_fd(), 0, None, Advice::Sequential);
+        }
+        self.buffer.resize(CHUNK, 0);
+        let mut left = size;
+        while left > 0 {
+            let want = left.min(CHUNK as u64) as usize;
+            let got = file
+                .read(&mut self.buffer[..want])
+                .map_err(StoreError::inside("read", path))?;
+            if got == 0 {
+                return Err(changed(path));
+            }
+            self.out
+                .write_all(&self.buffer[..got])
+                .map_err(StoreError::stream("write the layer"))?;
+            left -= got as u64;
+        }
+        Ok(())
+    }
+}
+
+/// File capabilities as they stand in layers.
+///
+/// The kernel stores version 3, with the user ID of a namespace's root, when they were set inside a
+/// user namespace. In a layer that ID means nothing: version 2 is the same without it.
+pub(crate) fn portable_capability(value: Vec<u8>) -> Vec<u8> {
+    const REVISION_2: u8 = 2;
+    const REVISION_3: u8 = 3;
+    if value.len() == 24 && value[3] == REVISION_3 {
+        let mut portable = value[..20].to_vec();
+        portable[3] = REVISION_2;
+        return portable;
+    }
+    value
+}
+
+/// Adds a header to the digest over all headers, each field with its length.
+fn hash_header(hasher: &mut Hasher, header: &TarHeader) {
+    let mut text = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    text(&header.path);
+    text(&header.link);
+    text(&[header.kind as u8]);
+    for (name, value) in &header.xattrs {
+        text(name);
+        text(value);
+    }
+    let numbers = [
+        u64::from(header.mode),
+        u64::from(header.uid),
+        u64::from(header.gid),
+        header.size,
+        header.mtime as u64,
+        u64::from(header.device.0),
+        u64::from(header.device.1),
+    ];
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
+}
+
+fn not_representable(path: &[u8], reason: &'static str) -> StoreError {
+    StoreError::NotRepresentable {
+        path: format!("/{}", escaped(path)),
+        reason,
+    }
+}
+
+fn changed(path: &[u8]) -> StoreError {
+    not_representable(path, "it changed while it was read")
+}
