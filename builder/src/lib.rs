@@ -1,6 +1,289 @@
 //! Dockerfile → stage graph → op graph → parallel execution → outputs.
+//!
+//! [`build`] is the whole way; [`check`] stops before anything runs. Nothing here prints or reads
+//! the environment: progress leaves as [`event::Event`] values.
 
+mod cancel;
+pub mod error;
+pub mod etc;
 pub mod event;
+mod exec;
+mod file;
+mod finish;
 pub mod image;
+mod key;
+mod locals;
+mod lower;
+mod ops;
 pub mod output;
+mod plan;
 pub mod request;
+mod resolve;
+mod scope;
+mod solve;
+mod tree;
+pub mod users;
+
+use std::sync::Arc;
+
+use rbuild_cache::{Digest, Store};
+use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse};
+use rbuild_runtime::Runtime;
+
+pub use cancel::Cancel;
+pub use error::{BuildError, BuildErrorKind, Location};
+pub use event::{Event, EventSink, Warning};
+pub use image::*;
+pub use request::BuildRequest;
+
+use error::SourceFile;
+use lower::{LoweredTarget, Lowering};
+use plan::{PlanInput, plan};
+use resolve::StoreResolver;
+
+/// What builds run with.
+#[derive(Clone)]
+pub struct Engine {
+    /// The store.
+    pub store: Store,
+    /// Starts sandboxes; none where no command can run.
+    pub runtime: Option<Runtime>,
+}
+
+/// What a build gave.
+#[derive(Debug, Clone)]
+pub struct BuildResult {
+    /// Digest of the image config.
+    pub image_id: Digest,
+    /// Digest of the manifest or index.
+    pub manifest: Digest,
+    /// Size of the manifest or index in bytes.
+    pub manifest_size: u64,
+    /// Media type of the manifest or index.
+    pub media_type: String,
+    /// Familiar names it was stored under.
+    pub names: Vec<String>,
+    /// Warnings, also sent as events.
+    pub warnings: Vec<Warning>,
+    /// Steps whose result was known.
+    pub cached: usize,
+    /// Steps that ran.
+    pub executed: usize,
+}
+
+/// Builds.
+///
+/// # Errors
+///
+/// The first thing that went wrong, in `BuildKit`'s words where it has some, with its place in the
+/// Dockerfile. Whatever was finished stays in the cache.
+pub fn build(
+    engine: &Engine,
+    request: &BuildRequest,
+    events: &dyn EventSink,
+    cancel: &Cancel,
+) -> Result<BuildResult, BuildError> {
+    let mut prepared = Prepared::new(request)?;
+    let resolver = StoreResolver::new(&engine.store);
+    let lowered = prepared.lower(request, &resolver);
+    let warnings = prepared.warnings();
+    for warning in &warnings {
+        events.event(Event::Warning(warning.clone()));
+    }
+    let (graph, locals, targets) = lowered?;
+    prepared.linter.verdict().map_err(BuildError::user)?;
+    if engine.runtime.is_none() {
+        refuse_commands(&graph)?;
+    }
+    let locals = locals::Locals::open(&engine.store, request, prepared.ignore.clone(), &locals)?;
+    let context = solve::SolveContext {
+        store: &engine.store,
+        runtime: engine.runtime.as_ref(),
+        request,
+        graph: &graph,
+        locals: &locals,
+        file: &prepared.file,
+        events,
+        cancel,
+    };
+    let roots: Vec<event::VertexId> = targets
+        .iter()
+        .flat_map(|target| {
+            target
+                .root
+                .into_iter()
+                .chain(target.history.iter().filter_map(|h| h.vertex))
+        })
+        .collect();
+    let outputs = solve::solve(&context, &roots)?;
+    if let Err(error) = locals.memo().save() {
+        tracing::debug!(%error, "the memo of file digests was not saved");
+    }
+    finish::finish(&context, &targets, &outputs, warnings)
+}
+
+/// Parses, plans and lowers without running anything; returns the findings of the build checks.
+///
+/// # Errors
+///
+/// What [`build`] would fail with before it runs the first step.
+pub fn check(engine: &Engine, request: &BuildRequest) -> Result<Vec<LintFinding>, BuildError> {
+    let mut prepared = Prepared::new(request)?;
+    let resolver = StoreResolver::new(&engine.store);
+    prepared.lower(request, &resolver)?;
+    Ok(prepared.linter.findings().to_vec())
+}
+
+/// A file that was read and the checks that run on it.
+struct Prepared {
+    file: SourceFile,
+    parsed: Parsed,
+    linter: Linter,
+    ignore: Option<Arc<IgnoreMatcher>>,
+}
+
+type Lowered = (ops::OpGraph, Vec<lower::LocalSource>, Vec<LoweredTarget>);
+
+impl Prepared {
+    fn new(request: &BuildRequest) -> Result<Prepared, BuildError> {
+        let text: Arc<[u8]> = Arc::from(request.dockerfile.text.as_slice());
+        let file = SourceFile {
+            name: request.dockerfile.name.clone(),
+            text,
+        };
+        let parsed = parse(&file.text);
+        let mut errors = parsed
+            .diagnostics
+            .iter()
+            .map(|diagnostic| file.diagnostic(diagnostic));
+        if let Some(mut first) = errors.next() {
+            first.others = errors.collect();
+            return Err(first);
+        }
+        check_syntax_directive(&file, &parsed, request)?;
+        let directive = request
+            .build_args
+            .get("BUILDKIT_DOCKERFILE_CHECK")
+            .map(String::as_str);
+        let mut linter = Linter::new(&parsed.dockerfile, directive)
+            .map_err(|diagnostic| file.diagnostic(&diagnostic))?;
+        for finding in &parsed.lint {
+            linter.add(finding.clone());
+        }
+        let ignore = locals::context_ignore(request)?;
+        Ok(Prepared {
+            file,
+            parsed,
+            linter,
+            ignore,
+        })
+    }
+
+    fn lower(
+        &mut self,
+        request: &BuildRequest,
+        resolver: &StoreResolver<'_>,
+    ) -> Result<Lowered, BuildError> {
+        let host = Platform::host();
+        let platforms = match request.platforms.as_slice() {
+            [] => vec![host.clone()],
+            platforms => platforms.to_vec(),
+        };
+        let escape = self.parsed.dockerfile.escape;
+        let mut lowering = Lowering::new(
+            request,
+            &self.file,
+            escape,
+            resolver,
+            self.ignore.as_deref(),
+        );
+        let mut targets = Vec::with_capacity(platforms.len());
+        for platform in platforms {
+            let input = PlanInput {
+                dockerfile: &self.parsed.dockerfile,
+                file: &self.file,
+                request,
+                platform,
+                host: host.clone(),
+                resolver,
+            };
+            let plan = plan(&input, &mut self.linter)?;
+            targets.push(lowering.lower(&plan, &mut self.linter)?);
+        }
+        Ok((lowering.graph, lowering.locals, targets))
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        let mut warnings: Vec<Warning> = Vec::new();
+        for finding in self.linter.findings() {
+            let warning = Warning {
+                rule: Some(finding.rule.name.to_owned()),
+                message: finding.message.clone(),
+                line: Some(finding.lines.first),
+                url: Some(finding.rule.url.to_string()).filter(|url| !url.is_empty()),
+                help: finding.help.clone(),
+            };
+            warnings.push(warning);
+        }
+        warnings
+    }
+}
+
+/// `# syntax=`: the language of `docker/dockerfile` is built in, other front ends are not there.
+fn check_syntax_directive(
+    file: &SourceFile,
+    parsed: &Parsed,
+    request: &BuildRequest,
+) -> Result<(), BuildError> {
+    let (value, location) = match request.build_args.get("BUILDKIT_SYNTAX") {
+        Some(value) => (value.as_str(), None),
+        None => match &parsed.dockerfile.syntax {
+            Some(syntax) => {
+                let line = 1 + file.text[..syntax.span.start.min(file.text.len())]
+                    .iter()
+                    .filter(|byte| **byte == b'\n')
+                    .count() as u32;
+                let lines = rbuild_parser::LineRange {
+                    first: line,
+                    last: line,
+                };
+                (
+                    syntax.value.as_str(),
+                    Some(file.location(lines, Some(syntax.span))),
+                )
+            }
+            None => return Ok(()),
+        },
+    };
+    let image = value.split_whitespace().next().unwrap_or_default();
+    let name = image.trim_start_matches("docker.io/");
+    if image.is_empty() || image == "dockerfile.v0" || name.starts_with("docker/dockerfile") {
+        return Ok(());
+    }
+    let error = BuildError::user(format!(
+        "failed to resolve source metadata for {image}: other Dockerfile front ends are not supported"
+    ))
+    .with_help("rbuild implements docker/dockerfile itself: remove the `# syntax=` line to use it");
+    Err(match location {
+        Some(location) => error.at(&location),
+        None => error,
+    })
+}
+
+/// Fails before any work when commands cannot run here.
+fn refuse_commands(graph: &ops::OpGraph) -> Result<(), BuildError> {
+    let command = graph
+        .vertices()
+        .find(|(_, vertex)| matches!(vertex.op, ops::Op::Exec(_)));
+    match command {
+        None => Ok(()),
+        Some((_, vertex)) => Err(BuildError::new(
+            BuildErrorKind::Host,
+            format!(
+                "commands cannot be run here, and the build needs `{}`",
+                vertex.meta.name
+            ),
+        )
+        .with_help("`rbuild info` tells what this host allows and what would help")),
+    }
+}

@@ -1,0 +1,78 @@
+//! Stopping a build from outside: a flag that threads can test and wait for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+/// Cancels a build; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cancel {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cancelled: AtomicBool,
+    /// Closed on cancellation, which makes `signal` readable (end of file) for every poller.
+    keep_open: Mutex<Option<OwnedFd>>,
+    signal: OwnedFd,
+}
+
+impl Cancel {
+    /// A flag that is not set.
+    pub fn new() -> io::Result<Cancel> {
+        let (signal, keep_open) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Cancel {
+            inner: Arc::new(Inner {
+                cancelled: AtomicBool::new(false),
+                keep_open: Mutex::new(Some(keep_open)),
+                signal,
+            }),
+        })
+    }
+
+    /// Sets the flag; doing so again changes nothing.
+    pub fn cancel(&self) {
+        self.inner.cancelled.store(true, Ordering::SeqCst);
+        let mut keep_open = self
+            .inner
+            .keep_open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        keep_open.take();
+    }
+
+    /// Whether the flag is set.
+    pub fn is_cancelled(&self) -> bool {
+        self.inner.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// A descriptor that polls as readable once the flag is set.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.signal.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    #[test]
+    fn cancelling_wakes_pollers() {
+        let cancel = Cancel::new().unwrap();
+        let none = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::from_borrowed_fd(cancel.as_fd(), PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&none)).unwrap(), 0);
+        cancel.clone().cancel();
+        assert!(cancel.is_cancelled());
+        let mut fds = [PollFd::from_borrowed_fd(cancel.as_fd(), PollFlags::IN)];
+        assert_eq!(poll(&mut fds, None).unwrap(), 1);
+    }
+}

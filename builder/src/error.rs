@@ -1,0 +1,153 @@
+//! The one error a build ends with: what failed, where in the Dockerfile, why, and what to do.
+
+use std::sync::Arc;
+
+use rbuild_parser::{Diagnostic, LineRange, Span};
+
+use crate::event::VertexId;
+
+/// What kind of thing went wrong; decides exit status and wording around the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildErrorKind {
+    /// The Dockerfile, a flag or the context is wrong.
+    User,
+    /// A `RUN` command ended with a non-zero status.
+    Run,
+    /// The host does not allow what the build needs.
+    Host,
+    /// Reading or writing the store, the context or an output failed.
+    Io,
+    /// The build was cancelled.
+    Cancelled,
+}
+
+/// A place in a Dockerfile, with the text to quote from.
+#[derive(Debug, Clone)]
+pub struct Location {
+    /// Name of the file as the user gave it.
+    pub file: String,
+    /// Physical lines, 1-based.
+    pub lines: LineRange,
+    /// Exact bytes, when known.
+    pub span: Option<Span>,
+    /// The whole source.
+    pub source: Arc<[u8]>,
+}
+
+/// Why a build failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct BuildError {
+    /// The kind.
+    pub kind: BuildErrorKind,
+    /// First line, in BuildKit's wording where BuildKit has one (without `failed to solve: `).
+    pub message: String,
+    /// Where in the Dockerfile.
+    pub location: Option<Location>,
+    /// Remarks on parts of the source.
+    pub labels: Vec<(Span, String)>,
+    /// What to do about it.
+    pub help: Vec<String>,
+    /// The failed vertex, if one was running.
+    pub vertex: Option<VertexId>,
+    /// The causes below the message, outermost first.
+    pub causes: Vec<String>,
+    /// Further problems found in the same pass.
+    pub others: Vec<BuildError>,
+}
+
+impl BuildError {
+    /// An error without location.
+    pub fn new(kind: BuildErrorKind, message: impl Into<String>) -> BuildError {
+        BuildError {
+            kind,
+            message: message.into(),
+            location: None,
+            labels: Vec::new(),
+            help: Vec::new(),
+            vertex: None,
+            causes: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
+    /// A mistake in the Dockerfile, a flag or the context.
+    pub fn user(message: impl Into<String>) -> BuildError {
+        BuildError::new(BuildErrorKind::User, message)
+    }
+
+    /// The build was stopped from outside.
+    pub fn cancelled() -> BuildError {
+        BuildError::new(BuildErrorKind::Cancelled, "the build was cancelled")
+    }
+
+    /// A failure of the machine below: message first, then the chain of sources.
+    pub fn io(message: impl Into<String>, source: &dyn std::error::Error) -> BuildError {
+        let mut error = BuildError::new(BuildErrorKind::Io, message);
+        error.causes = chain(source);
+        error
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> BuildError {
+        self.help.push(help.into());
+        self
+    }
+
+    /// Adds the location unless there is one already.
+    #[must_use]
+    pub fn at(mut self, location: &Location) -> BuildError {
+        self.location.get_or_insert_with(|| location.clone());
+        self
+    }
+
+    /// Adds the vertex unless there is one already.
+    #[must_use]
+    pub fn on(mut self, vertex: VertexId) -> BuildError {
+        self.vertex.get_or_insert(vertex);
+        self
+    }
+}
+
+/// Texts of an error and all its sources, outermost first.
+pub fn chain(error: &dyn std::error::Error) -> Vec<String> {
+    let mut causes = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(source) = next {
+        causes.push(source.to_string());
+        next = source.source();
+    }
+    causes
+}
+
+/// A Dockerfile's name and bytes, to make locations from.
+#[derive(Debug, Clone)]
+pub struct SourceFile {
+    /// Name for messages.
+    pub name: String,
+    /// The bytes.
+    pub text: Arc<[u8]>,
+}
+
+impl SourceFile {
+    /// The place of `lines` in this file.
+    pub fn location(&self, lines: LineRange, span: Option<Span>) -> Location {
+        Location {
+            file: self.name.clone(),
+            lines,
+            span,
+            source: Arc::clone(&self.text),
+        }
+    }
+
+    /// Turns a parser diagnostic into an error.
+    pub fn diagnostic(&self, diagnostic: &Diagnostic) -> BuildError {
+        let mut error = BuildError::user(diagnostic.message.clone());
+        error.location = Some(self.location(diagnostic.lines, Some(diagnostic.span)));
+        error.labels.clone_from(&diagnostic.labels);
+        error.help.clone_from(&diagnostic.help);
+        error
+    }
+}

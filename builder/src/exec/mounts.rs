@@ -1,0 +1,382 @@
+//! From the mounts of a RUN to the mounts of a sandbox.
+
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::{
+    FileKind, Follow, Layer, RootView, ScaffoldTarget, Scratch, StoreLock, TargetKind, scaffold,
+};
+use rbuild_parser::Sharing;
+use rbuild_runtime::{Mount, MountSource, Rlimit, RlimitKind, UpperDir};
+
+use super::{ExecContext, HOSTNAME, Prepared, in_kernel_tree, sub_directory};
+use crate::error::BuildError;
+use crate::etc::{hosts_file, resolv_conf};
+use crate::file::{fill_directory, set_directory};
+use crate::ops::{ExecMount, ExecMountKind, ExecOp};
+use crate::request::SecretSource;
+use crate::tree::SourceTree;
+
+/// Largest secret (`cli.md`, section 4).
+const SECRET_LIMIT: u64 = 500 * 1024;
+
+/// Everything that is mounted, with its targets made sure of.
+pub(super) fn prepare(
+    context: &ExecContext<'_>,
+    operation: &ExecOp,
+    view: &RootView,
+    inputs: &[Vec<Layer>],
+    scratch: &Scratch,
+) -> Result<Prepared, BuildError> {
+    let mut prepared = Prepared {
+        mounts: Vec::new(),
+        scaffold: sub_directory(scratch, "scaffold")?,
+        env: Vec::new(),
+        locks: Vec::new(),
+    };
+    let mut targets = Vec::new();
+    add_system_files(context, operation, &mut prepared.mounts, &mut targets);
+    for (index, mount) in operation.mounts.iter().enumerate() {
+        let place = Place {
+            context,
+            inputs,
+            scratch,
+            index,
+        };
+        place.add(mount, &mut prepared, &mut targets)?;
+    }
+    resolve_targets(view, &targets, &mut prepared)?;
+    Ok(prepared)
+}
+
+/// Hosts, name servers, and the script of a heredoc.
+fn add_system_files(
+    context: &ExecContext<'_>,
+    operation: &ExecOp,
+    mounts: &mut Vec<Mount>,
+    targets: &mut Vec<TargetKind>,
+) {
+    let host_network = operation.network == rbuild_parser::NetworkMode::Host;
+    let file = |target: &str, content: Vec<u8>, mode: u32| Mount {
+        target: PathBuf::from(target),
+        source: MountSource::File {
+            content,
+            mode,
+            uid: 0,
+            gid: 0,
+        },
+        readonly: true,
+    };
+    mounts.push(file(
+        "/etc/hosts",
+        hosts_file(HOSTNAME, &context.request.extra_hosts),
+        0o644,
+    ));
+    mounts.push(file("/etc/resolv.conf", resolv_conf(host_network), 0o644));
+    targets.extend([TargetKind::File, TargetKind::File]);
+    if let Some((name, content)) = &operation.script {
+        let target = format!("/dev/pipes/{name}");
+        mounts.push(file(&target, content.clone().into_bytes(), 0o755));
+        targets.push(TargetKind::File);
+    }
+}
+
+/// Makes the missing targets in the scaffold layer and takes over their resolved paths.
+fn resolve_targets(
+    view: &RootView,
+    kinds: &[TargetKind],
+    prepared: &mut Prepared,
+) -> Result<(), BuildError> {
+    let mut wanted = Vec::new();
+    let mut places = Vec::new();
+    for (index, (mount, kind)) in prepared.mounts.iter().zip(kinds).enumerate() {
+        if !in_kernel_tree(&mount.target.to_string_lossy()) {
+            wanted.push(ScaffoldTarget {
+                path: mount.target.clone(),
+                kind: *kind,
+            });
+            places.push(index);
+        }
+    }
+    let resolved = scaffold(view, &wanted, &prepared.scaffold)
+        .map_err(|error| BuildError::io("could not prepare the mount targets", &error))?;
+    for (index, path) in places.into_iter().zip(resolved) {
+        prepared.mounts[index].target = path;
+    }
+    Ok(())
+}
+
+struct Place<'a> {
+    context: &'a ExecContext<'a>,
+    inputs: &'a [Vec<Layer>],
+    scratch: &'a Scratch,
+    index: usize,
+}
+
+impl Place<'_> {
+    fn add(
+        &self,
+        mount: &ExecMount,
+        prepared: &mut Prepared,
+        targets: &mut Vec<TargetKind>,
+    ) -> Result<(), BuildError> {
+        let mut push = |source: MountSource, readonly: bool, kind: TargetKind| {
+            prepared.mounts.push(Mount {
+                target: PathBuf::from(&mount.target),
+                source,
+                readonly,
+            });
+            targets.push(kind);
+        };
+        match &mount.kind {
+            ExecMountKind::Bind { input, source } => {
+                let (source, kind) = self.bind(*input, source, mount.readonly)?;
+                push(source, mount.readonly, kind);
+            }
+            ExecMountKind::Cache { .. } => {
+                let (path, lock) = self.cache(&mount.kind)?;
+                push(
+                    MountSource::Bind {
+                        source: path,
+                        subpath: None,
+                    },
+                    mount.readonly,
+                    TargetKind::Directory,
+                );
+                prepared.locks.extend(lock);
+            }
+            ExecMountKind::Tmpfs { size } => {
+                let source = MountSource::Tmpfs {
+                    size: *size,
+                    mode: None,
+                };
+                push(source, mount.readonly, TargetKind::Directory);
+            }
+            ExecMountKind::Secret {
+                id,
+                mode,
+                uid,
+                gid,
+                env,
+                file,
+                required,
+            } => {
+                let Some(content) = self.secret(id, *required)? else {
+                    return Ok(());
+                };
+                if let Some(name) = env {
+                    let value = String::from_utf8_lossy(&content).into_owned();
+                    prepared.env.push((name.clone(), value));
+                }
+                if *file {
+                    let source = MountSource::File {
+                        content,
+                        mode: *mode,
+                        uid: *uid,
+                        gid: *gid,
+                    };
+                    push(source, true, TargetKind::File);
+                }
+            }
+            ExecMountKind::Ssh { id, required } => {
+                if *required {
+                    return Err(BuildError::user(format!(
+                        "no SSH key {id:?} forwarded from the client"
+                    ))
+                    .with_help("forwarding an SSH agent (`--ssh`) is not supported yet"));
+                }
+                let counter = prepared
+                    .env
+                    .iter()
+                    .filter(|(n, _)| n == "SSH_AUTH_SOCK")
+                    .count();
+                prepared.env.push((
+                    "SSH_AUTH_SOCK".to_owned(),
+                    format!("/run/buildkit/ssh_agent.{counter}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(
+        &self,
+        input: Option<usize>,
+        source: &str,
+        readonly: bool,
+    ) -> Result<(MountSource, TargetKind), BuildError> {
+        let layers = input
+            .and_then(|index| self.inputs.get(index))
+            .map_or(&[][..], Vec::as_slice);
+        let entry = RootView::new(layers)
+            .lookup(source, Follow::Last)
+            .map_err(|error| BuildError::io("could not look up the source of a mount", &error))?;
+        let kind = match entry {
+            Some(entry) if entry.metadata.kind != FileKind::Directory => TargetKind::File,
+            _ => TargetKind::Directory,
+        };
+        let mut lowers: Vec<PathBuf> = layers
+            .iter()
+            .rev()
+            .map(|layer| layer.path().to_path_buf())
+            .collect();
+        if lowers.is_empty() {
+            lowers.push(sub_directory(
+                self.scratch,
+                &format!("empty-{}", self.index),
+            )?);
+        }
+        let upper = if readonly {
+            None
+        } else {
+            Some(UpperDir {
+                upper: sub_directory(self.scratch, &format!("upper-{}", self.index))?,
+                work: sub_directory(self.scratch, &format!("work-{}", self.index))?,
+            })
+        };
+        let subpath = (source != "/").then(|| PathBuf::from(source));
+        Ok((
+            MountSource::Overlay {
+                lowers,
+                upper,
+                subpath,
+            },
+            kind,
+        ))
+    }
+
+    /// The directory of a cache mount, filled when new, and the lock that its sharing mode asks for.
+    fn cache(&self, kind: &ExecMountKind) -> Result<(PathBuf, Option<StoreLock>), BuildError> {
+        let ExecMountKind::Cache {
+            id,
+            seed,
+            sharing,
+            mode,
+            uid,
+            gid,
+        } = kind
+        else {
+            return Err(BuildError::user("not a cache mount"));
+        };
+        let store = self.context.store;
+        let failed = |error: &dyn std::error::Error| {
+            BuildError::io(format!("could not prepare the cache mount {id:?}"), error)
+        };
+        let lock_name = |id: &str| format!("cache mount {id}");
+        let (id, lock) = match sharing {
+            Sharing::Shared => (id.clone(), None),
+            Sharing::Locked => {
+                let lock = store.lock(&lock_name(id)).map_err(|error| failed(&error))?;
+                (id.clone(), Some(lock))
+            }
+            Sharing::Private => {
+                let mut number = 0;
+                loop {
+                    let own = if number == 0 {
+                        id.clone()
+                    } else {
+                        format!("{id} #{number}")
+                    };
+                    let lock = store
+                        .try_lock(&lock_name(&own))
+                        .map_err(|error| failed(&error))?;
+                    if lock.is_some() {
+                        break (own, lock);
+                    }
+                    number += 1;
+                }
+            }
+        };
+        // Filling a new directory must be seen whole by whoever shares it.
+        let fill = store
+            .lock(&format!("fill {}", lock_name(&id)))
+            .map_err(|e| failed(&e))?;
+        let mount = store.cache_mount(&id).map_err(|error| failed(&error))?;
+        if mount.created {
+            set_directory(&mount.path, *mode, *uid, *gid).map_err(|error| failed(&error))?;
+            if let Some((input, source)) = seed {
+                self.seed(&mount.path, *input, source)?;
+            }
+        }
+        drop(fill);
+        Ok((mount.path, lock))
+    }
+
+    fn seed(&self, directory: &Path, input: usize, source: &str) -> Result<(), BuildError> {
+        let layers = self.inputs.get(input).map_or(&[][..], Vec::as_slice);
+        let tree = SourceTree::rootfs(RootView::new(layers), "the seed of a cache mount");
+        fill_directory(directory, &tree, source)
+    }
+
+    fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, BuildError> {
+        let content = match self.context.request.secrets.get(id) {
+            None if required => {
+                return Err(
+                    BuildError::user(format!("secret {id}: not found")).with_help(format!(
+                        "give it with `--secret id={id},src=FILE` or `--secret id={id},env=NAME`"
+                    )),
+                );
+            }
+            None => return Ok(None),
+            Some(SecretSource::Value(value)) => value.clone(),
+            Some(SecretSource::File(path)) => {
+                let failed = |error: &std::io::Error| {
+                    BuildError::io(
+                        format!("could not read the secret {id:?} from `{}`", path.display()),
+                        error,
+                    )
+                };
+                let size = std::fs::metadata(path)
+                    .map_err(|error| failed(&error))?
+                    .len();
+                if size > SECRET_LIMIT {
+                    return Err(too_large(id));
+                }
+                std::fs::read(path).map_err(|error| failed(&error))?
+            }
+        };
+        if content.len() as u64 > SECRET_LIMIT {
+            return Err(too_large(id));
+        }
+        Ok(Some(content))
+    }
+}
+
+fn too_large(id: &str) -> BuildError {
+    BuildError::user(format!(
+        "secret {id:?} is larger than {} KiB",
+        SECRET_LIMIT / 1024
+    ))
+}
+
+/// `--ulimit` values as the sandbox takes them.
+pub(super) fn rlimits(ulimits: &[(String, u64, u64)]) -> Result<Vec<Rlimit>, BuildError> {
+    ulimits
+        .iter()
+        .map(|(name, soft, hard)| {
+            let resource = match name.as_str() {
+                "as" => RlimitKind::As,
+                "core" => RlimitKind::Core,
+                "cpu" => RlimitKind::Cpu,
+                "data" => RlimitKind::Data,
+                "fsize" => RlimitKind::Fsize,
+                "locks" => RlimitKind::Locks,
+                "memlock" => RlimitKind::Memlock,
+                "msgqueue" => RlimitKind::Msgqueue,
+                "nice" => RlimitKind::Nice,
+                "nofile" => RlimitKind::Nofile,
+                "nproc" => RlimitKind::Nproc,
+                "rss" => RlimitKind::Rss,
+                "rtprio" => RlimitKind::Rtprio,
+                "rttime" => RlimitKind::Rttime,
+                "sigpending" => RlimitKind::Sigpending,
+                "stack" => RlimitKind::Stack,
+                other => return Err(BuildError::user(format!("invalid ulimit type: {other}"))),
+            };
+            Ok(Rlimit {
+                resource,
+                soft: *soft,
+                hard: *hard,
+            })
+        })
+        .collect()
+}

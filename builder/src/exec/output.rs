@@ -1,0 +1,110 @@
+//! Carries a command's output to the events until the command is gone.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rbuild_runtime::Running;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, read};
+
+use super::ExecContext;
+use crate::error::BuildError;
+use crate::event::{Event, Stream};
+
+/// Bytes read at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Forwards both pipes until they end and the command has exited; kills it on cancellation.
+pub(super) fn pump(
+    context: &ExecContext<'_>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    running: &Running,
+) -> Result<(), BuildError> {
+    let mut pipes = [
+        (Stream::Stdout, Some(stdout)),
+        (Stream::Stderr, Some(stderr)),
+    ];
+    let mut buffer = vec![0; CHUNK];
+    let mut exited = false;
+    let mut killed = false;
+    while !exited || pipes.iter().any(|(_, pipe)| pipe.is_some()) {
+        let (ready, now_exited, cancelled) = wait(context, &pipes, running, exited, killed)?;
+        exited |= now_exited;
+        if cancelled && !killed {
+            killed = true;
+            running
+                .kill()
+                .map_err(|error| BuildError::io("could not stop the command", &error))?;
+        }
+        for (index, (stream, pipe)) in pipes.iter_mut().enumerate() {
+            let Some(fd) = pipe.as_ref().filter(|_| ready[index]) else {
+                continue;
+            };
+            match read(fd, &mut buffer) {
+                Ok(0) => *pipe = None,
+                Ok(count) => context.events.event(Event::Output {
+                    vertex: context.vertex,
+                    stream: *stream,
+                    bytes: buffer[..count].to_vec(),
+                }),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => {
+                    let error = std::io::Error::from(error);
+                    return Err(BuildError::io(
+                        "could not read the command's output",
+                        &error,
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for output, the end of the command, or cancellation.
+fn wait(
+    context: &ExecContext<'_>,
+    pipes: &[(Stream, Option<OwnedFd>); 2],
+    running: &Running,
+    exited: bool,
+    killed: bool,
+) -> Result<([bool; 2], bool, bool), BuildError> {
+    let mut fds = Vec::with_capacity(4);
+    let mut places = [None; 2];
+    for (index, (_, pipe)) in pipes.iter().enumerate() {
+        if let Some(pipe) = pipe {
+            places[index] = Some(fds.len());
+            fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
+        }
+    }
+    let exit_place = (!exited).then(|| {
+        fds.push(PollFd::from_borrowed_fd(running.pidfd(), PollFlags::IN));
+        fds.len() - 1
+    });
+    let cancel_place = (!killed).then(|| {
+        fds.push(PollFd::from_borrowed_fd(
+            context.cancel.as_fd(),
+            PollFlags::IN,
+        ));
+        fds.len() - 1
+    });
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                let error = std::io::Error::from(error);
+                return Err(BuildError::io(
+                    "could not wait for the command's output",
+                    &error,
+                ));
+            }
+        }
+    }
+    let fired = |place: Option<usize>| place.is_some_and(|place| !fds[place].revents().is_empty());
+    Ok((
+        [fired(places[0]), fired(places[1])],
+        fired(exit_place),
+        fired(cancel_place),
+    ))
+}

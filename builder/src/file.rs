@@ -1,0 +1,203 @@
+//! Runs `File` operations: COPY, ADD and WORKDIR straight into the upper directory of a draft.
+//!
+//! No mount is needed: [`RootView`] says what is below, and everything is written by descriptor
+//! into the upper directory, with the metadata of existing parents repeated there, as overlayfs
+//! itself would do on copy-up.
+
+mod copy;
+mod owner;
+mod upper;
+
+use std::path::Path;
+
+use rbuild_cache::{CommitOptions, FileKind, Layer, RootView, Store, ViewError};
+
+use crate::error::BuildError;
+use crate::ops::{FileAction, FileOp};
+use crate::tree::SourceTree;
+
+pub(crate) use copy::{missing_source, not_found};
+pub use owner::{Owner, resolve_owner};
+pub use upper::UpperError;
+use upper::{NewDirectory, Upper};
+
+/// Executes the actions over `parents` (bottom first) and commits the layer.
+///
+/// `inputs` are the source trees in the order of the vertex's inputs; the root's place is `None`.
+pub fn execute(
+    store: &Store,
+    operation: &FileOp,
+    parents: &[Layer],
+    inputs: &[Option<SourceTree>],
+) -> Result<Layer, BuildError> {
+    let draft = store
+        .draft_on(parents)
+        .map_err(|error| BuildError::io("could not prepare a new layer", &error))?;
+    let view = RootView::new(parents).with_upper(draft.upper());
+    let upper = Upper::open(draft.upper(), view)
+        .map_err(|error| BuildError::io("could not prepare a new layer", &error))?;
+    let mut run = FileRun {
+        upper,
+        upper_path: draft.upper().to_path_buf(),
+        empty_root: parents.is_empty(),
+        inputs,
+    };
+    for action in &operation.actions {
+        match action {
+            FileAction::MakeDirectory { path, owner, epoch } => {
+                run.make_directory(path, owner, *epoch)?;
+            }
+            FileAction::Copy(copy) => run.copy(copy)?,
+        }
+    }
+    run.upper.finish().map_err(|error| upper_error(&error))?;
+    draft
+        .commit(parents, &CommitOptions::default())
+        .map_err(|error| BuildError::io("could not store the new layer", &error))
+}
+
+struct FileRun<'a> {
+    upper: Upper,
+    upper_path: std::path::PathBuf,
+    /// The stage has nothing in it yet, so there is no passwd file to look in.
+    empty_root: bool,
+    inputs: &'a [Option<SourceTree>],
+}
+
+impl FileRun<'_> {
+    fn make_directory(
+        &mut self,
+        path: &str,
+        owner: &str,
+        epoch: Option<i64>,
+    ) -> Result<(), BuildError> {
+        let owner = self.owner(owner)?;
+        let (uid, gid) = (owner.uid, owner.gid);
+        let resolved = self
+            .upper
+            .view()
+            .resolve(path)
+            .map_err(|error| view_error(&error))?;
+        if resolved.missing.is_empty() {
+            return match resolved.entry {
+                Some(entry) if entry.metadata.kind != FileKind::Directory => {
+                    Err(BuildError::user(format!("mkdir {path}: not a directory")))
+                }
+                _ => Ok(()),
+            };
+        }
+        let new = NewDirectory {
+            mode: 0o755,
+            uid,
+            gid,
+            epoch,
+        };
+        self.upper
+            .make_path(&resolved, &new)
+            .map_err(|error| upper_error(&error))?;
+        Ok(())
+    }
+
+    fn owner(&self, spec: &str) -> Result<Owner, BuildError> {
+        resolve_owner(self.upper.view(), spec, self.empty_root)
+    }
+}
+
+/// A view error in the words that `BuildKit` uses where it has some.
+fn view_error(error: &ViewError) -> BuildError {
+    match error {
+        ViewError::TooManyLinks { .. } => {
+            BuildError::user("too many links").with_help(error.to_string())
+        }
+        error => BuildError::io("could not read the file tree", error),
+    }
+}
+
+fn upper_error(error: &UpperError) -> BuildError {
+    match error {
+        UpperError::NotDirectory { path } => {
+            BuildError::user(format!("mkdir {}: not a directory", path.display()))
+        }
+        UpperError::View(error) => view_error(error),
+        error => BuildError::io("could not write the new layer", error),
+    }
+}
+
+/// Makes directories in the upper directory of a draft.
+pub(crate) struct PathMaker {
+    upper: Upper,
+}
+
+impl PathMaker {
+    /// Opens the upper directory below its merged view.
+    pub(crate) fn open(path: &Path, view: RootView) -> Result<PathMaker, UpperError> {
+        Ok(PathMaker {
+            upper: Upper::open(path, view)?,
+        })
+    }
+
+    /// The merged view.
+    pub(crate) fn view(&self) -> &RootView {
+        self.upper.view()
+    }
+
+    /// Makes a directory with its parents, owned by root, mode 0755, unless something is there.
+    pub(crate) fn make(&mut self, path: &str) -> Result<(), UpperError> {
+        let resolved = self.upper.view().resolve(path)?;
+        if !resolved.missing.is_empty() {
+            let new = NewDirectory {
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                epoch: None,
+            };
+            self.upper.make_path(&resolved, &new)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the remembered times of copied-up parents.
+    pub(crate) fn finish(&mut self) -> Result<(), UpperError> {
+        self.upper.finish()
+    }
+}
+
+/// An error of the upper directory as a build error.
+pub(crate) fn upper_build_error(error: &UpperError) -> BuildError {
+    upper_error(error)
+}
+
+/// Copies the content of `source` in `tree` into a plain directory.
+pub(crate) fn fill_directory(
+    directory: &Path,
+    tree: &SourceTree,
+    source: &str,
+) -> Result<(), BuildError> {
+    let upper = Upper::open(directory, RootView::of_directory(directory))
+        .map_err(|error| upper_error(&error))?;
+    let mut run = FileRun {
+        upper,
+        upper_path: directory.to_path_buf(),
+        empty_root: true,
+        inputs: &[],
+    };
+    run.copy_into_root(tree, source)?;
+    run.upper.finish().map_err(|error| upper_error(&error))
+}
+
+/// Sets owner and mode of a directory of the store.
+pub(crate) fn set_directory(
+    path: &Path,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> Result<(), std::io::Error> {
+    use std::os::unix::fs::PermissionsExt;
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// Shows a container path in messages.
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,679 @@
+//! COPY and ADD: sources to destination, to the letter of the language reference, section 5.
+
+use std::collections::HashMap;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::{
+    ExtractOptions, FileKind, Follow, Limits, ViewEntry, detect_and_decompress, extract,
+};
+use rbuild_parser::{ChmodMode, IgnoreMatcher};
+
+use super::upper::{NewDirectory, NewFile};
+use super::{FileRun, Owner, show, upper_error, view_error};
+use crate::error::BuildError;
+use crate::ops::{CopyAction, CopySource};
+use crate::tree::{SourceTree, clean, copied_xattr, expand_wildcards, has_wildcard};
+
+/// A tar header is one block; less cannot be an archive.
+const TAR_BLOCK: usize = 512;
+
+/// What applies to every entry of one COPY.
+struct Rules<'a> {
+    chown: Option<Owner>,
+    chmod: Option<ChmodMode>,
+    exclude: Option<IgnoreMatcher>,
+    action: &'a CopyAction,
+}
+
+impl Rules<'_> {
+    /// Octal modes also apply to the parents that are made.
+    fn new_parent(&self) -> NewDirectory {
+        let (uid, gid) = self.chown.map_or((0, 0), |owner| (owner.uid, owner.gid));
+        let mode = match &self.chmod {
+            Some(ChmodMode::Octal(mode)) => *mode,
+            _ => 0o755,
+        };
+        NewDirectory {
+            mode,
+            uid,
+            gid,
+            epoch: None,
+        }
+    }
+
+    fn metadata(&self, tree: &SourceTree, entry: &ViewEntry) -> Result<NewFile, BuildError> {
+        let (uid, gid) = match self.chown {
+            Some(owner) => (owner.uid, owner.gid),
+            None => tree.owner(entry),
+        };
+        let is_dir = entry.metadata.kind == FileKind::Directory;
+        let mode = match &self.chmod {
+            Some(chmod) if entry.metadata.kind != FileKind::Symlink => {
+                chmod.apply(entry.metadata.mode, is_dir)
+            }
+            _ => entry.metadata.mode,
+        };
+        let xattrs = tree
+            .view()
+            .xattrs(entry)
+            .map_err(|error| view_error(&error))?;
+        let kept = xattrs
+            .into_iter()
+            .filter(|(name, _)| copied_xattr(&name.to_string_lossy()));
+        Ok(NewFile {
+            mode,
+            uid,
+            gid,
+            mtime: Some(entry.metadata.mtime),
+            xattrs: kept.collect(),
+        })
+    }
+}
+
+impl FileRun<'_> {
+    pub(super) fn copy(&mut self, action: &CopyAction) -> Result<(), BuildError> {
+        let rules = Rules {
+            chown: match &action.chown {
+                Some(spec) => Some(self.owner(spec)?),
+                None => None,
+            },
+            chmod: match &action.chmod {
+                Some(mode) => Some(ChmodMode::parse(mode).map_err(BuildError::user)?),
+                None => None,
+            },
+            exclude: match action.exclude.as_slice() {
+                [] => None,
+                patterns => Some(IgnoreMatcher::from_patterns(patterns).map_err(BuildError::user)?),
+            },
+            action,
+        };
+        if action.parents {
+            self.destination_directory(&action.destination, &rules)?;
+        }
+        for source in &action.sources {
+            match source {
+                CopySource::Inline { name, content } => self.copy_inline(name, content, &rules)?,
+                CopySource::Path { input, path } => {
+                    let tree = input.and_then(|index| self.inputs.get(index)?.as_ref());
+                    match tree {
+                        Some(tree) => self.copy_path(tree, path, &rules)?,
+                        None => self.copy_from_nothing(path, &rules)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A source in the empty file system: only its root exists.
+    fn copy_from_nothing(&mut self, path: &str, rules: &Rules<'_>) -> Result<(), BuildError> {
+        if clean(path) == Path::new("/") {
+            self.destination_directory(&rules.action.destination, rules)?;
+            return Ok(());
+        }
+        if has_wildcard(path) {
+            return Ok(());
+        }
+        Err(not_found("scratch", &clean(path)))
+    }
+
+    fn copy_path(
+        &mut self,
+        tree: &SourceTree,
+        path: &str,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        if rules.action.parents {
+            return self.copy_with_parents(tree, path, rules);
+        }
+        for found in sources_of(tree, path, false)? {
+            let Some(entry) = tree.find(&found).map_err(|error| view_error(&error))? else {
+                if has_wildcard(path) {
+                    // A dangling link that a wildcard met.
+                    return Err(not_found(tree.label(), &found));
+                }
+                return Err(missing_source(tree, &found));
+            };
+            self.copy_entry(tree, &found, &entry, &rules.action.destination, rules)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what `source` holds into the root of a plain directory.
+    pub(super) fn copy_into_root(
+        &mut self,
+        tree: &SourceTree,
+        source: &str,
+    ) -> Result<(), BuildError> {
+        let action = CopyAction {
+            sources: Vec::new(),
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: false,
+            instruction: "COPY",
+        };
+        let rules = Rules {
+            chown: None,
+            chmod: None,
+            exclude: None,
+            action: &action,
+        };
+        self.copy_path(tree, source, &rules)
+    }
+
+    /// One source to the destination: contents of a directory, or a file.
+    fn copy_entry(
+        &mut self,
+        tree: &SourceTree,
+        shown: &Path,
+        entry: &ViewEntry,
+        destination: &str,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        if entry.metadata.kind == FileKind::Directory {
+            let target = self.destination_directory(destination, rules)?;
+            return self.merge(tree, entry, &target, rules);
+        }
+        if rules.action.unpack && entry.metadata.kind == FileKind::File && is_archive(tree, entry)?
+        {
+            return self.unpack(tree, entry, destination, rules);
+        }
+        let name = shown.file_name().unwrap_or_default();
+        let target = self.file_target(destination, Path::new(name), rules)?;
+        let new = rules.metadata(tree, entry)?;
+        self.place(tree, entry, &target, &new, &mut HashMap::new())
+    }
+
+    fn copy_inline(
+        &mut self,
+        name: &str,
+        content: &str,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        let destination = &rules.action.destination;
+        let target = self.file_target(destination, Path::new(name), rules)?;
+        let (uid, gid) = rules.chown.map_or((0, 0), |owner| (owner.uid, owner.gid));
+        let mode = rules
+            .chmod
+            .as_ref()
+            .map_or(0o644, |chmod| chmod.apply(0o644, false));
+        let new = NewFile {
+            mode,
+            uid,
+            gid,
+            mtime: None,
+            xattrs: Vec::new(),
+        };
+        self.refuse_directory(&target)?;
+        self.upper
+            .write_file(&target, &mut Cursor::new(content), &new)
+            .map_err(|error| upper_error(&error))
+    }
+
+    /// The destination as a directory, made if missing; canonical and in the upper directory.
+    fn destination_directory(
+        &mut self,
+        destination: &str,
+        rules: &Rules<'_>,
+    ) -> Result<PathBuf, BuildError> {
+        let resolved = self
+            .upper
+            .view()
+            .resolve(destination)
+            .map_err(|error| view_error(&error))?;
+        if let Some(entry) = &resolved.entry {
+            if entry.metadata.kind != FileKind::Directory {
+                let shown = clean(destination);
+                return Err(BuildError::user(format!(
+                    "cannot copy to non-directory: {}",
+                    show(&shown)
+                ))
+                .with_help(format!("the destination {} is a file", show(&entry.path))));
+            }
+        }
+        self.upper
+            .make_path(&resolved, &rules.new_parent())
+            .map_err(|error| upper_error(&error))
+    }
+
+    /// Where a file goes: into the destination if that is a directory or ends in `/`, else onto it.
+    fn file_target(
+        &mut self,
+        destination: &str,
+        name: &Path,
+        rules: &Rules<'_>,
+    ) -> Result<PathBuf, BuildError> {
+        if destination.ends_with('/') {
+            return Ok(self
+                .destination_directory_for_file(destination, rules)?
+                .join(name));
+        }
+        let resolved = self
+            .upper
+            .view()
+            .resolve(destination)
+            .map_err(|error| view_error(&error))?;
+        match &resolved.entry {
+            Some(entry) if entry.metadata.kind == FileKind::Directory => {
+                let path = entry.path.clone();
+                self.upper
+                    .copy_up(&path)
+                    .map_err(|error| upper_error(&error))?;
+                Ok(path.join(name))
+            }
+            Some(entry) => {
+                let path = entry.path.clone();
+                let parent = path.parent().unwrap_or(Path::new("/"));
+                self.upper
+                    .copy_up(parent)
+                    .map_err(|error| upper_error(&error))?;
+                Ok(path)
+            }
+            None => {
+                let mut parent = resolved.clone();
+                let last = parent.missing.pop().unwrap_or_default();
+                let made = self
+                    .upper
+                    .make_path(&parent, &rules.new_parent())
+                    .map_err(|error| upper_error(&error))?;
+                Ok(made.join(last))
+            }
+        }
+    }
+
+    /// Like [`destination_directory`](Self::destination_directory), with the wording for files.
+    fn destination_directory_for_file(
+        &mut self,
+        destination: &str,
+        rules: &Rules<'_>,
+    ) -> Result<PathBuf, BuildError> {
+        let resolved = self
+            .upper
+            .view()
+            .resolve(destination)
+            .map_err(|error| view_error(&error))?;
+        if let Some(entry) = &resolved.entry {
+            if entry.metadata.kind != FileKind::Directory {
+                let message = format!("mkdir {}: not a directory", show(&clean(destination)));
+                return Err(BuildError::user(message));
+            }
+        }
+        self.upper
+            .make_path(&resolved, &rules.new_parent())
+            .map_err(|error| upper_error(&error))
+    }
+
+    fn refuse_directory(&self, target: &Path) -> Result<(), BuildError> {
+        let existing = self
+            .upper
+            .view()
+            .lookup(target, Follow::None)
+            .map_err(|error| view_error(&error))?;
+        match existing {
+            Some(entry) if entry.metadata.kind == FileKind::Directory => Err(BuildError::user(
+                format!("cannot replace to directory {} with file", show(target)),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Merges the content of a source directory into a target directory of the upper.
+    fn merge(
+        &mut self,
+        tree: &SourceTree,
+        source: &ViewEntry,
+        target: &Path,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        let mut links = HashMap::new();
+        let mut open = vec![(source.path.clone(), PathBuf::new())];
+        while let Some((directory, inside)) = open.pop() {
+            let children = tree
+                .children(&directory)
+                .map_err(|error| view_error(&error))?;
+            for child in children {
+                let below = inside.join(child.name());
+                let excluded = rules
+                    .exclude
+                    .as_ref()
+                    .is_some_and(|matcher| matcher.ignored(&below.to_string_lossy()));
+                let is_dir = child.metadata.kind == FileKind::Directory;
+                if excluded {
+                    let reincludes = rules
+                        .exclude
+                        .as_ref()
+                        .is_some_and(IgnoreMatcher::has_negation);
+                    if is_dir && reincludes {
+                        open.push((child.path.clone(), below));
+                    }
+                    continue;
+                }
+                self.fill_skipped_parents(tree, source, target, &below, rules)?;
+                let place = target.join(&below);
+                let new = rules.metadata(tree, &child)?;
+                if is_dir {
+                    self.place_directory(&place, &new)?;
+                    open.push((child.path.clone(), below));
+                } else {
+                    self.place(tree, &child, &place, &new, &mut links)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories of an excluded parent whose child is taken after all.
+    fn fill_skipped_parents(
+        &mut self,
+        tree: &SourceTree,
+        source: &ViewEntry,
+        target: &Path,
+        below: &Path,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        if !rules
+            .exclude
+            .as_ref()
+            .is_some_and(IgnoreMatcher::has_negation)
+        {
+            return Ok(());
+        }
+        let mut inside = PathBuf::new();
+        for component in below.parent().into_iter().flat_map(Path::components) {
+            inside.push(component);
+            let place = target.join(&inside);
+            let known = self
+                .upper
+                .view()
+                .lookup(&place, Follow::None)
+                .map_err(|error| view_error(&error))?;
+            if known.is_none() {
+                let entry = tree
+                    .view()
+                    .lookup(source.path.join(&inside), Follow::None)
+                    .map_err(|error| view_error(&error))?;
+                if let Some(entry) = entry {
+                    let new = rules.metadata(tree, &entry)?;
+                    self.place_directory(&place, &new)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A sub-directory of a copied tree: made, or given the source's owner and mode.
+    fn place_directory(&mut self, place: &Path, new: &NewFile) -> Result<(), BuildError> {
+        let existing = self
+            .upper
+            .view()
+            .lookup(place, Follow::None)
+            .map_err(|error| view_error(&error))?;
+        match existing {
+            Some(entry) if entry.metadata.kind == FileKind::Directory => {
+                self.upper
+                    .copy_up(place)
+                    .map_err(|error| upper_error(&error))?;
+            }
+            Some(_) => {
+                return Err(BuildError::user(format!(
+                    "cannot copy to non-directory: {}",
+                    show(place)
+                )));
+            }
+            None => {
+                let bare = NewDirectory {
+                    mode: new.mode,
+                    uid: new.uid,
+                    gid: new.gid,
+                    epoch: None,
+                };
+                self.upper
+                    .make_directory(place, &bare)
+                    .map_err(|error| upper_error(&error))?;
+            }
+        }
+        self.upper
+            .change_directory(place, new)
+            .map_err(|error| upper_error(&error))
+    }
+
+    /// Anything but a directory.
+    fn place(
+        &mut self,
+        tree: &SourceTree,
+        entry: &ViewEntry,
+        place: &Path,
+        new: &NewFile,
+        links: &mut HashMap<(u64, u64), PathBuf>,
+    ) -> Result<(), BuildError> {
+        self.refuse_directory(place)?;
+        let linked = entry.metadata.nlink > 1 && entry.metadata.kind == FileKind::File;
+        if linked {
+            if let Some(first) = links.get(&entry.metadata.inode) {
+                let first = first.clone();
+                return self
+                    .upper
+                    .hard_link(place, &first)
+                    .map_err(|error| upper_error(&error));
+            }
+        }
+        let done = match entry.metadata.kind {
+            FileKind::File => {
+                let file = tree.view().open(entry).map_err(|error| {
+                    BuildError::io(
+                        format!("could not read `{}` of {}", show(&entry.path), tree.label()),
+                        &error,
+                    )
+                })?;
+                self.upper.copy_file(place, file, new)
+            }
+            FileKind::Symlink => {
+                let target = entry.link_target.clone().unwrap_or_default();
+                self.upper.symlink(place, &target, new)
+            }
+            FileKind::Socket => Ok(()),
+            _ => self.upper.node(place, entry, new),
+        };
+        done.map_err(|error| upper_error(&error))?;
+        if linked {
+            links.insert(entry.metadata.inode, place.to_path_buf());
+        }
+        Ok(())
+    }
+
+    /// `--parents`: the path of each source, from the pivot `/./` on, is kept below the destination.
+    fn copy_with_parents(
+        &mut self,
+        tree: &SourceTree,
+        path: &str,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        let (pivot, pattern) = match path.split_once("/./") {
+            Some((pivot, rest)) => (clean(pivot), format!("{pivot}/{rest}")),
+            None => (PathBuf::from("/"), path.to_owned()),
+        };
+        let destination = self.destination_directory(&rules.action.destination, rules)?;
+        for found in sources_of(tree, &pattern, true)? {
+            let Some(entry) = tree
+                .view()
+                .lookup(&found, Follow::None)
+                .map_err(|error| view_error(&error))?
+                .filter(|_| matches!(tree.find(&found), Ok(Some(_))))
+            else {
+                return Err(missing_source(tree, &found));
+            };
+            let kept = found.strip_prefix(&pivot).unwrap_or(&found).to_path_buf();
+            self.keep_parents(tree, &pivot, &kept, &destination, rules)?;
+            let place = destination.join(&kept);
+            let new = rules.metadata(tree, &entry)?;
+            if entry.metadata.kind == FileKind::Directory {
+                if kept.as_os_str().is_empty() {
+                    self.merge(tree, &entry, &destination, rules)?;
+                } else {
+                    self.place_directory(&place, &new)?;
+                    self.merge(tree, &entry, &place, rules)?;
+                }
+            } else {
+                self.place(tree, &entry, &place, &new, &mut HashMap::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_parents(
+        &mut self,
+        tree: &SourceTree,
+        pivot: &Path,
+        kept: &Path,
+        destination: &Path,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        let mut inside = PathBuf::new();
+        for component in kept.parent().into_iter().flat_map(Path::components) {
+            inside.push(component);
+            let entry = tree
+                .view()
+                .lookup(pivot.join(&inside), Follow::Last)
+                .map_err(|error| view_error(&error))?;
+            let Some(entry) = entry else {
+                return Err(missing_source(tree, &pivot.join(&inside)));
+            };
+            let new = rules.metadata(tree, &entry)?;
+            self.place_directory(&destination.join(&inside), &new)?;
+        }
+        Ok(())
+    }
+
+    /// ADD of an archive: unpacked into the destination as a directory.
+    fn unpack(
+        &mut self,
+        tree: &SourceTree,
+        entry: &ViewEntry,
+        destination: &str,
+        rules: &Rules<'_>,
+    ) -> Result<(), BuildError> {
+        // --chmod has no effect on archives, also not on the directories made for them (D10).
+        let plain = Rules {
+            chown: rules.chown,
+            chmod: None,
+            exclude: None,
+            action: rules.action,
+        };
+        let target = self.destination_directory(destination, &plain)?;
+        let file = tree
+            .view()
+            .open(entry)
+            .map_err(|error| view_error(&error))?;
+        let failed = |error: &dyn std::error::Error| {
+            BuildError::io(format!("could not unpack `{}`", show(&entry.path)), error)
+        };
+        let (_, mut plain_tar) = detect_and_decompress(file).map_err(|error| failed(&error))?;
+        let options = ExtractOptions {
+            view: Some(self.upper.view()),
+            upper: &self.upper_path,
+            into: &target,
+            chown: rules.chown.map(|owner| (owner.uid, owner.gid)),
+            limits: Limits::default(),
+        };
+        extract(&mut plain_tar, &options).map_err(|error| failed(&error))?;
+        Ok(())
+    }
+}
+
+/// The paths a source word means: itself, or what its wildcards match.
+fn sources_of(tree: &SourceTree, path: &str, recursive: bool) -> Result<Vec<PathBuf>, BuildError> {
+    if has_wildcard(path) {
+        expand_wildcards(tree, path, recursive)
+            .map_err(|error| BuildError::io(format!("could not match `{path}`"), &error))
+    } else {
+        Ok(vec![clean(path)])
+    }
+}
+
+/// Whether a file is an archive: a tar header after optional decompression.
+fn is_archive(tree: &SourceTree, entry: &ViewEntry) -> Result<bool, BuildError> {
+    let file = tree
+        .view()
+        .open(entry)
+        .map_err(|error| view_error(&error))?;
+    let Ok((_, mut reader)) = detect_and_decompress(file) else {
+        return Ok(false);
+    };
+    let mut block = [0_u8; TAR_BLOCK];
+    if reader.read_exact(&mut block).is_err() {
+        return Ok(false);
+    }
+    Ok(is_tar_header(&block))
+}
+
+/// Whether a block has the checksum of a tar header.
+fn is_tar_header(block: &[u8; TAR_BLOCK]) -> bool {
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    let stored = String::from_utf8_lossy(&block[CHECKSUM]);
+    let digits = stored.trim_matches(|c: char| c == '\0' || c.is_ascii_whitespace());
+    let Ok(stored) = u32::from_str_radix(digits, 8) else {
+        return false;
+    };
+    let sum: u32 = block
+        .iter()
+        .enumerate()
+        .map(|(index, byte)| {
+            if CHECKSUM.contains(&index) {
+                32
+            } else {
+                u32::from(*byte)
+            }
+        })
+        .sum();
+    stored == sum && block.iter().any(|byte| *byte != 0)
+}
+
+/// `BuildKit`'s words for a source that is not there.
+pub(crate) fn not_found(label: &str, path: &Path) -> BuildError {
+    BuildError::user(format!(
+        "failed to compute cache key: failed to calculate checksum of ref {}: {:?}: not found",
+        label.replace(char::is_whitespace, "_"),
+        show(path)
+    ))
+}
+
+/// The same, with what probably went wrong: ignore rules, a dangling link, a similar name.
+pub(crate) fn missing_source(tree: &SourceTree, path: &Path) -> BuildError {
+    let mut error = not_found(tree.label(), path);
+    if let Some(rule) = tree.ignored_by(path) {
+        return error.with_help(format!(
+            "{} exists but is left out by {rule} of the ignore file",
+            show(path)
+        ));
+    }
+    if let Ok(Some(entry)) = tree.view().lookup(path, Follow::None) {
+        if let Some(target) = entry.link_target {
+            return error.with_help(format!(
+                "{} is a symlink to {}, which is not in {}",
+                show(path),
+                target.to_string_lossy(),
+                tree.label()
+            ));
+        }
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let wanted = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    if let Ok(children) = tree.children(parent) {
+        let names: Vec<String> = children
+            .iter()
+            .map(|child| child.name().to_string_lossy().into_owned())
+            .collect();
+        if let Some(close) = rbuild_parser::closest(&wanted, names.iter().map(String::as_str)) {
+            error = error.with_help(format!("did you mean {}?", show(&parent.join(close))));
+        }
+    }
+    error
+}

@@ -1,0 +1,426 @@
+//! Writing into the upper directory of a draft, by descriptor only.
+//!
+//! Every path given here is canonical in the view: absolute, without symlinks, `.` or `..`. It is
+//! still opened with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, so a mistake above is an error and
+//! never a file outside.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::{
+    FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewEntry, ViewError,
+};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fchown, fsetxattr, futimens, lsetxattr, mkdirat, mknodat, openat2, symlinkat,
+    unlinkat, utimensat,
+};
+
+use crate::tree::relative;
+
+/// Why something could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpperError {
+    /// A parent is not a directory.
+    #[error("`{}` is not a directory", path.display())]
+    NotDirectory {
+        /// The path inside the root.
+        path: PathBuf,
+    },
+    /// A system call failed.
+    #[error("could not {action} `{}`", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The path inside the root.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The tree below could not be read.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// How directories that do not exist yet are made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewDirectory {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time in seconds since 1970; now if none.
+    pub epoch: Option<i64>,
+}
+
+/// Metadata of a file to be made.
+#[derive(Debug, Clone)]
+pub struct NewFile {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time; now if none.
+    pub mtime: Option<Timestamp>,
+    /// Extended attributes.
+    pub xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+/// The upper directory and the merged view through it.
+pub struct Upper {
+    root: OwnedFd,
+    view: RootView,
+    /// Times to set on directories when everything in them is done.
+    directory_times: BTreeMap<PathBuf, Timestamp>,
+}
+
+const CONFINED: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+
+impl Upper {
+    /// Opens the upper directory.
+    pub fn open(path: &Path, view: RootView) -> Result<Upper, UpperError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|error| failed("open", path, error))?;
+        Ok(Upper {
+            root,
+            view,
+            directory_times: BTreeMap::new(),
+        })
+    }
+
+    /// The merged tree, what was written so far included.
+    pub fn view(&self) -> &RootView {
+        &self.view
+    }
+
+    /// Makes the missing components of a resolved path; returns the whole path.
+    pub fn make_path(
+        &mut self,
+        resolved: &Resolved,
+        new: &NewDirectory,
+    ) -> Result<PathBuf, UpperError> {
+        let mut path = resolved.path.clone();
+        self.copy_up(&path)?;
+        for name in &resolved.missing {
+            path.push(name);
+            self.make_directory(&path, new)?;
+        }
+        Ok(path)
+    }
+
+    /// Makes one new directory below one that is in the upper directory already.
+    pub fn make_directory(&mut self, path: &Path, new: &NewDirectory) -> Result<(), UpperError> {
+        let (parent, name) = self.parent(path)?;
+        mkdirat(&parent, name, Mode::from_raw_mode(0o700))
+            .map_err(|error| failed("make the directory", path, error))?;
+        // The view may remember this directory as one of the lower layers only.
+        self.view.forget_directory(path);
+        let directory = self.directory(path)?;
+        set_owner_and_mode(&directory, path, new.uid, new.gid, new.mode)?;
+        if let Some(epoch) = new.epoch {
+            self.set_directory_time(
+                path,
+                Timestamp {
+                    seconds: epoch,
+                    nanoseconds: 0,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Gives a directory that is in the upper directory another owner, mode and attributes.
+    pub fn change_directory(&mut self, path: &Path, new: &NewFile) -> Result<(), UpperError> {
+        let directory = self.directory(path)?;
+        set_owner_and_mode(&directory, path, new.uid, new.gid, new.mode)?;
+        set_xattrs(directory.as_fd(), path, &new.xattrs)?;
+        if let Some(mtime) = new.mtime {
+            self.set_directory_time(path, mtime);
+        }
+        Ok(())
+    }
+
+    /// Sets a directory's time when all is done.
+    pub fn set_directory_time(&mut self, path: &Path, time: Timestamp) {
+        self.directory_times.insert(path.to_path_buf(), time);
+    }
+
+    /// Makes sure that an existing directory and its parents are in the upper directory, with the
+    /// metadata they have below.
+    pub fn copy_up(&mut self, path: &Path) -> Result<(), UpperError> {
+        let mut current = PathBuf::from("/");
+        for component in relative(path).components() {
+            current.push(component);
+            match self.directory(&current) {
+                Ok(_) => continue,
+                Err(UpperError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let entry = self.view.lookup(&current, Follow::None)?;
+            let Some(entry) = entry.filter(|e| e.metadata.kind == FileKind::Directory) else {
+                return Err(UpperError::NotDirectory { path: current });
+            };
+            let xattrs = self.view.xattrs(&entry)?;
+            let Metadata {
+                mode,
+                uid,
+                gid,
+                mtime,
+                ..
+            } = entry.metadata;
+            self.make_directory(
+                &current,
+                &NewDirectory {
+                    mode,
+                    uid,
+                    gid,
+                    epoch: None,
+                },
+            )?;
+            let directory = self.directory(&current)?;
+            set_xattrs(directory.as_fd(), &current, &xattrs)?;
+            self.set_directory_time(&current, mtime);
+        }
+        Ok(())
+    }
+
+    /// Removes what is at `path` in the upper directory, if anything, unless it is a directory.
+    fn clear(&self, path: &Path) -> Result<(), UpperError> {
+        let (parent, name) = self.parent(path)?;
+        match unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed("replace", path, error)),
+        }
+    }
+
+    /// Writes a regular file, replacing a non-directory.
+    pub fn write_file(
+        &mut self,
+        path: &Path,
+        content: &mut dyn Read,
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
+        let mut file = self.create(path)?;
+        io::copy(content, &mut file).map_err(|source| write_failed(path, source))?;
+        self.finish_file(&file, path, new)
+    }
+
+    /// Writes a regular file with the content of an open file, letting the kernel copy.
+    pub fn copy_file(
+        &mut self,
+        path: &Path,
+        mut source: File,
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
+        let mut file = self.create(path)?;
+        // Between two files the standard library copies in the kernel.
+        io::copy(&mut source, &mut file).map_err(|source| write_failed(path, source))?;
+        self.finish_file(&file, path, new)
+    }
+
+    fn create(&self, path: &Path) -> Result<File, UpperError> {
+        self.clear(path)?;
+        let (parent, name) = self.parent(path)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(&parent, name, flags, Mode::from_raw_mode(0o600), CONFINED)
+            .map(File::from)
+            .map_err(|error| failed("create", path, error))
+    }
+
+    fn finish_file(&self, file: &File, path: &Path, new: &NewFile) -> Result<(), UpperError> {
+        set_owner_and_mode(file, path, new.uid, new.gid, new.mode)?;
+        set_xattrs(file.as_fd(), path, &new.xattrs)?;
+        if let Some(mtime) = new.mtime {
+            futimens(file, &times(mtime))
+                .map_err(|error| failed("set the time of", path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a symlink, replacing a non-directory.
+    pub fn symlink(
+        &mut self,
+        path: &Path,
+        target: &OsStr,
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
+        self.clear(path)?;
+        let (parent, name) = self.parent(path)?;
+        symlinkat(target, &parent, name).map_err(|error| failed("create the link", path, error))?;
+        self.finish_by_name(&parent, name, path, new)
+    }
+
+    /// Makes a fifo or device node, replacing a non-directory.
+    pub fn node(
+        &mut self,
+        path: &Path,
+        entry: &ViewEntry,
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
+        self.clear(path)?;
+        let (parent, name) = self.parent(path)?;
+        let kind = match entry.metadata.kind {
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let (major, minor) = entry.metadata.rdev;
+        let device = rustix::fs::makedev(major, minor);
+        mknodat(
+            &parent,
+            name,
+            kind,
+            Mode::from_raw_mode(new.mode & 0o7777),
+            device,
+        )
+        .map_err(|error| failed("create the node", path, error))?;
+        self.finish_by_name(&parent, name, path, new)?;
+        // The umask took bits away; the node was made by us and is not a link.
+        rustix::fs::chmodat(
+            &parent,
+            name,
+            Mode::from_raw_mode(new.mode),
+            AtFlags::empty(),
+        )
+        .map_err(|error| failed("set the mode of", path, error))
+    }
+
+    fn finish_by_name(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        path: &Path,
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
+        let (uid, gid) = (Uid::from_raw(new.uid), Gid::from_raw(new.gid));
+        chownat(
+            parent,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|error| failed("set the owner of", path, error))?;
+        for (attribute, value) in &new.xattrs {
+            // Only links and nodes come here; most file systems refuse user attributes on them.
+            let link = format!("/proc/self/fd/{}/{}", raw(parent), name.to_string_lossy());
+            let _ignored = lsetxattr(link, attribute.as_os_str(), value, XattrFlags::empty());
+        }
+        if let Some(mtime) = new.mtime {
+            utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| failed("set the time of", path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a hard link to a file written before, replacing a non-directory.
+    pub fn hard_link(&mut self, path: &Path, first: &Path) -> Result<(), UpperError> {
+        self.clear(path)?;
+        let (old_parent, old_name) = self.parent(first)?;
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::linkat(&old_parent, old_name, &parent, name, AtFlags::empty())
+            .map_err(|error| failed("create the hard link", path, error))
+    }
+
+    /// Sets the remembered directory times, deepest first.
+    pub fn finish(&mut self) -> Result<(), UpperError> {
+        let remembered = std::mem::take(&mut self.directory_times);
+        for (path, time) in remembered.iter().rev() {
+            let directory = self.directory(path)?;
+            futimens(&directory, &times(*time))
+                .map_err(|error| failed("set the time of", path, error))?;
+        }
+        Ok(())
+    }
+
+    fn directory(&self, path: &Path) -> Result<OwnedFd, UpperError> {
+        let inside = relative(path);
+        let inside = if inside.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            inside
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(&self.root, inside, flags, Mode::empty(), CONFINED)
+            .map_err(|error| failed("open the directory", path, error))
+    }
+
+    fn parent<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p OsStr), UpperError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(UpperError::NotDirectory {
+                path: path.to_path_buf(),
+            });
+        };
+        Ok((self.directory(parent)?, name))
+    }
+}
+
+fn raw(fd: &OwnedFd) -> i32 {
+    use std::os::fd::AsRawFd;
+    fd.as_raw_fd()
+}
+
+fn times(time: Timestamp) -> Timestamps {
+    let time = Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: i64::from(time.nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Owner first: changing it takes setuid bits away.
+fn set_owner_and_mode(
+    file: impl AsFd,
+    path: &Path,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+) -> Result<(), UpperError> {
+    fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(|error| failed("set the owner of", path, error))?;
+    fchmod(&file, Mode::from_raw_mode(mode & 0o7777))
+        .map_err(|error| failed("set the mode of", path, error))
+}
+
+fn set_xattrs(
+    file: BorrowedFd<'_>,
+    path: &Path,
+    xattrs: &[(OsString, Vec<u8>)],
+) -> Result<(), UpperError> {
+    for (name, value) in xattrs {
+        fsetxattr(file, name.as_os_str(), value, XattrFlags::empty())
+            .map_err(|error| failed("set an extended attribute of", path, error))?;
+    }
+    Ok(())
+}
+
+fn failed(action: &'static str, path: &Path, error: rustix::io::Errno) -> UpperError {
+    UpperError::Io {
+        action,
+        path: path.to_path_buf(),
+        source: error.into(),
+    }
+}
+
+fn write_failed(path: &Path, source: io::Error) -> UpperError {
+    UpperError::Io {
+        action: "write",
+        path: path.to_path_buf(),
+        source,
+    }
+}

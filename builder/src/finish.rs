@@ -1,0 +1,167 @@
+//! The last step: history and layers into the config, and out to where the result goes.
+
+use jiff::Timestamp;
+
+use crate::BuildResult;
+use crate::error::{BuildError, BuildErrorKind};
+use crate::event::{Event, Warning};
+use crate::image::History;
+use crate::lower::LoweredTarget;
+use crate::output::{Finished, OutputError, write_outputs};
+use crate::solve::{SolveContext, VertexOutput};
+
+/// Completes the image of every platform and writes the outputs.
+pub(crate) fn finish(
+    context: &SolveContext<'_>,
+    targets: &[LoweredTarget],
+    outputs: &[Option<VertexOutput>],
+    warnings: Vec<Warning>,
+) -> Result<BuildResult, BuildError> {
+    let finished: Vec<Finished> = targets
+        .iter()
+        .map(|target| complete(target, outputs))
+        .collect();
+    let progress = |what: &str, current: u64, total: Option<u64>| {
+        let vertex = crate::event::VertexId(context.graph.len() as u32);
+        let what = what.to_owned();
+        context.events.event(Event::Progress {
+            vertex,
+            what,
+            current,
+            total,
+        });
+    };
+    let written = write_outputs(context.store, context.request, &finished, &progress)
+        .map_err(|error| output_error(&error))?;
+    let steps = context.graph.vertices().filter(|(id, vertex)| {
+        !vertex.meta.internal && outputs.get(id.0 as usize).is_some_and(Option::is_some)
+    });
+    let (mut cached, mut executed) = (0, 0);
+    for (id, _) in steps {
+        match &outputs[id.0 as usize] {
+            Some(output) if output.cached => cached += 1,
+            _ => executed += 1,
+        }
+    }
+    Ok(BuildResult {
+        image_id: written.image_id,
+        manifest: written.manifest,
+        manifest_size: written.manifest_size,
+        media_type: written.media_type,
+        names: written.names,
+        warnings,
+        cached,
+        executed,
+    })
+}
+
+fn output_error(error: &OutputError) -> BuildError {
+    let mut chain = crate::error::chain(error);
+    let message = chain.remove(0);
+    let mut result = BuildError::new(BuildErrorKind::Io, message);
+    result.causes = chain;
+    result
+}
+
+fn complete(target: &LoweredTarget, outputs: &[Option<VertexOutput>]) -> Finished {
+    let output = |vertex: crate::event::VertexId| outputs.get(vertex.0 as usize)?.as_ref();
+    let layers: Vec<_> = target
+        .root
+        .and_then(output)
+        .map(|output| output.layers().iter().map(|layer| layer.diff_id).collect())
+        .unwrap_or_default();
+    let mut config = target.config.clone();
+    config.rootfs.diff_ids.clone_from(&layers);
+    let times: Vec<Option<String>> = target
+        .history
+        .iter()
+        .map(|step| {
+            step.vertex
+                .and_then(output)
+                .and_then(|output| output.created.clone())
+        })
+        .collect();
+    let before = target
+        .base
+        .as_ref()
+        .and_then(|base| base.config.created.clone())
+        .or_else(|| {
+            target
+                .base_history
+                .last()
+                .and_then(|entry| entry.created.clone())
+        });
+    let epoch = target.source_date_epoch.map(|epoch| {
+        Timestamp::from_second(epoch)
+            .unwrap_or(Timestamp::UNIX_EPOCH)
+            .to_string()
+    });
+    config.history.clone_from(&target.base_history);
+    for (index, step) in target.history.iter().enumerate() {
+        let created = epoch
+            .clone()
+            .unwrap_or_else(|| created(&times, index, before.as_deref()));
+        config.history.push(History {
+            created: Some(created),
+            created_by: step.created_by.clone(),
+            author: None,
+            comment: Some(LoweredTarget::history_comment().to_owned()),
+            empty_layer: step.vertex.is_none(),
+        });
+    }
+    config.created = config
+        .history
+        .iter()
+        .rev()
+        .find_map(|entry| entry.created.clone())
+        .or(before)
+        .or_else(|| Some(Timestamp::UNIX_EPOCH.to_string()));
+    let base_layers = target
+        .base
+        .as_ref()
+        .map(|base| base.layers.clone())
+        .unwrap_or_default();
+    Finished {
+        platform: target.platform.clone(),
+        config,
+        new_layers_from: base_layers.len(),
+        base_blobs: base_layers,
+        layers,
+        source_date_epoch: target.source_date_epoch,
+    }
+}
+
+/// Time of the entry's own layer, else of the next new layer, else of the last one before.
+///
+/// An image without any new layer takes its base's time, or 1970: a clock here would give the same
+/// build another digest each time.
+fn created(times: &[Option<String>], index: usize, before: Option<&str>) -> String {
+    let own_or_later = times[index..].iter().find_map(Clone::clone);
+    let earlier = || times[..index].iter().rev().find_map(Clone::clone);
+    own_or_later
+        .or_else(earlier)
+        .or_else(|| before.map(str::to_owned))
+        .unwrap_or_else(|| Timestamp::UNIX_EPOCH.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_takes_the_time_of_the_next_layer() {
+        let times = [
+            None,
+            Some("t1".to_owned()),
+            None,
+            Some("t2".to_owned()),
+            None,
+        ];
+        let all: Vec<String> = (0..5)
+            .map(|index| created(&times, index, Some("b")))
+            .collect();
+        assert_eq!(all, ["t1", "t1", "t2", "t2", "t2"]);
+        assert_eq!(created(&[None], 0, Some("b")), "b");
+        assert_eq!(created(&[None], 0, None), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,129 @@
+//! The directories of this machine that a build reads, with their ignore rules and digest memo.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_cache::{Digest, Store};
+use rbuild_parser::IgnoreMatcher;
+
+use crate::error::BuildError;
+use crate::lower::LocalSource;
+use crate::request::{BuildRequest, ContextSource, NamedContext};
+use crate::tree::{FileMemo, SourceTree};
+
+/// Largest ignore file that is read.
+const IGNORE_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// Local sources by number.
+pub struct Locals {
+    entries: Vec<Entry>,
+    memo: FileMemo,
+}
+
+struct Entry {
+    /// None: an empty context.
+    path: Option<PathBuf>,
+    ignore: Option<Arc<IgnoreMatcher>>,
+    label: String,
+}
+
+impl Locals {
+    /// Opens the sources that lowering met.
+    pub fn open(
+        store: &Store,
+        request: &BuildRequest,
+        context_ignore: Option<Arc<IgnoreMatcher>>,
+        sources: &[LocalSource],
+    ) -> Result<Locals, BuildError> {
+        let mut entries = Vec::with_capacity(sources.len());
+        let mut identity = String::new();
+        for source in sources {
+            let entry = match source {
+                LocalSource::Context => Entry {
+                    path: match &request.context {
+                        ContextSource::Directory { path, .. } => Some(path.clone()),
+                        ContextSource::Empty => None,
+                    },
+                    ignore: context_ignore.clone(),
+                    label: "context".to_owned(),
+                },
+                LocalSource::Named(name) => named(name, request)?,
+            };
+            identity.push_str(&format!("{:?}\n", entry.path));
+            entries.push(entry);
+        }
+        // One memo for each set of directories; stages share the table, inodes tell them apart.
+        let name = format!("context-{}", Digest::of(identity.as_bytes()).hex());
+        Ok(Locals {
+            entries,
+            memo: FileMemo::load(&store.memo_path(&name)),
+        })
+    }
+
+    /// The tree with this number.
+    pub fn tree(&self, index: usize) -> Result<SourceTree, BuildError> {
+        let Some(entry) = self.entries.get(index) else {
+            return Err(BuildError::user("unknown build context"));
+        };
+        Ok(match &entry.path {
+            Some(path) => SourceTree::directory(path, entry.ignore.clone(), entry.label.clone()),
+            None => SourceTree::rootfs(rbuild_cache::RootView::new(&[]), "the empty context"),
+        })
+    }
+
+    /// Remembered file digests.
+    pub fn memo(&self) -> &FileMemo {
+        &self.memo
+    }
+}
+
+/// Parses the ignore file of the build context.
+pub fn context_ignore(request: &BuildRequest) -> Result<Option<Arc<IgnoreMatcher>>, BuildError> {
+    let ContextSource::Directory {
+        ignore: Some((name, text)),
+        ..
+    } = &request.context
+    else {
+        return Ok(None);
+    };
+    parse(name, text).map(Some)
+}
+
+fn parse(name: &str, text: &[u8]) -> Result<Arc<IgnoreMatcher>, BuildError> {
+    IgnoreMatcher::parse(text)
+        .map(Arc::new)
+        .map_err(|message| BuildError::user(message).with_help(format!("the pattern is in {name}")))
+}
+
+fn named(name: &str, request: &BuildRequest) -> Result<Entry, BuildError> {
+    let Some(NamedContext::Directory(path)) = request.named_contexts.get(name) else {
+        return Err(BuildError::user(format!(
+            "named context {name:?} is not a directory"
+        )));
+    };
+    let file = path.join(".dockerignore");
+    let size = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+    let ignore = if size > IGNORE_LIMIT {
+        return Err(BuildError::user(format!(
+            "`{}` is too large",
+            file.display()
+        )));
+    } else {
+        match fs::read(&file) {
+            Ok(text) => Some(parse(&file.display().to_string(), &text)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(BuildError::io(
+                    format!("could not read `{}`", file.display()),
+                    &error,
+                ));
+            }
+        }
+    };
+    Ok(Entry {
+        path: Some(path.clone()),
+        ignore,
+        label: name.to_owned(),
+    })
+}

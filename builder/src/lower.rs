@@ -1,0 +1,644 @@
+//! Stages → one op graph, and the image config and history that come with it.
+//!
+//! Walks the needed stages in file order with the state that instructions change: variables, config,
+//! root file system. Nothing is read from disk and nothing runs.
+
+mod config;
+mod copy;
+mod names;
+mod run;
+
+pub(crate) use config::go_quote;
+
+use rbuild_parser::{
+    ExpandError, IgnoreMatcher, Instruction, InstructionKind, Linter, Platform, Span, Variables,
+    expand, lint::rules,
+};
+
+use crate::error::{BuildError, Location, SourceFile};
+use crate::event::VertexId;
+use crate::image::{BaseImage, ContainerConfig, History, ImageConfig};
+use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, VertexMeta};
+use crate::plan::{Base, BaseResolver, FromTarget, Plan, PlannedStage};
+use crate::request::{BuildRequest, NamedContext};
+use crate::scope::{DEFAULT_PATH, VariableList};
+
+/// Comment of every history entry, as `BuildKit`'s, so that tools group the entries alike.
+const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// A directory on this machine that vertices read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalSource {
+    /// The build context.
+    Context,
+    /// A named context.
+    Named(String),
+}
+
+/// One history entry to be: text, and the vertex whose layer it stands for.
+#[derive(Debug, Clone)]
+pub struct HistoryStep {
+    /// `created_by`.
+    pub created_by: String,
+    /// The vertex that makes the layer; none for metadata.
+    pub vertex: Option<VertexId>,
+}
+
+/// What lowering a target gave.
+#[derive(Debug)]
+pub struct LoweredTarget {
+    /// The root file system; none when there are no layers at all.
+    pub root: Option<VertexId>,
+    /// Config without history, layers and time.
+    pub config: ImageConfig,
+    /// Entries that came with the base image.
+    pub base_history: Vec<History>,
+    /// The base image whose layers are lowest.
+    pub base: Option<Box<BaseImage>>,
+    /// Own entries.
+    pub history: Vec<HistoryStep>,
+    /// Fixed creation time, seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+    /// Platform of the result.
+    pub platform: Platform,
+}
+
+/// Lowers plans into one graph.
+pub struct Lowering<'a> {
+    /// The graph so far.
+    pub graph: OpGraph,
+    /// Local sources met so far; `Op::Local` counts these.
+    pub locals: Vec<LocalSource>,
+    request: &'a BuildRequest,
+    file: &'a SourceFile,
+    escape: char,
+    resolver: &'a dyn BaseResolver,
+    ignore: Option<&'a IgnoreMatcher>,
+    entitled: Entitled,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entitled {
+    network_host: bool,
+    insecure: bool,
+}
+
+/// State of a stage while its instructions are applied.
+#[derive(Debug, Clone)]
+struct StageState {
+    root: Option<VertexId>,
+    config: ImageConfig,
+    base_history: Vec<History>,
+    base: Option<Box<BaseImage>>,
+    history: Vec<HistoryStep>,
+    /// History entries for layers that no instruction made (a directory as base).
+    trailing_history: Vec<HistoryStep>,
+    /// Variables that expansion sees: ENV and declared ARGs with values, the later one wins.
+    variables: VariableList,
+    /// Declared ARG names in order, for the history of RUN.
+    declared: Vec<String>,
+    cmd_set: bool,
+    workdir_set: bool,
+}
+
+/// What an instruction is lowered in: its stage, place and running number.
+struct StageContext<'p, 'a> {
+    plan: &'p Plan<'a>,
+    stage: &'p PlannedStage<'a>,
+    index: usize,
+    step: usize,
+    steps: usize,
+    single: bool,
+    multi_platform: bool,
+    epoch: Option<i64>,
+    proxy: Vec<(String, String)>,
+    ordinal: usize,
+}
+
+impl<'a> Lowering<'a> {
+    /// An empty graph for this request.
+    pub fn new(
+        request: &'a BuildRequest,
+        file: &'a SourceFile,
+        escape: char,
+        resolver: &'a dyn BaseResolver,
+        ignore: Option<&'a IgnoreMatcher>,
+    ) -> Lowering<'a> {
+        use crate::request::{Entitlement, NetworkDefault};
+        let entitled = Entitled {
+            network_host: request.entitlements.contains(&Entitlement::NetworkHost)
+                || request.network == NetworkDefault::Host,
+            insecure: request
+                .entitlements
+                .contains(&Entitlement::SecurityInsecure),
+        };
+        Lowering {
+            graph: OpGraph::new(),
+            locals: Vec::new(),
+            request,
+            file,
+            escape,
+            resolver,
+            ignore,
+            entitled,
+        }
+    }
+
+    /// Lowers the needed stages of a plan.
+    pub fn lower(
+        &mut self,
+        plan: &Plan<'a>,
+        linter: &mut Linter,
+    ) -> Result<LoweredTarget, BuildError> {
+        let epoch = self.source_date_epoch(plan)?;
+        let mut states: Vec<Option<StageState>> = vec![None; plan.stages.len()];
+        for index in 0..plan.stages.len() {
+            if plan.stages[index].needed {
+                let state = self.lower_stage(plan, index, &states, epoch, linter)?;
+                states[index] = Some(state);
+            }
+        }
+        let Some(mut state) = states[plan.target].take() else {
+            return Err(BuildError::user("the target stage was not planned"));
+        };
+        state.history.append(&mut state.trailing_history);
+        state
+            .config
+            .config
+            .labels
+            .extend(self.request.labels.clone());
+        if !self.request.platforms.is_empty() {
+            state.config.os.clone_from(&plan.platform.os);
+            state
+                .config
+                .architecture
+                .clone_from(&plan.platform.architecture);
+            state.config.variant.clone_from(&plan.platform.variant);
+        }
+        Ok(LoweredTarget {
+            root: state.root,
+            config: state.config,
+            base_history: state.base_history,
+            base: state.base,
+            history: state.history,
+            source_date_epoch: epoch,
+            platform: plan.platform.clone(),
+        })
+    }
+
+    fn source_date_epoch(&self, plan: &Plan<'_>) -> Result<Option<i64>, BuildError> {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        let value = self.request.build_args.get(NAME).map(String::as_str);
+        let Some(value) = value
+            .or_else(|| plan.globals.get(NAME))
+            .filter(|v| !v.is_empty())
+        else {
+            return Ok(None);
+        };
+        value.parse().map(Some).map_err(|_| {
+            BuildError::user(format!("invalid SOURCE_DATE_EPOCH: {value}"))
+                .with_help("give a whole number of seconds since 1970")
+        })
+    }
+
+    fn lower_stage(
+        &mut self,
+        plan: &Plan<'a>,
+        index: usize,
+        states: &[Option<StageState>],
+        epoch: Option<i64>,
+        linter: &mut Linter,
+    ) -> Result<StageState, BuildError> {
+        let stage = &plan.stages[index];
+        let mut context = StageContext {
+            plan,
+            stage,
+            index,
+            step: 0,
+            steps: names::count_steps(stage),
+            single: plan.stages.len() == 1,
+            multi_platform: self.request.platforms.len() > 1,
+            epoch,
+            proxy: crate::scope::proxy_environment(&self.request.build_args),
+            ordinal: 0,
+        };
+        let mut state = self.start_stage(&mut context, states)?;
+        for (instruction, trigger) in stage.instructions() {
+            let location = self
+                .file
+                .location(instruction.lines, Some(instruction.span));
+            self.apply(
+                &mut context,
+                &mut state,
+                states,
+                instruction,
+                trigger,
+                linter,
+            )
+            .map_err(|error| error.at(&location))?;
+            context.ordinal += 1;
+        }
+        Ok(state)
+    }
+
+    fn start_stage(
+        &mut self,
+        context: &mut StageContext<'_, 'a>,
+        states: &[Option<StageState>],
+    ) -> Result<StageState, BuildError> {
+        match &context.stage.base {
+            Base::Stage(base) => {
+                let mut state = states.get(*base).cloned().flatten().ok_or_else(|| {
+                    BuildError::user(format!(
+                        "stage {:?} has no result to start from",
+                        context.plan.stages[*base].name
+                    ))
+                })?;
+                state.config.config.on_build.clear();
+                state.cmd_set = false;
+                Ok(state)
+            }
+            Base::Image(image) => {
+                let mut state = StageState::from_image(image, &context.stage.platform);
+                context.step = 1;
+                if !image.layers.is_empty() {
+                    let prefix = names::prefix(context, 1);
+                    let mut meta = VertexMeta::internal(format!(
+                        "[{prefix}] FROM {}",
+                        context.stage.base_name
+                    ));
+                    meta.lines = Some(context.stage.source.from.lines);
+                    let op = Op::Image(std::sync::Arc::new((**image).clone()));
+                    state.root = Some(self.graph.add(op, Vec::new(), meta));
+                }
+                Ok(state)
+            }
+            Base::Directory(name) => {
+                context.step = 1;
+                let mut state = StageState::scratch(&context.plan.platform);
+                let source = self.local(LocalSource::Named(name.clone()));
+                let vertex = self.copy_tree(
+                    source,
+                    "/",
+                    &format!("[context {name}] load from client"),
+                    context,
+                );
+                state.root = Some(vertex);
+                state.trailing_history.push(HistoryStep {
+                    created_by: format!("local source for {name}"),
+                    vertex: Some(vertex),
+                });
+                Ok(state)
+            }
+            Base::Scratch => Ok(StageState::scratch(&context.plan.platform)),
+            Base::Unresolved => Err(BuildError::user(format!(
+                "base image {:?} was not resolved",
+                context.stage.base_name
+            ))),
+        }
+    }
+
+    /// Applies one instruction to the stage.
+    fn apply(
+        &mut self,
+        context: &mut StageContext<'_, 'a>,
+        state: &mut StageState,
+        states: &[Option<StageState>],
+        instruction: &Instruction,
+        trigger: bool,
+        linter: &mut Linter,
+    ) -> Result<(), BuildError> {
+        match &instruction.kind {
+            InstructionKind::Run(run) => {
+                self.lower_run(context, state, states, instruction, run, trigger, linter)
+            }
+            InstructionKind::Copy(copy) | InstructionKind::Add(copy) => {
+                self.lower_copy(context, state, states, instruction, copy, trigger, linter)
+            }
+            InstructionKind::Workdir(path) => {
+                self.lower_workdir(context, state, instruction, path, trigger, linter)
+            }
+            _ => self.apply_config(context, state, instruction, linter),
+        }
+    }
+
+    /// Expands a word with the stage's variables, reporting the unset ones.
+    fn expand(
+        &self,
+        word: &str,
+        state: &StageState,
+        instruction: &Instruction,
+        linter: &mut Linter,
+    ) -> Result<String, BuildError> {
+        let result = expand(word, self.escape, &state.variables);
+        self.finish_expansion(
+            result.map(|e| (e.value, e.undefined)),
+            state,
+            instruction,
+            linter,
+        )
+    }
+
+    fn finish_expansion<T>(
+        &self,
+        result: Result<(T, Vec<String>), ExpandError>,
+        state: &StageState,
+        instruction: &Instruction,
+        linter: &mut Linter,
+    ) -> Result<T, BuildError> {
+        let (value, undefined) = match result {
+            Ok((value, undefined)) => (Ok(value), undefined),
+            Err(error) => {
+                let undefined = error.undefined.clone();
+                (Err(BuildError::user(error.to_string())), undefined)
+            }
+        };
+        for name in &undefined {
+            // A declared ARG without a value is unset but not a mistake.
+            if !state.declared.contains(name) {
+                let mut known = state.variables.names();
+                linter.add(rules::undefined_var(instruction, name, &mut known));
+            }
+        }
+        value
+    }
+
+    fn local(&mut self, source: LocalSource) -> VertexId {
+        let index = self
+            .locals
+            .iter()
+            .position(|known| *known == source)
+            .unwrap_or_else(|| {
+                self.locals.push(source.clone());
+                self.locals.len() - 1
+            });
+        let name = match &source {
+            LocalSource::Context => "[internal] load build context".to_owned(),
+            LocalSource::Named(name) => format!("[context {name}] load from client"),
+        };
+        self.graph
+            .add(Op::Local(index), Vec::new(), VertexMeta::internal(name))
+    }
+
+    /// A vertex with `path` of `source` copied to the same path of an empty root.
+    fn copy_tree(
+        &mut self,
+        source: VertexId,
+        path: &str,
+        name: &str,
+        context: &StageContext<'_, 'a>,
+    ) -> VertexId {
+        let action = FileAction::Copy(Box::new(CopyAction {
+            sources: vec![CopySource::Path {
+                input: Some(0),
+                path: path.to_owned(),
+            }],
+            destination: if path == "/" {
+                "/".to_owned()
+            } else {
+                path.to_owned()
+            },
+            chown: None,
+            chmod: None,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: false,
+            instruction: "COPY",
+        }));
+        let meta = VertexMeta {
+            name: name.to_owned(),
+            lines: None,
+            step: format!("{}/{name}/{path}", context.stage.name),
+            ignore_cache: false,
+            internal: true,
+        };
+        let op = Op::File(FileOp {
+            actions: vec![action],
+            detached: true,
+        });
+        self.graph.add(op, vec![source], meta)
+    }
+
+    /// The tree that a `--from` means: `None` is the empty file system.
+    fn from_vertex(
+        &mut self,
+        context: &StageContext<'_, 'a>,
+        states: &[Option<StageState>],
+        from: &str,
+    ) -> Result<Option<VertexId>, BuildError> {
+        match context
+            .plan
+            .from_target(from, &self.request.named_contexts)?
+        {
+            FromTarget::Scratch => Ok(None),
+            FromTarget::Stage(index) if index >= context.index => Err(BuildError::user(format!(
+                "cannot copy from stage {from:?}, it needs to be defined before current stage {:?}",
+                context.stage.name
+            ))),
+            FromTarget::Stage(index) => Ok(states[index].as_ref().and_then(|state| state.root)),
+            FromTarget::Context(name) => match self.request.named_contexts.get(&name) {
+                Some(NamedContext::Directory(_)) | None => {
+                    Ok(Some(self.local(LocalSource::Named(name))))
+                }
+                Some(named) => {
+                    let platform = &context.plan.platform;
+                    let image = self.resolver.context(&name, named, platform)?;
+                    Ok(self.image_vertex(image))
+                }
+            },
+            FromTarget::Image(name) => {
+                let reference = rbuild_parser::ImageReference::parse(&name).map_err(|error| {
+                    BuildError::user(format!("failed to parse stage name {name:?}: {error}"))
+                })?;
+                let image = self.resolver.image(&reference, &context.plan.platform)?;
+                Ok(self.image_vertex(image))
+            }
+        }
+    }
+
+    fn image_vertex(&mut self, image: BaseImage) -> Option<VertexId> {
+        if image.layers.is_empty() {
+            return None;
+        }
+        let name = format!("FROM {}", image.name);
+        let op = Op::Image(std::sync::Arc::new(image));
+        Some(self.graph.add(op, Vec::new(), VertexMeta::internal(name)))
+    }
+
+    fn ignore_cache(&self, context: &StageContext<'_, 'a>) -> bool {
+        let filter = &self.request.no_cache_filter;
+        self.request.no_cache
+            || context
+                .stage
+                .source
+                .name
+                .as_ref()
+                .is_some_and(|name| filter.iter().any(|f| f.eq_ignore_ascii_case(name)))
+    }
+
+    /// Metadata of the vertex of an instruction.
+    fn meta(
+        &self,
+        context: &mut StageContext<'_, 'a>,
+        instruction: &Instruction,
+        trigger: bool,
+        variables: &VariableList,
+    ) -> VertexMeta {
+        context.step += 1;
+        let text = names::display(instruction, trigger, variables);
+        VertexMeta {
+            name: format!("[{}] {text}", names::prefix(context, context.step)),
+            lines: Some(instruction.lines),
+            step: format!(
+                "{}:{}:{}:{}",
+                self.file.name,
+                context.stage.name,
+                context.ordinal,
+                instruction.kind.name()
+            ),
+            ignore_cache: self.ignore_cache(context),
+            internal: false,
+        }
+    }
+}
+
+impl VertexMeta {
+    fn internal(name: String) -> VertexMeta {
+        VertexMeta {
+            step: name.clone(),
+            name,
+            lines: None,
+            ignore_cache: false,
+            internal: true,
+        }
+    }
+}
+
+impl StageState {
+    fn scratch(platform: &Platform) -> StageState {
+        let config = ImageConfig {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            variant: platform.variant.clone(),
+            config: ContainerConfig {
+                env: vec![format!("PATH={DEFAULT_PATH}")],
+                working_dir: "/".to_owned(),
+                ..ContainerConfig::default()
+            },
+            ..ImageConfig::default()
+        };
+        StageState::with_config(config)
+    }
+
+    fn from_image(image: &BaseImage, platform: &Platform) -> StageState {
+        let mut config = image.config.clone();
+        let base_history = std::mem::take(&mut config.history);
+        config.rootfs.diff_ids.clear();
+        config.created = None;
+        config.config.on_build.clear();
+        let variables = VariableList::from_env(&config.config.env);
+        if variables.get("PATH").is_none() {
+            config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        if config.os.is_empty() {
+            config.os.clone_from(&platform.os);
+            config.architecture.clone_from(&platform.architecture);
+        }
+        let mut state = StageState::with_config(config);
+        state.base_history = base_history;
+        state.base = Some(Box::new(image.clone()));
+        state
+    }
+
+    fn with_config(config: ImageConfig) -> StageState {
+        StageState {
+            root: None,
+            variables: VariableList::from_env(&config.config.env),
+            workdir_set: !config.config.working_dir.is_empty() && config.config.working_dir != "/",
+            config,
+            base_history: Vec::new(),
+            base: None,
+            history: Vec::new(),
+            trailing_history: Vec::new(),
+            declared: Vec::new(),
+            cmd_set: false,
+        }
+    }
+
+    fn workdir(&self) -> &str {
+        match self.config.config.working_dir.as_str() {
+            "" => "/",
+            path => path,
+        }
+    }
+
+    fn commit(&mut self, created_by: String, vertex: Option<VertexId>) {
+        self.history.push(HistoryStep { created_by, vertex });
+    }
+}
+
+impl LoweredTarget {
+    /// The history comment every own entry carries.
+    pub fn history_comment() -> &'static str {
+        HISTORY_COMMENT
+    }
+}
+
+/// An error at an exact place of an instruction.
+fn error_at(
+    file: &SourceFile,
+    instruction: &Instruction,
+    span: Span,
+    message: String,
+) -> BuildError {
+    let location: Location = file.location(instruction.lines, Some(span));
+    BuildError::user(message).at(&location)
+}
+
+/// The absolute form of a path in a stage: joined to the working directory when relative.
+///
+/// Cleaned, except that a trailing `/` or `/.` is kept as a trailing slash.
+fn absolute(workdir: &str, path: &str) -> String {
+    let joined = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{workdir}/{path}")
+    };
+    let mut clean = clean_path(&joined);
+    let directory = path.ends_with('/') || path.ends_with("/.") || path == "." || path.is_empty();
+    if directory && clean != "/" {
+        clean.push('/');
+    }
+    clean
+}
+
+/// Lexical cleaning of an absolute path, as Go's `path.Clean`.
+fn clean_path(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_keep_a_trailing_slash() {
+        assert_eq!(absolute("/w", "sub/"), "/w/sub/");
+        assert_eq!(absolute("/w", "../up"), "/up");
+        assert_eq!(absolute("/w", "."), "/w/");
+        assert_eq!(absolute("/w", "./f2"), "/w/f2");
+        assert_eq!(absolute("/", "./"), "/");
+        assert_eq!(absolute("/", "/t/."), "/t/");
+        assert_eq!(absolute("/", "/x/../y/z"), "/y/z");
+    }
+}

@@ -1,0 +1,276 @@
+//! COPY and ADD → a `File` vertex (and a `Merge` for `--link`).
+//!
+//! Language reference, sections 5 and 7.2.
+
+use rbuild_parser::{
+    ChmodMode, CopyAdd, CopySource as ParsedSource, Instruction, InstructionKind, Linter,
+    SourceKind, expand_heredoc, lint::rules, source_kind,
+};
+
+use super::{LocalSource, Lowering, StageContext, StageState, absolute, error_at};
+use crate::error::BuildError;
+use crate::event::VertexId;
+use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op};
+
+impl<'a> Lowering<'a> {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one instruction's surroundings"
+    )]
+    pub(super) fn lower_copy(
+        &mut self,
+        context: &mut StageContext<'_, 'a>,
+        state: &mut StageState,
+        states: &[Option<StageState>],
+        instruction: &Instruction,
+        copy: &CopyAdd,
+        trigger: bool,
+        linter: &mut Linter,
+    ) -> Result<(), BuildError> {
+        let is_add = matches!(instruction.kind, InstructionKind::Add(_));
+        if let Some(from) = copy.from.as_ref().filter(|from| from.value.contains('$')) {
+            let message = "variable expansion is not supported for --from, define a new stage \
+                           with FROM using ARG from global scope as a workaround";
+            return Err(error_at(
+                self.file,
+                instruction,
+                from.span,
+                message.to_owned(),
+            ));
+        }
+        let words = self.copy_words(state, instruction, copy, linter)?;
+        self.check_sources(instruction, copy, &words, is_add)?;
+        if copy.from.is_none() {
+            self.lint_ignored(instruction, &words, linter);
+        }
+        let link = copy.link && words.chmod.is_none();
+        let mut inputs: Vec<VertexId> = Vec::new();
+        if !link {
+            inputs.extend(state.root);
+        }
+        let source_input = if words.needs_tree() {
+            let source = match &copy.from {
+                Some(from) => self.from_vertex(context, states, &from.value)?,
+                None => Some(self.local(LocalSource::Context)),
+            };
+            source.map(|vertex| {
+                inputs.push(vertex);
+                inputs.len() - 1
+            })
+        } else {
+            None
+        };
+        let destination = absolute(state.workdir(), &words.destination);
+        let action = CopyAction {
+            sources: words.to_sources(source_input),
+            destination,
+            chown: words.chown.clone(),
+            chmod: words.chmod.clone(),
+            parents: copy.parents,
+            exclude: copy
+                .exclude
+                .iter()
+                .map(|pattern| pattern.value.clone())
+                .collect(),
+            unpack: is_add && copy.unpack != Some(false),
+            instruction: if is_add { "ADD" } else { "COPY" },
+        };
+        let detached = link || state.root.is_none();
+        let op = Op::File(FileOp {
+            actions: vec![FileAction::Copy(Box::new(action))],
+            detached,
+        });
+        let meta = self.meta(context, instruction, trigger, &state.variables);
+        let made = self.graph.add(op, inputs, meta.clone());
+        state.root = Some(match state.root {
+            Some(root) if link => {
+                let mut merge = meta;
+                merge.name = format!("{} (link)", merge.name);
+                merge.internal = true;
+                self.graph.add(Op::Merge, vec![root, made], merge)
+            }
+            _ => made,
+        });
+        state.commit(words.history(is_add, copy.parents), Some(made));
+        Ok(())
+    }
+
+    /// Expands everything that expands.
+    fn copy_words(
+        &self,
+        state: &StageState,
+        instruction: &Instruction,
+        copy: &CopyAdd,
+        linter: &mut Linter,
+    ) -> Result<CopyWords, BuildError> {
+        let mut sources = Vec::with_capacity(copy.sources.len());
+        for source in &copy.sources {
+            sources.push(match source {
+                ParsedSource::Path(word) => {
+                    ExpandedSource::Path(self.expand(&word.value, state, instruction, linter)?)
+                }
+                ParsedSource::Heredoc(heredoc) if heredoc.expand => {
+                    let result = expand_heredoc(&heredoc.content, &state.variables)
+                        .map(|expansion| (expansion.value, expansion.undefined));
+                    let content = self.finish_expansion(result, state, instruction, linter)?;
+                    ExpandedSource::Heredoc(heredoc.name.clone(), content)
+                }
+                ParsedSource::Heredoc(heredoc) => {
+                    ExpandedSource::Heredoc(heredoc.name.clone(), heredoc.content.clone())
+                }
+            });
+        }
+        let destination = self.expand(&copy.destination.value, state, instruction, linter)?;
+        let chown = match &copy.chown {
+            Some(word) => Some(self.expand(&word.value, state, instruction, linter)?),
+            None => None,
+        };
+        let chmod = match &copy.chmod {
+            Some(word) => {
+                let mode = self.expand(&word.value, state, instruction, linter)?;
+                ChmodMode::parse(&mode).map_err(|message| {
+                    error_at(self.file, instruction, word.span, message).with_help(
+                        "--chmod takes an octal mode such as 0755 or a symbolic one such as u=rwX,go=rX",
+                    )
+                })?;
+                Some(mode)
+            }
+            None => None,
+        };
+        Ok(CopyWords {
+            sources,
+            destination,
+            chown,
+            chmod,
+        })
+    }
+
+    /// Warns of sources that the ignore file leaves out; not when it re-includes anything, since
+    /// then only the walk can tell.
+    fn lint_ignored(&self, instruction: &Instruction, words: &CopyWords, linter: &mut Linter) {
+        let Some(matcher) = self.ignore.filter(|m| !m.is_empty() && !m.has_negation()) else {
+            return;
+        };
+        for source in &words.sources {
+            let ExpandedSource::Path(path) = source else {
+                continue;
+            };
+            let clean = super::clean_path(&format!("/{path}"));
+            let relative = clean.trim_start_matches('/');
+            let relative = if relative.is_empty() { "." } else { relative };
+            if matcher.ignored(relative) {
+                linter.add(rules::copy_ignored_file(instruction, path));
+            }
+        }
+    }
+
+    /// What COPY refuses, and what ADD cannot fetch here.
+    fn check_sources(
+        &self,
+        instruction: &Instruction,
+        copy: &CopyAdd,
+        words: &CopyWords,
+        is_add: bool,
+    ) -> Result<(), BuildError> {
+        if let Some(checksum) = &copy.checksum {
+            if words.sources.len() > 1 {
+                let message = "checksum can't be specified for multiple sources".to_owned();
+                return Err(error_at(self.file, instruction, checksum.span, message));
+            }
+        }
+        for (source, parsed) in words.sources.iter().zip(&copy.sources) {
+            let (ExpandedSource::Path(path), ParsedSource::Path(word)) = (source, parsed) else {
+                continue;
+            };
+            let message = match (source_kind(path), is_add) {
+                (SourceKind::Path, _) => continue,
+                (SourceKind::Http, false) => "source can't be a URL for COPY".to_owned(),
+                (SourceKind::Git(_), false) => "source can't be a git ref for COPY".to_owned(),
+                (SourceKind::Http, true) => format!("ADD from a URL is not supported yet: {path}"),
+                (SourceKind::Git(_), true) => format!("ADD from git is not supported yet: {path}"),
+                #[allow(unreachable_patterns, reason = "the parser may learn further kinds")]
+                _ => format!("this kind of source is not supported: {path}"),
+            };
+            let error = error_at(self.file, instruction, word.span, message);
+            return Err(if is_add {
+                error.with_help("fetch it beforehand, or with RUN, and add the local file")
+            } else {
+                error.with_help("use ADD for remote sources")
+            });
+        }
+        if let Some(checksum) = &copy.checksum {
+            let message = "checksum requires HTTP(S) or Git sources".to_owned();
+            return Err(error_at(self.file, instruction, checksum.span, message));
+        }
+        Ok(())
+    }
+}
+
+enum ExpandedSource {
+    Path(String),
+    Heredoc(String, String),
+}
+
+struct CopyWords {
+    sources: Vec<ExpandedSource>,
+    destination: String,
+    chown: Option<String>,
+    chmod: Option<String>,
+}
+
+impl CopyWords {
+    fn needs_tree(&self) -> bool {
+        self.sources
+            .iter()
+            .any(|source| matches!(source, ExpandedSource::Path(_)))
+    }
+
+    fn to_sources(&self, input: Option<usize>) -> Vec<CopySource> {
+        // When two heredocs of one instruction share a name the last content wins for both (H29).
+        let content_of = |name: &str| {
+            self.sources.iter().rev().find_map(|source| match source {
+                ExpandedSource::Heredoc(known, content) if known == name => Some(content.clone()),
+                _ => None,
+            })
+        };
+        // Paths come before heredocs, as in BuildKit's list of sources.
+        let paths = self.sources.iter().filter_map(|source| match source {
+            ExpandedSource::Path(path) => Some(CopySource::Path {
+                input,
+                path: path.clone(),
+            }),
+            ExpandedSource::Heredoc(..) => None,
+        });
+        let heredocs = self.sources.iter().filter_map(|source| match source {
+            ExpandedSource::Heredoc(name, _) => {
+                content_of(name).map(|content| CopySource::Inline {
+                    name: name.clone(),
+                    content,
+                })
+            }
+            ExpandedSource::Path(_) => None,
+        });
+        paths.chain(heredocs).collect()
+    }
+
+    fn history(&self, is_add: bool, parents: bool) -> String {
+        let mut text = String::from(if is_add { "ADD" } else { "COPY" });
+        if parents {
+            text.push_str(" --parents");
+        }
+        if let Some(chown) = &self.chown {
+            text.push_str(&format!(" --chown={chown}"));
+        }
+        if let Some(chmod) = &self.chmod {
+            text.push_str(&format!(" --chmod={chmod}"));
+        }
+        for source in &self.sources {
+            match source {
+                ExpandedSource::Path(path) => text.push_str(&format!(" {path}")),
+                ExpandedSource::Heredoc(name, _) => text.push_str(&format!(" <<{name}")),
+            }
+        }
+        text.push_str(&format!(" {} # buildkit", self.destination));
+        text
+    }
+}

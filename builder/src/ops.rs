@@ -1,0 +1,385 @@
+//! The op graph: what a build consists of, as plain data.
+//!
+//! The vocabulary is that of BuildKit's LLB. A vertex's inputs always have smaller numbers than the
+//! vertex itself, so a cycle cannot be built. What an operation *is* lives in [`Op`]; what it is
+//! called and where it came from lives in [`VertexMeta`] and never takes part in its identity.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rbuild_cache::Digest;
+use rbuild_parser::{LineRange, NetworkMode, SecurityMode, Sharing};
+
+use crate::event::VertexId;
+use crate::image::BaseImage;
+use crate::key::Parts;
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// The layers of an image from outside.
+    Image(Arc<BaseImage>),
+    /// A directory on this machine; the index counts the build's local sources.
+    Local(usize),
+    /// Runs a command on a root file system.
+    Exec(Box<ExecOp>),
+    /// Changes files without running anything.
+    File(FileOp),
+    /// Stacks the layers of its inputs, first input lowest (`COPY --link`).
+    Merge,
+}
+
+/// A command, with everything that can change its result.
+#[derive(Debug, Clone)]
+pub struct ExecOp {
+    /// Argument vector after shell wrapping.
+    pub args: Vec<String>,
+    /// Environment in order; `HOME` and secret variables are added when it runs.
+    pub env: Vec<(String, String)>,
+    /// Proxy variables: set for the command, no part of its key.
+    pub proxy: Vec<(String, String)>,
+    /// Working directory inside the root.
+    pub cwd: String,
+    /// `name|uid[:group|gid]`, empty for root.
+    pub user: String,
+    /// Mounts in order; the root file system is input 0 and not listed.
+    pub mounts: Vec<ExecMount>,
+    /// Network mode.
+    pub network: NetworkMode,
+    /// Sandboxed or not.
+    pub security: SecurityMode,
+    /// Read-only script under `/dev/pipes` (a heredoc body that begins with `#!`).
+    pub script: Option<(String, String)>,
+}
+
+/// One `--mount` of a RUN, resolved.
+#[derive(Debug, Clone)]
+pub struct ExecMount {
+    /// Absolute target path.
+    pub target: String,
+    /// Read-only or not.
+    pub readonly: bool,
+    /// What is mounted.
+    pub kind: ExecMountKind,
+}
+
+/// Kinds of `--mount`.
+#[derive(Debug, Clone)]
+pub enum ExecMountKind {
+    /// A path of another file system; writes are thrown away.
+    Bind {
+        /// Index into the vertex's inputs; `None` is an empty directory.
+        input: Option<usize>,
+        /// Path inside it.
+        source: String,
+    },
+    /// A directory that persists between builds on this store.
+    Cache {
+        /// Its id, already put into its name space.
+        id: String,
+        /// What to fill a new one from: index into the inputs and path.
+        seed: Option<(usize, String)>,
+        /// How concurrent users share it.
+        sharing: Sharing,
+        /// Mode of a new directory.
+        mode: u32,
+        /// Owner of a new directory.
+        uid: u32,
+        /// Group of a new directory.
+        gid: u32,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Bytes.
+        size: Option<u64>,
+    },
+    /// A secret as a file, a variable, or both.
+    Secret {
+        /// Its id on the command line.
+        id: String,
+        /// Mode of the file.
+        mode: u32,
+        /// Owner of the file.
+        uid: u32,
+        /// Group of the file.
+        gid: u32,
+        /// Variable to put the value in.
+        env: Option<String>,
+        /// Whether there is a file at all.
+        file: bool,
+        /// Fail when it was not given.
+        required: bool,
+    },
+    /// A forwarded agent socket (only its variable exists when nothing is forwarded).
+    Ssh {
+        /// Its id on the command line.
+        id: String,
+        /// Fail when it was not given.
+        required: bool,
+    },
+}
+
+/// Changes to a root file system, in order. Input 0 is the root unless `detached`.
+#[derive(Debug, Clone)]
+pub struct FileOp {
+    /// What is done.
+    pub actions: Vec<FileAction>,
+    /// Work on an empty root (`COPY --link`): then there is no root input.
+    pub detached: bool,
+}
+
+/// One change.
+#[derive(Debug, Clone)]
+pub enum FileAction {
+    /// Makes a directory and its parents (`WORKDIR`).
+    MakeDirectory {
+        /// Absolute path.
+        path: String,
+        /// `user[:group]` that owns what is made; empty for root.
+        owner: String,
+        /// Fixed time in seconds since 1970 of what is made.
+        epoch: Option<i64>,
+    },
+    /// Copies from another tree.
+    Copy(Box<CopyAction>),
+}
+
+/// COPY and ADD after expansion.
+#[derive(Debug, Clone)]
+pub struct CopyAction {
+    /// What to copy, in order.
+    pub sources: Vec<CopySource>,
+    /// Absolute destination, keeping a trailing `/` or `/.`.
+    pub destination: String,
+    /// `user[:group]`.
+    pub chown: Option<String>,
+    /// Octal or symbolic mode.
+    pub chmod: Option<String>,
+    /// Keep the path of each source below the destination.
+    pub parents: bool,
+    /// Patterns left out, relative to each source directory.
+    pub exclude: Vec<String>,
+    /// Unpack archives: ADD of a single local file.
+    pub unpack: bool,
+    /// Instruction word, for messages (`COPY` or `ADD`).
+    pub instruction: &'static str,
+}
+
+/// One source of a copy.
+#[derive(Debug, Clone)]
+pub enum CopySource {
+    /// A path (wildcards allowed) in an input.
+    Path {
+        /// Index into the vertex's inputs; `None` is the empty tree (`scratch`).
+        input: Option<usize>,
+        /// The path as written, expanded.
+        path: String,
+    },
+    /// A heredoc.
+    Inline {
+        /// File name.
+        name: String,
+        /// Content.
+        content: String,
+    },
+}
+
+/// What a vertex is called and where it stands; no part of its identity.
+#[derive(Debug, Clone)]
+pub struct VertexMeta {
+    /// Progress name.
+    pub name: String,
+    /// Lines of the instruction, if it is one.
+    pub lines: Option<LineRange>,
+    /// Stable identity of the step across builds, for explaining misses.
+    pub step: String,
+    /// Run even when a result is known (`--no-cache`).
+    pub ignore_cache: bool,
+    /// Not shown unless it does something worth showing.
+    pub internal: bool,
+}
+
+/// A node of the graph.
+#[derive(Debug, Clone)]
+pub struct Vertex {
+    /// The operation.
+    pub op: Op,
+    /// Vertices whose results it uses.
+    pub inputs: Vec<VertexId>,
+    /// Name and place.
+    pub meta: VertexMeta,
+}
+
+/// All vertices of a build; index = [`VertexId`].
+#[derive(Debug, Default)]
+pub struct OpGraph {
+    vertices: Vec<Vertex>,
+    by_identity: HashMap<Digest, VertexId>,
+}
+
+impl OpGraph {
+    /// An empty graph.
+    pub fn new() -> OpGraph {
+        OpGraph::default()
+    }
+
+    /// Adds a vertex, or returns the one that does the same to the same inputs.
+    pub fn add(&mut self, op: Op, inputs: Vec<VertexId>, meta: VertexMeta) -> VertexId {
+        let mut parts = op.parts();
+        for input in &inputs {
+            parts.push("input", input.0.to_string());
+        }
+        let identity = parts.digest();
+        if let Some(&known) = self.by_identity.get(&identity) {
+            self.vertices[known.0 as usize].meta.ignore_cache |= meta.ignore_cache;
+            return known;
+        }
+        let id = VertexId(u32::try_from(self.vertices.len()).unwrap_or(u32::MAX));
+        debug_assert!(
+            inputs.iter().all(|input| *input < id),
+            "inputs come before their vertex"
+        );
+        self.vertices.push(Vertex { op, inputs, meta });
+        self.by_identity.insert(identity, id);
+        id
+    }
+
+    /// The vertex with this number.
+    pub fn vertex(&self, id: VertexId) -> &Vertex {
+        &self.vertices[id.0 as usize]
+    }
+
+    /// All vertices in order.
+    pub fn vertices(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
+        self.vertices
+            .iter()
+            .enumerate()
+            .map(|(index, vertex)| (VertexId(index as u32), vertex))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.vertices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.vertices.is_empty()
+    }
+}
+
+impl Op {
+    /// The readable parts of the operation's identity, without its inputs.
+    pub fn parts(&self) -> Parts {
+        let mut parts = Parts::new();
+        match self {
+            Op::Image(image) => {
+                parts.push("op", "image");
+                parts.push("manifest", image.manifest.to_string());
+            }
+            Op::Local(index) => {
+                parts.push("op", "local");
+                parts.push("source", index.to_string());
+            }
+            Op::Merge => parts.push("op", "merge"),
+            Op::Exec(exec) => exec.parts(&mut parts),
+            Op::File(file) => {
+                parts.push("op", "file");
+                parts.push("detached", file.detached.to_string());
+                for action in &file.actions {
+                    action.parts(&mut parts);
+                }
+            }
+        }
+        parts
+    }
+}
+
+impl ExecOp {
+    fn parts(&self, parts: &mut Parts) {
+        parts.push("op", "exec");
+        for argument in &self.args {
+            parts.push("command", argument.clone());
+        }
+        for (name, value) in &self.env {
+            parts.push(format!("env {name}"), value.clone());
+        }
+        parts.push("workdir", self.cwd.clone());
+        parts.push("user", self.user.clone());
+        parts.push("network", format!("{:?}", self.network).to_lowercase());
+        parts.push("security", format!("{:?}", self.security).to_lowercase());
+        if let Some((name, content)) = &self.script {
+            parts.push(format!("script {name}"), content.clone());
+        }
+        for mount in &self.mounts {
+            parts.push(format!("mount {}", mount.target), mount.identity());
+        }
+    }
+}
+
+impl ExecMount {
+    /// What of a mount counts for the key: not a cache's id or sharing, never a secret's content.
+    fn identity(&self) -> String {
+        let access = if self.readonly { "ro" } else { "rw" };
+        match &self.kind {
+            ExecMountKind::Bind { input, source } => {
+                format!("bind {access} input={input:?} source={source}")
+            }
+            ExecMountKind::Cache {
+                seed,
+                mode,
+                uid,
+                gid,
+                ..
+            } => {
+                format!("cache {access} seed={seed:?} mode={mode:o} owner={uid}:{gid}")
+            }
+            ExecMountKind::Tmpfs { size } => format!("tmpfs {access} size={size:?}"),
+            ExecMountKind::Secret {
+                id,
+                mode,
+                uid,
+                gid,
+                env,
+                file,
+                ..
+            } => format!("secret id={id} mode={mode:o} owner={uid}:{gid} env={env:?} file={file}"),
+            ExecMountKind::Ssh { id, .. } => format!("ssh id={id}"),
+        }
+    }
+}
+
+impl FileAction {
+    fn parts(&self, parts: &mut Parts) {
+        match self {
+            FileAction::MakeDirectory { path, owner, epoch } => {
+                parts.push("make directory", path.clone());
+                parts.push("owner", owner.clone());
+                parts.push(
+                    "time",
+                    epoch.map_or_else(String::new, |epoch| epoch.to_string()),
+                );
+            }
+            FileAction::Copy(copy) => {
+                parts.push("destination", copy.destination.clone());
+                parts.push("chown", copy.chown.clone().unwrap_or_default());
+                parts.push("chmod", copy.chmod.clone().unwrap_or_default());
+                parts.push("parents", copy.parents.to_string());
+                parts.push("unpack", copy.unpack.to_string());
+                for pattern in &copy.exclude {
+                    parts.push("exclude", pattern.clone());
+                }
+                for source in &copy.sources {
+                    match source {
+                        CopySource::Path { input, path } => {
+                            parts.push("source", format!("{input:?} {path}"));
+                        }
+                        CopySource::Inline { name, content } => {
+                            parts.push(format!("heredoc {name}"), content.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

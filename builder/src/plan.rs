@@ -1,0 +1,662 @@
+//! Stages → a graph cut to what the target needs, with every base known.
+//!
+//! Planning reads no files and runs nothing; the only thing it asks from outside is the metadata of
+//! base images, through [`BaseResolver`].
+
+use std::collections::BTreeMap;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::{Dfs, DfsEvent, depth_first_search};
+use rbuild_parser::{
+    CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, Linter, Platform, Run,
+    Stage, Variables, closest, expand, lint::rules, parse_mount, parse_trigger,
+};
+
+use crate::error::{BuildError, SourceFile};
+use crate::image::BaseImage;
+use crate::request::{BuildRequest, NamedContext};
+use crate::scope::{VariableList, platform_arguments};
+
+/// Finds the metadata of images from outside: the store, layouts, later registries.
+pub trait BaseResolver {
+    /// An image by reference.
+    fn image(
+        &self,
+        reference: &ImageReference,
+        platform: &Platform,
+    ) -> Result<BaseImage, BuildError>;
+
+    /// A named context that is an image.
+    fn context(
+        &self,
+        name: &str,
+        context: &NamedContext,
+        platform: &Platform,
+    ) -> Result<BaseImage, BuildError>;
+}
+
+/// What a stage starts from.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// Nothing.
+    Scratch,
+    /// An earlier stage.
+    Stage(usize),
+    /// An image, already resolved.
+    Image(Box<BaseImage>),
+    /// A named context that is a directory.
+    Directory(String),
+    /// Not needed for the target; never looked up.
+    Unresolved,
+}
+
+/// A stage in the plan.
+#[derive(Debug)]
+pub struct PlannedStage<'a> {
+    /// Where it stands in the file.
+    pub source: &'a Stage,
+    /// Its name, or `stage-<index>`.
+    pub name: String,
+    /// The image expression after expansion.
+    pub base_name: String,
+    /// What it starts from.
+    pub base: Base,
+    /// Platform of the base (`FROM --platform` or the target's).
+    pub platform: Platform,
+    /// Triggers of the base, run before the stage's own instructions.
+    pub triggers: Vec<Instruction>,
+    /// A named context took the place of the whole stage.
+    pub replaced: bool,
+    /// The target needs it.
+    pub needed: bool,
+}
+
+impl PlannedStage<'_> {
+    /// Triggers, then the stage's own instructions; the flag says whether it is a trigger.
+    pub fn instructions(&self) -> impl Iterator<Item = (&Instruction, bool)> {
+        let own: &[Instruction] = if self.replaced {
+            &[]
+        } else {
+            &self.source.instructions
+        };
+        self.triggers
+            .iter()
+            .map(|instruction| (instruction, true))
+            .chain(own.iter().map(|instruction| (instruction, false)))
+    }
+}
+
+/// Where a `--from` points.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromTarget {
+    /// A stage.
+    Stage(usize),
+    /// The empty file system.
+    Scratch,
+    /// A named context.
+    Context(String),
+    /// An image.
+    Image(String),
+}
+
+/// The stages of one build for one platform.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// All stages in file order.
+    pub stages: Vec<PlannedStage<'a>>,
+    /// Index of the stage to build.
+    pub target: usize,
+    /// Values of the global scope (platform arguments and global `ARG`s).
+    pub globals: VariableList,
+    /// The platform that is built for.
+    pub platform: Platform,
+}
+
+/// What planning works from.
+pub struct PlanInput<'a> {
+    /// The parsed file.
+    pub dockerfile: &'a Dockerfile,
+    /// Its name and text.
+    pub file: &'a SourceFile,
+    /// Flags.
+    pub request: &'a BuildRequest,
+    /// Platform to build for.
+    pub platform: Platform,
+    /// Platform of this machine.
+    pub host: Platform,
+    /// Metadata of images.
+    pub resolver: &'a dyn BaseResolver,
+}
+
+/// Makes the plan.
+pub fn plan<'a>(input: &PlanInput<'a>, linter: &mut Linter) -> Result<Plan<'a>, BuildError> {
+    let mut planner = Planner {
+        input,
+        plan: Plan::empty(input),
+    };
+    planner.global_scope(linter)?;
+    planner.check_default_names(linter);
+    for stage in &input.dockerfile.stages {
+        planner.add_stage(stage, linter)?;
+    }
+    planner.choose_target()?;
+    planner.check_references()?;
+    planner.cut_to_target(linter)?;
+    Ok(planner.plan)
+}
+
+impl<'a> Plan<'a> {
+    fn empty(input: &PlanInput<'a>) -> Plan<'a> {
+        Plan {
+            stages: Vec::new(),
+            target: 0,
+            globals: VariableList::new(),
+            platform: input.platform.clone(),
+        }
+    }
+
+    /// The last stage added so far with this name, any case.
+    fn stage_by_name(&self, name: &str) -> Option<usize> {
+        self.stages.iter().rposition(|stage| {
+            stage
+                .source
+                .name
+                .as_deref()
+                .is_some_and(|known| known == name.to_lowercase())
+        })
+    }
+
+    /// Resolves the value of a `--from`.
+    pub fn from_target(
+        &self,
+        from: &str,
+        contexts: &BTreeMap<String, NamedContext>,
+    ) -> Result<FromTarget, BuildError> {
+        if let Ok(index) = from.parse::<i64>() {
+            return match usize::try_from(index)
+                .ok()
+                .filter(|index| *index < self.stages.len())
+            {
+                Some(index) => Ok(FromTarget::Stage(index)),
+                None => Err(BuildError::user(format!("invalid stage index {index}"))),
+            };
+        }
+        if let Some(index) = self.stage_by_name(from) {
+            return Ok(FromTarget::Stage(index));
+        }
+        if from == "scratch" {
+            return Ok(FromTarget::Scratch);
+        }
+        Ok(match context_for_image(from, &self.platform, contexts) {
+            Some(name) => FromTarget::Context(name),
+            None => FromTarget::Image(from.to_owned()),
+        })
+    }
+}
+
+struct Planner<'a, 'i> {
+    input: &'i PlanInput<'a>,
+    plan: Plan<'a>,
+}
+
+impl<'a> Planner<'a, '_> {
+    /// Platform arguments and the `ARG`s before the first `FROM`.
+    fn global_scope(&mut self, _linter: &mut Linter) -> Result<(), BuildError> {
+        let request = self.input.request;
+        let target_stage = request
+            .target
+            .clone()
+            .or_else(|| {
+                self.input
+                    .dockerfile
+                    .stages
+                    .last()
+                    .and_then(|stage| stage.name.clone())
+            })
+            .unwrap_or_else(|| "default".to_owned());
+        for (name, value) in
+            platform_arguments(&self.input.host, &self.input.platform, &target_stage)
+        {
+            let value = request.build_args.get(&name).unwrap_or(&value);
+            self.plan.globals.set(&name, value);
+        }
+        for instruction in &self.input.dockerfile.global_args {
+            let InstructionKind::Arg(items) = &instruction.kind else {
+                continue;
+            };
+            for item in items {
+                let name = &item.name.value;
+                if let Some(value) = request.build_args.get(name) {
+                    self.plan.globals.set(name, value);
+                } else if let Some(default) = &item.default {
+                    let value = self.expand(&default.value, &self.plan.globals, instruction)?;
+                    self.plan.globals.set(name, &value.value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expand(
+        &self,
+        word: &str,
+        variables: &dyn Variables,
+        instruction: &Instruction,
+    ) -> Result<rbuild_parser::Expansion, BuildError> {
+        expand(word, self.input.dockerfile.escape, variables).map_err(|error| {
+            let location = self
+                .input
+                .file
+                .location(instruction.lines, Some(instruction.span));
+            BuildError::user(error.to_string()).at(&location)
+        })
+    }
+
+    /// `InvalidDefaultArgInFrom`: the name that results from defaults alone.
+    fn check_default_names(&self, linter: &mut Linter) {
+        let mut defaults = VariableList::new();
+        let stage_name = "default";
+        for (name, value) in platform_arguments(&self.input.host, &self.input.platform, stage_name)
+        {
+            defaults.set(&name, &value);
+        }
+        let escape = self.input.dockerfile.escape;
+        for instruction in &self.input.dockerfile.global_args {
+            let InstructionKind::Arg(items) = &instruction.kind else {
+                continue;
+            };
+            for item in items {
+                let Some(default) = &item.default else {
+                    continue;
+                };
+                if let Ok(value) = expand(&default.value, escape, &defaults) {
+                    defaults.set(&item.name.value, &value.value);
+                }
+            }
+        }
+        for stage in &self.input.dockerfile.stages {
+            let image = &stage.base().image.value;
+            let Ok(name) = expand(image, escape, &defaults) else {
+                continue;
+            };
+            if name.value.is_empty() || ImageReference::parse(&name.value).is_err() {
+                // A constant name that is invalid is an error of its own, later.
+                if name.value != *image {
+                    linter.add(rules::invalid_default_arg_in_from(&stage.from, image));
+                }
+            }
+        }
+    }
+
+    fn add_stage(&mut self, stage: &'a Stage, linter: &mut Linter) -> Result<(), BuildError> {
+        let from = stage.base();
+        let location = self
+            .input
+            .file
+            .location(stage.from.lines, Some(stage.from.span));
+        let image = self.expand(&from.image.value, &self.plan.globals, &stage.from)?;
+        self.lint_from_variables(stage, &image.undefined, linter);
+        if image.value.is_empty() {
+            let message = format!("base name ({}) should not be blank", from.image.value);
+            return Err(BuildError::user(message).at(&location));
+        }
+        let platform = self.stage_platform(stage, linter)?;
+        let contexts = &self.input.request.named_contexts;
+        let own_context = stage
+            .name
+            .as_ref()
+            .filter(|name| contexts.contains_key(*name));
+        let replaced = own_context.is_some();
+        let base = match own_context {
+            Some(name) => Pending::Context(name.clone()),
+            None => self.base_of(&image.value, &platform, &location)?,
+        };
+        let name = stage
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("stage-{}", stage.index));
+        self.plan.stages.push(PlannedStage {
+            source: stage,
+            name,
+            base_name: image.value,
+            base: match base {
+                Pending::Scratch => Base::Scratch,
+                Pending::Stage(index) => Base::Stage(index),
+                Pending::Context(name) => Base::Directory(name),
+                Pending::Image => Base::Unresolved,
+            },
+            platform,
+            triggers: Vec::new(),
+            replaced,
+            needed: false,
+        });
+        Ok(())
+    }
+
+    fn lint_from_variables(&self, stage: &Stage, undefined: &[String], linter: &mut Linter) {
+        for name in undefined {
+            let declared = self.input.dockerfile.global_args.iter().any(|instruction| {
+                matches!(&instruction.kind, InstructionKind::Arg(items)
+                    if items.iter().any(|item| item.name.value == *name))
+            });
+            if !declared {
+                let mut known = self.plan.globals.names();
+                linter.add(rules::undefined_arg_in_from(&stage.from, name, &mut known));
+            }
+        }
+    }
+
+    fn stage_platform(&self, stage: &Stage, linter: &mut Linter) -> Result<Platform, BuildError> {
+        let Some(word) = &stage.base().platform else {
+            return Ok(self.plan.platform.clone());
+        };
+        let location = self.input.file.location(stage.from.lines, Some(word.span));
+        let value = self.expand(&word.value, &self.plan.globals, &stage.from)?;
+        self.lint_from_variables(stage, &value.undefined, linter);
+        if let Some(finding) = rules::redundant_target_platform(stage) {
+            linter.add(finding);
+        }
+        if let Some(finding) = rules::from_platform_const(stage) {
+            linter.add(finding);
+        }
+        if value.value.is_empty() {
+            let message = format!("empty platform value from expression {}", word.value);
+            return Err(BuildError::user(message).at(&location));
+        }
+        Platform::parse(&value.value).map_err(|error| {
+            BuildError::user(format!("failed to parse platform {}: {error}", value.value))
+                .at(&location)
+        })
+    }
+
+    fn base_of(
+        &self,
+        name: &str,
+        platform: &Platform,
+        location: &crate::error::Location,
+    ) -> Result<Pending, BuildError> {
+        // Unlike `--from`, FROM compares with the lower-cased stage name as written (S17).
+        let stage = self
+            .plan
+            .stages
+            .iter()
+            .rposition(|stage| stage.source.name.as_deref() == Some(name));
+        if let Some(index) = stage {
+            return Ok(Pending::Stage(index));
+        }
+        if name == "scratch" {
+            return Ok(Pending::Scratch);
+        }
+        if let Some(context) = context_for_image(name, platform, &self.input.request.named_contexts)
+        {
+            return Ok(Pending::Context(context));
+        }
+        match ImageReference::parse(name) {
+            Ok(_) => Ok(Pending::Image),
+            Err(error) => {
+                let mut result =
+                    BuildError::user(format!("failed to parse stage name {name:?}: {error}"));
+                if self.plan.stage_by_name(name).is_some() {
+                    result = result.with_help(format!(
+                        "stage names in FROM are compared in lower case: write `{}`",
+                        name.to_lowercase()
+                    ));
+                }
+                Err(result.at(location))
+            }
+        }
+    }
+
+    fn choose_target(&mut self) -> Result<(), BuildError> {
+        let Some(last) = self.plan.stages.len().checked_sub(1) else {
+            return Err(BuildError::user("dockerfile contains no stages to build"));
+        };
+        self.plan.target = match &self.input.request.target {
+            None => last,
+            Some(name) => self.plan.stage_by_name(name).ok_or_else(|| {
+                let names = self
+                    .plan
+                    .stages
+                    .iter()
+                    .filter_map(|s| s.source.name.as_deref());
+                let mut message = format!("target stage {name:?} could not be found");
+                if let Some(close) = closest(name, names) {
+                    message.push_str(&format!(" (did you mean {close}?)"));
+                }
+                let mut error = BuildError::user(message);
+                if name.parse::<u64>().is_ok() {
+                    error = error.with_help("stages are chosen by name: add `AS name` to its FROM");
+                }
+                error
+            })?,
+        };
+        Ok(())
+    }
+
+    /// Every `--from` of the file must point somewhere, and stages must not depend on themselves.
+    fn check_references(&self) -> Result<(), BuildError> {
+        let graph = self.graph()?;
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            let cycle = depth_first_search(&graph, [NodeIndex::new(index)], |event| match event {
+                DfsEvent::BackEdge(..) => Err(()),
+                _ => Ok(()),
+            });
+            if cycle.is_err() {
+                let from = &stage.source.from;
+                let location = self.input.file.location(from.lines, Some(from.span));
+                let message = format!("circular dependency detected on stage: {}", stage.name);
+                return Err(BuildError::user(message).at(&location));
+            }
+        }
+        Ok(())
+    }
+
+    /// Edges lead from a stage to what it needs.
+    fn graph(&self) -> Result<DiGraph<(), ()>, BuildError> {
+        let mut graph = DiGraph::new();
+        for _ in &self.plan.stages {
+            graph.add_node(());
+        }
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            for needed in self.needs(stage)? {
+                graph.add_edge(NodeIndex::new(index), NodeIndex::new(needed), ());
+            }
+        }
+        Ok(graph)
+    }
+
+    /// The stages that a stage needs.
+    fn needs(&self, stage: &PlannedStage<'a>) -> Result<Vec<usize>, BuildError> {
+        let mut needed = Vec::new();
+        if let Base::Stage(index) = stage.base {
+            needed.push(index);
+        }
+        for (instruction, _) in stage.instructions() {
+            for from in references(instruction) {
+                let target = self
+                    .plan
+                    .from_target(&from, &self.input.request.named_contexts)
+                    .map_err(|error| {
+                        let place = (instruction.lines, Some(instruction.span));
+                        error.at(&self.input.file.location(place.0, place.1))
+                    })?;
+                if let FromTarget::Stage(index) = target {
+                    needed.push(index);
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Marks what the target needs, resolves its base images and attaches triggers.
+    ///
+    /// Triggers may need further stages, so the reachable set is taken again until it is stable.
+    fn cut_to_target(&mut self, linter: &mut Linter) -> Result<(), BuildError> {
+        loop {
+            let graph = self.graph()?;
+            let mut search = Dfs::new(&graph, NodeIndex::new(self.plan.target));
+            let mut fresh = Vec::new();
+            while let Some(node) = search.next(&graph) {
+                if !self.plan.stages[node.index()].needed {
+                    fresh.push(node.index());
+                }
+            }
+            if fresh.is_empty() {
+                return self.check_references();
+            }
+            fresh.sort_unstable();
+            for index in fresh {
+                self.plan.stages[index].needed = true;
+                self.resolve_base(index, linter)?;
+                self.attach_triggers(index)?;
+            }
+        }
+    }
+
+    fn resolve_base(&mut self, index: usize, linter: &mut Linter) -> Result<(), BuildError> {
+        let stage = &self.plan.stages[index];
+        let from = &stage.source.from;
+        let location = self
+            .input
+            .file
+            .location(from.lines, Some(stage.source.base().image.span));
+        let resolved = match &stage.base {
+            Base::Unresolved => {
+                let reference = ImageReference::parse(&stage.base_name)
+                    .map_err(|error| BuildError::user(error.to_string()).at(&location))?;
+                self.input
+                    .resolver
+                    .image(&reference, &stage.platform)
+                    .map_err(|mut error| {
+                        let names = self
+                            .plan
+                            .stages
+                            .iter()
+                            .filter_map(|s| s.source.name.as_deref());
+                        if let Some(close) = closest(&stage.base_name, names) {
+                            error.message.push_str(&format!(" (did you mean {close}?)"));
+                        }
+                        error.at(&location)
+                    })?
+            }
+            Base::Directory(name) => match self.input.request.named_contexts.get(name) {
+                Some(NamedContext::Directory(_)) | None => return Ok(()),
+                Some(context) => self
+                    .input
+                    .resolver
+                    .context(name, context, &stage.platform)
+                    .map_err(|error| error.at(&location))?,
+            },
+            _ => return Ok(()),
+        };
+        let found = &resolved.config;
+        if !found.os.is_empty()
+            && (found.os != stage.platform.os || found.architecture != stage.platform.architecture)
+        {
+            let got = Platform {
+                os: found.os.clone(),
+                architecture: found.architecture.clone(),
+                variant: found.variant.clone(),
+                os_version: None,
+            };
+            linter.add(rules::invalid_base_image_platform(
+                from,
+                &stage.base_name,
+                &got,
+                &stage.platform,
+            ));
+        }
+        self.plan.stages[index].base = Base::Image(Box::new(resolved));
+        Ok(())
+    }
+
+    fn attach_triggers(&mut self, index: usize) -> Result<(), BuildError> {
+        let stage = &self.plan.stages[index];
+        let location = {
+            let from = &stage.source.from;
+            self.input.file.location(from.lines, Some(from.span))
+        };
+        let texts: Vec<String> = match &stage.base {
+            Base::Image(image) => image.config.config.on_build.clone(),
+            Base::Stage(base) => {
+                let base = &self.plan.stages[*base];
+                let own = if base.replaced {
+                    &[][..]
+                } else {
+                    &base.source.instructions[..]
+                };
+                let own = own
+                    .iter()
+                    .filter_map(|instruction| match &instruction.kind {
+                        InstructionKind::Onbuild(text) => Some(text.value.clone()),
+                        _ => None,
+                    });
+                own.collect()
+            }
+            _ => Vec::new(),
+        };
+        let escape = self.input.dockerfile.escape;
+        let mut triggers = Vec::with_capacity(texts.len());
+        for text in texts {
+            let mut trigger = parse_trigger(&text, escape).map_err(|diagnostic| {
+                BuildError::user(diagnostic.message)
+                    .at(&location)
+                    .with_help(format!("the base's ONBUILD trigger reads `{text}`"))
+            })?;
+            // A trigger stands where its FROM stands.
+            trigger.lines = self.plan.stages[index].source.from.lines;
+            trigger.span = self.plan.stages[index].source.from.span;
+            triggers.push(trigger);
+        }
+        self.plan.stages[index].triggers = triggers;
+        Ok(())
+    }
+}
+
+enum Pending {
+    Scratch,
+    Stage(usize),
+    Context(String),
+    Image,
+}
+
+/// Values of the `--from`s of an instruction.
+fn references(instruction: &Instruction) -> Vec<String> {
+    match &instruction.kind {
+        InstructionKind::Copy(CopyAdd {
+            from: Some(from), ..
+        }) => vec![from.value.clone()],
+        InstructionKind::Run(Run { mounts, .. }) => mounts
+            .iter()
+            .filter_map(|mount| parse_mount(&mount.value).ok().and_then(|spec| spec.from))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Name of the context that stands for an image, if one was given: the familiar form of the
+/// reference without `:latest`, a form with `::platform` first.
+fn context_for_image(
+    name: &str,
+    platform: &Platform,
+    contexts: &BTreeMap<String, NamedContext>,
+) -> Option<String> {
+    if contexts.is_empty() {
+        return None;
+    }
+    let mut candidates = vec![name.to_owned()];
+    if let Ok(reference) = ImageReference::parse(name) {
+        let familiar = reference.familiar();
+        candidates.push(
+            familiar
+                .strip_suffix(":latest")
+                .unwrap_or(&familiar)
+                .to_owned(),
+        );
+        candidates.push(familiar);
+    }
+    candidates
+        .iter()
+        .flat_map(|name| [format!("{name}::{platform}"), name.clone()])
+        .find(|name| contexts.contains_key(name))
+}

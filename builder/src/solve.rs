@@ -1,0 +1,129 @@
+//! Runs a graph: look up, execute, commit, in parallel, the longest remaining path first.
+//!
+//! A vertex runs when its inputs are ready. Identical vertices are one vertex in the graph; across
+//! processes a lock named by the key keeps two from doing the same work. The first failure stops
+//! what runs and leaves what waits.
+
+mod keys;
+mod schedule;
+mod vertex;
+
+use std::sync::Arc;
+
+use rbuild_cache::{DiffId, Layer, RootView, Store};
+use rbuild_runtime::Runtime;
+
+use crate::cancel::Cancel;
+use crate::error::{BuildError, SourceFile};
+use crate::event::{EventSink, VertexId};
+use crate::image::BaseImage;
+use crate::locals::Locals;
+use crate::ops::OpGraph;
+use crate::request::BuildRequest;
+
+pub use schedule::solve;
+
+/// What running needs.
+pub struct SolveContext<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Starts sandboxes; none on hosts where nothing can run.
+    pub runtime: Option<&'a Runtime>,
+    /// Flags.
+    pub request: &'a BuildRequest,
+    /// The graph.
+    pub graph: &'a OpGraph,
+    /// Directories of this machine that the graph reads.
+    pub locals: &'a Locals,
+    /// For locations in errors.
+    pub file: &'a SourceFile,
+    /// Receives events.
+    pub events: &'a dyn EventSink,
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+}
+
+/// A layer of a result, not necessarily on disk yet.
+#[derive(Debug, Clone)]
+pub struct LayerRef {
+    /// Its identity.
+    pub diff_id: DiffId,
+    /// The image it comes from and that image's vertex, when the store may not have it.
+    pub origin: Option<(Arc<BaseImage>, VertexId)>,
+}
+
+/// What a vertex gives.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// A root file system, bottom layer first.
+    Rootfs(Vec<LayerRef>),
+    /// A directory of this machine.
+    Local(usize),
+}
+
+/// Result of a vertex.
+#[derive(Debug, Clone)]
+pub struct VertexOutput {
+    /// The value.
+    pub value: Value,
+    /// When its layer was made (RFC 3339), for vertices that make one.
+    pub created: Option<String>,
+    /// It was known before.
+    pub cached: bool,
+}
+
+impl VertexOutput {
+    /// The layers of a root file system; none of a directory.
+    pub fn layers(&self) -> &[LayerRef] {
+        match &self.value {
+            Value::Rootfs(layers) => layers,
+            Value::Local(_) => &[],
+        }
+    }
+}
+
+/// Identity of a root file system: a digest over its diff IDs, bottom first.
+fn chain_identity(layers: &[LayerRef]) -> String {
+    let mut parts = crate::key::Parts::new();
+    for layer in layers {
+        parts.push("layer", layer.diff_id.to_string());
+    }
+    parts.digest().to_string()
+}
+
+/// Makes sure that layers are unpacked in the store.
+fn materialize(context: &SolveContext<'_>, layers: &[LayerRef]) -> Result<Vec<Layer>, BuildError> {
+    let mut ready = Vec::with_capacity(layers.len());
+    for layer in layers {
+        ready.push(materialize_one(context, layer)?);
+    }
+    Ok(ready)
+}
+
+fn materialize_one(context: &SolveContext<'_>, layer: &LayerRef) -> Result<Layer, BuildError> {
+    let find = || {
+        context
+            .store
+            .layer(&layer.diff_id)
+            .map_err(|error| BuildError::io("could not open a layer", &error))
+    };
+    if let Some(found) = find()? {
+        return Ok(found);
+    }
+    if let Some((image, vertex)) = &layer.origin {
+        vertex::load_image(context, image, *vertex)?;
+        if let Some(found) = find()? {
+            return Ok(found);
+        }
+    }
+    Err(BuildError::new(
+        crate::error::BuildErrorKind::Io,
+        format!("layer {} is not in the store", layer.diff_id),
+    )
+    .with_help("run the build again with --no-cache, or check the store with `rbuild fsck`"))
+}
+
+/// The merged tree of a root file system.
+fn view_of(context: &SolveContext<'_>, layers: &[LayerRef]) -> Result<RootView, BuildError> {
+    Ok(RootView::new(&materialize(context, layers)?))
+}

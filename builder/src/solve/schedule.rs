@@ -1,0 +1,212 @@
+//! The pool that runs vertices when their inputs are ready.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::vertex::run_vertex;
+use super::{SolveContext, VertexOutput};
+use crate::error::{BuildError, BuildErrorKind};
+use crate::event::{Event, VertexId};
+use crate::ops::Op;
+
+/// Waiting steps cost nothing; fewer than this would serialise `sleep`s and downloads on small
+/// machines.
+const LEAST_JOBS: usize = 4;
+
+/// Runs everything that `roots` need and returns the outputs by vertex number.
+pub fn solve(
+    context: &SolveContext<'_>,
+    roots: &[VertexId],
+) -> Result<Vec<Option<VertexOutput>>, BuildError> {
+    let needed = needed(context, roots);
+    context.events.event(Event::Planned {
+        vertices: needed.len(),
+    });
+    let pool = Pool::new(context, &needed);
+    let jobs = context
+        .request
+        .jobs
+        .filter(|jobs| *jobs > 0)
+        .unwrap_or_else(|| {
+            thread::available_parallelism()
+                .map_or(LEAST_JOBS, usize::from)
+                .max(LEAST_JOBS)
+        });
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(needed.len()) {
+            scope.spawn(|| pool.work(context));
+        }
+    });
+    pool.finish(context)
+}
+
+/// Everything the roots depend on.
+fn needed(context: &SolveContext<'_>, roots: &[VertexId]) -> HashSet<VertexId> {
+    let mut needed = HashSet::new();
+    let mut open = roots.to_vec();
+    while let Some(vertex) = open.pop() {
+        if needed.insert(vertex) {
+            open.extend(&context.graph.vertex(vertex).inputs);
+        }
+    }
+    needed
+}
+
+struct Pool {
+    state: Mutex<State>,
+    changed: Condvar,
+    priorities: Vec<u64>,
+    consumers: Vec<Vec<VertexId>>,
+}
+
+struct State {
+    /// Inputs that are not ready yet, by vertex; `None` for vertices that are not needed.
+    waiting: Vec<Option<usize>>,
+    ready: BinaryHeap<(u64, Reverse<VertexId>)>,
+    outputs: Vec<Option<VertexOutput>>,
+    left: usize,
+    error: Option<BuildError>,
+}
+
+impl Pool {
+    fn new(context: &SolveContext<'_>, needed: &HashSet<VertexId>) -> Pool {
+        let count = context.graph.len();
+        let mut consumers: Vec<Vec<VertexId>> = vec![Vec::new(); count];
+        let mut waiting = vec![None; count];
+        for (id, vertex) in context
+            .graph
+            .vertices()
+            .filter(|(id, _)| needed.contains(id))
+        {
+            let inputs: HashSet<&VertexId> = vertex.inputs.iter().collect();
+            waiting[id.0 as usize] = Some(inputs.len());
+            for input in inputs {
+                consumers[input.0 as usize].push(id);
+            }
+        }
+        let priorities = priorities(context, &consumers);
+        let ready = waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, inputs)| **inputs == Some(0))
+            .map(|(index, _)| (priorities[index], Reverse(VertexId(index as u32))))
+            .collect();
+        let state = State {
+            waiting,
+            ready,
+            outputs: vec![None; count],
+            left: needed.len(),
+            error: None,
+        };
+        Pool {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            priorities,
+            consumers,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panicking worker propagates through the scope; the state itself stays consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes vertices until none is left or one has failed.
+    fn work(&self, context: &SolveContext<'_>) {
+        while let Some((id, inputs)) = self.take(context) {
+            let result = run_vertex(context, id, &inputs);
+            let mut state = self.lock();
+            match result {
+                Ok(output) => self.done(&mut state, id, output),
+                Err(error) => failed(&mut state, context, id, error),
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for a ready vertex and returns it with the outputs of its inputs.
+    fn take(&self, context: &SolveContext<'_>) -> Option<(VertexId, Vec<VertexOutput>)> {
+        let mut state = self.lock();
+        loop {
+            if state.left == 0 || state.error.is_some() || context.cancel.is_cancelled() {
+                return None;
+            }
+            if let Some((_, Reverse(id))) = state.ready.pop() {
+                let inputs = context.graph.vertex(id).inputs.iter();
+                let outputs = inputs.filter_map(|input| state.outputs[input.0 as usize].clone());
+                return Some((id, outputs.collect()));
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self, state: &mut State, id: VertexId, output: VertexOutput) {
+        state.outputs[id.0 as usize] = Some(output);
+        state.left -= 1;
+        for consumer in &self.consumers[id.0 as usize] {
+            let index = consumer.0 as usize;
+            if let Some(waiting) = &mut state.waiting[index] {
+                *waiting -= 1;
+                if *waiting == 0 {
+                    state
+                        .ready
+                        .push((self.priorities[index], Reverse(*consumer)));
+                }
+            }
+        }
+    }
+
+    fn finish(self, context: &SolveContext<'_>) -> Result<Vec<Option<VertexOutput>>, BuildError> {
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = state.error {
+            return Err(error);
+        }
+        if state.left > 0 || context.cancel.is_cancelled() {
+            return Err(BuildError::cancelled());
+        }
+        Ok(state.outputs)
+    }
+}
+
+fn failed(state: &mut State, context: &SolveContext<'_>, id: VertexId, error: BuildError) {
+    if error.kind == BuildErrorKind::Cancelled {
+        context.events.event(Event::Cancelled { vertex: id });
+    } else {
+        context.events.event(Event::Failed {
+            vertex: id,
+            message: error.message.clone(),
+        });
+    }
+    // Steps that were stopped because of the first failure are not what went wrong.
+    if state.error.is_none() {
+        state.error = Some(error);
+    }
+    context.cancel.cancel();
+}
+
+/// Weight of the longest way from each vertex to a result.
+fn priorities(context: &SolveContext<'_>, consumers: &[Vec<VertexId>]) -> Vec<u64> {
+    const COMMAND: u64 = 100;
+    let mut priorities = vec![0; context.graph.len()];
+    for index in (0..context.graph.len()).rev() {
+        let weight = match context.graph.vertex(VertexId(index as u32)).op {
+            Op::Exec(_) => COMMAND,
+            _ => 1,
+        };
+        let after = consumers[index]
+            .iter()
+            .map(|id| priorities[id.0 as usize])
+            .max();
+        priorities[index] = weight + after.unwrap_or(0);
+    }
+    priorities
+}

@@ -1,0 +1,344 @@
+//! One vertex: key, look-up, execution, commit.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use rbuild_cache::{BuildRecord, Digest, Layer};
+
+use super::keys::{parts, tree_of};
+use super::{LayerRef, SolveContext, Value, VertexOutput, materialize};
+use crate::error::{BuildError, BuildErrorKind};
+use crate::event::{Event, VertexId};
+use crate::exec::{self, ExecContext};
+use crate::file;
+use crate::image::BaseImage;
+use crate::key::{Parts, miss_reason};
+use crate::ops::{ExecOp, FileOp, Op, Vertex};
+
+/// Runs a vertex or finds its result.
+pub(super) fn run_vertex(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    inputs: &[VertexOutput],
+) -> Result<VertexOutput, BuildError> {
+    let vertex = context.graph.vertex(id);
+    let result = match &vertex.op {
+        Op::Image(image) => image_output(context, id, vertex, image),
+        Op::Local(index) => Ok(plain(Value::Local(*index))),
+        Op::Merge => {
+            let layers = inputs.iter().flat_map(|input| input.layers().to_vec());
+            Ok(plain(Value::Rootfs(layers.collect())))
+        }
+        Op::Exec(_) | Op::File(_) => keyed(context, id, vertex, inputs),
+    };
+    result.map_err(|error| {
+        let error = error.on(id);
+        match vertex.meta.lines {
+            Some(lines) => error.at(&context.file.location(lines, None)),
+            None => error,
+        }
+    })
+}
+
+fn plain(value: Value) -> VertexOutput {
+    VertexOutput {
+        value,
+        created: None,
+        cached: true,
+    }
+}
+
+/// An image's layers are not fetched before someone reads them.
+fn image_output(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    image: &Arc<BaseImage>,
+) -> Result<VertexOutput, BuildError> {
+    if vertex.meta.lines.is_some() && all_there(context, image)? {
+        context.events.event(Event::Cached {
+            vertex: id,
+            name: vertex.meta.name.clone(),
+        });
+    }
+    let layers = image.layers.iter().map(|layer| LayerRef {
+        diff_id: layer.diff_id,
+        origin: Some((Arc::clone(image), id)),
+    });
+    Ok(plain(Value::Rootfs(layers.collect())))
+}
+
+fn all_there(context: &SolveContext<'_>, image: &BaseImage) -> Result<bool, BuildError> {
+    for layer in &image.layers {
+        let found = context
+            .store
+            .layer(&layer.diff_id)
+            .map_err(|error| BuildError::io("could not open a layer", &error))?;
+        if found.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Brings the layers of an image into the store, telling how far it is.
+pub(super) fn load_image(
+    context: &SolveContext<'_>,
+    image: &Arc<BaseImage>,
+    id: VertexId,
+) -> Result<(), BuildError> {
+    let name = &context.graph.vertex(id).meta.name;
+    let failed = |error: &dyn std::error::Error| {
+        BuildError::io(format!("could not load the image {}", image.name), error)
+    };
+    let _lock = context
+        .store
+        .lock(&format!("load image {}", image.manifest))
+        .map_err(|error| failed(&error))?;
+    if all_there(context, image)? {
+        return Ok(());
+    }
+    let start = Instant::now();
+    context.events.event(Event::Started {
+        vertex: id,
+        name: name.clone(),
+    });
+    let progress = |current, total| {
+        let what = "unpacking".to_owned();
+        context.events.event(Event::Progress {
+            vertex: id,
+            what,
+            current,
+            total: Some(total),
+        });
+    };
+    image
+        .ensure_layers(context.store, &progress)
+        .map_err(|error| failed(&error))?;
+    context.events.event(Event::Finished {
+        vertex: id,
+        elapsed: start.elapsed(),
+        layer: None,
+    });
+    Ok(())
+}
+
+/// A vertex with a result that is worth remembering.
+fn keyed(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    inputs: &[VertexOutput],
+) -> Result<VertexOutput, BuildError> {
+    let parts = parts(context, vertex, inputs)?;
+    let key = parts.digest();
+    let below = base_layers(&vertex.op, inputs);
+    if let Some(record) = look_up(context, vertex, &key)? {
+        return Ok(cached(context, id, vertex, below, &record));
+    }
+    context.events.event(Event::Started {
+        vertex: id,
+        name: vertex.meta.name.clone(),
+    });
+    tell_reason(context, id, vertex, &parts)?;
+    // Whoever comes second finds the result of whoever came first.
+    let _lock = context
+        .store
+        .lock(&format!("step {key}"))
+        .map_err(|error| BuildError::io("could not lock a build step", &error))?;
+    if let Some(record) = look_up(context, vertex, &key)? {
+        return Ok(cached(context, id, vertex, below, &record));
+    }
+    if context.cancel.is_cancelled() {
+        return Err(BuildError::cancelled());
+    }
+    let start = Instant::now();
+    let layer = execute(context, id, vertex, inputs, &below)?;
+    let elapsed = start.elapsed();
+    let record = record(vertex, key, &parts, &layer, elapsed);
+    context
+        .store
+        .put_record(&record)
+        .map_err(|error| BuildError::io("could not remember a build step", &error))?;
+    let layer = Some(*layer.diff_id());
+    context.events.event(Event::Finished {
+        vertex: id,
+        elapsed,
+        layer,
+    });
+    Ok(output(below, &record, false))
+}
+
+fn record(
+    vertex: &Vertex,
+    key: Digest,
+    parts: &Parts,
+    layer: &Layer,
+    elapsed: std::time::Duration,
+) -> BuildRecord {
+    let created = Timestamp::now();
+    BuildRecord {
+        key,
+        step: vertex.meta.step.clone(),
+        name: vertex.meta.name.clone(),
+        layers: vec![*layer.diff_id()],
+        parts: parts.to_stored(),
+        detail: serde_json::json!({ "created": created.to_string() }),
+        created_unix: created.as_second(),
+        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// The layers that the new layer goes on top of; none for a detached copy.
+fn base_layers(op: &Op, inputs: &[VertexOutput]) -> Vec<LayerRef> {
+    match op {
+        Op::File(FileOp { detached: true, .. }) => Vec::new(),
+        _ => inputs
+            .first()
+            .map(|input| input.layers().to_vec())
+            .unwrap_or_default(),
+    }
+}
+
+/// The result of a key, if it may be used and its layer is still there.
+fn look_up(
+    context: &SolveContext<'_>,
+    vertex: &Vertex,
+    key: &Digest,
+) -> Result<Option<BuildRecord>, BuildError> {
+    if vertex.meta.ignore_cache {
+        return Ok(None);
+    }
+    let record = context
+        .store
+        .record(key)
+        .map_err(|error| BuildError::io("could not read the build cache", &error))?;
+    let Some(record) = record else {
+        return Ok(None);
+    };
+    for diff_id in &record.layers {
+        let layer = context
+            .store
+            .layer(diff_id)
+            .map_err(|error| BuildError::io("could not open a layer", &error))?;
+        if layer.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(record))
+}
+
+fn cached(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    below: Vec<LayerRef>,
+    record: &BuildRecord,
+) -> VertexOutput {
+    if !vertex.meta.internal {
+        context.events.event(Event::Cached {
+            vertex: id,
+            name: vertex.meta.name.clone(),
+        });
+    }
+    output(below, record, true)
+}
+
+fn output(mut layers: Vec<LayerRef>, record: &BuildRecord, cached: bool) -> VertexOutput {
+    layers.extend(record.layers.iter().map(|diff_id| LayerRef {
+        diff_id: *diff_id,
+        origin: None,
+    }));
+    let exact = record
+        .detail
+        .get("created")
+        .and_then(serde_json::Value::as_str);
+    let created = exact.map_or_else(
+        || {
+            Timestamp::from_second(record.created_unix)
+                .unwrap_or(Timestamp::UNIX_EPOCH)
+                .to_string()
+        },
+        str::to_owned,
+    );
+    VertexOutput {
+        value: Value::Rootfs(layers),
+        created: Some(created),
+        cached,
+    }
+}
+
+fn tell_reason(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    parts: &Parts,
+) -> Result<(), BuildError> {
+    if vertex.meta.internal {
+        return Ok(());
+    }
+    let records = context
+        .store
+        .records_by_name(&vertex.meta.step)
+        .map_err(|error| BuildError::io("could not read the build cache", &error))?;
+    let reason = miss_reason(parts, records.first(), vertex.meta.ignore_cache);
+    context
+        .events
+        .event(Event::CacheMiss { vertex: id, reason });
+    Ok(())
+}
+
+fn execute(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    inputs: &[VertexOutput],
+    below: &[LayerRef],
+) -> Result<Layer, BuildError> {
+    let parents = materialize(context, below)?;
+    match &vertex.op {
+        Op::Exec(exec) => run_command(context, id, exec, inputs, &parents),
+        Op::File(operation) => {
+            let mut trees = Vec::with_capacity(inputs.len());
+            for (index, input) in inputs.iter().enumerate() {
+                let is_root = index == 0 && !operation.detached;
+                trees.push(if is_root {
+                    None
+                } else {
+                    Some(tree_of(context, Some(input))?)
+                });
+            }
+            file::execute(context.store, operation, &parents, &trees)
+        }
+        _ => Err(BuildError::user("this operation makes no layer")),
+    }
+}
+
+fn run_command(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    exec: &ExecOp,
+    inputs: &[VertexOutput],
+    parents: &[Layer],
+) -> Result<Layer, BuildError> {
+    let Some(runtime) = context.runtime else {
+        let message = "this build has a RUN step, and commands cannot be run here";
+        return Err(BuildError::new(BuildErrorKind::Host, message)
+            .with_help("`rbuild info` tells what this host allows"));
+    };
+    // Input 0 is the root, which is unpacked already.
+    let mut trees = vec![Vec::new()];
+    for input in inputs.iter().skip(1) {
+        trees.push(materialize(context, input.layers())?);
+    }
+    let exec_context = ExecContext {
+        store: context.store,
+        runtime,
+        request: context.request,
+        events: context.events,
+        cancel: context.cancel,
+        vertex: id,
+    };
+    exec::execute(&exec_context, exec, parents, &trees)
+}
