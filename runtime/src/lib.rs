@@ -22,10 +22,19 @@
 //! its rights and executes the command. Any failure before that travels back as a
 //! [`SandboxError::Setup`] which names the step.
 
+mod cgroup;
+mod child;
 mod error;
+mod mount;
+mod net;
+mod overlay;
 mod running;
 mod runtime;
+mod seccomp;
+mod spawner;
 mod spec;
+mod sys;
+mod wire;
 
 pub mod probe;
 

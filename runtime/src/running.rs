@@ -1,8 +1,13 @@
 //! A started sandbox, seen from the program.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use crate::SandboxError;
+use rustix::net::RecvFlags;
+
+use crate::wire::{self, Status};
+use crate::{SandboxError, runtime, sys};
 
 /// The standard streams of a sandbox. Ignored when the process has a terminal.
 #[derive(Debug)]
@@ -27,25 +32,53 @@ pub enum ExitStatus {
 /// A running sandbox. Dropping it before its end kills it.
 #[derive(Debug)]
 pub struct Running {
-    pidfd: OwnedFd,
-    pid: u32,
-    terminal: Option<OwnedFd>,
-    warnings: Vec<String>,
-    status: Option<ExitStatus>,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) pid: u32,
+    pub(crate) status_socket: OwnedFd,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) status: Option<ExitStatus>,
+    /// Keeps the spawner alive.
+    pub(crate) _spawner: Arc<runtime::Spawner>,
 }
 
 impl Running {
     /// Waits until the process and everything that it started is gone.
     pub fn wait(&mut self) -> Result<ExitStatus, SandboxError> {
-        self.status.ok_or(SandboxError::SpawnerGone)
+        loop {
+            if let Some(status) = self.receive(RecvFlags::empty())? {
+                return Ok(status);
+            }
+        }
     }
 
     /// As [`wait`](Self::wait), but returns `None` at once when the sandbox still runs.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, SandboxError> {
+        self.receive(RecvFlags::DONTWAIT)
+    }
+
+    fn receive(&mut self, flags: RecvFlags) -> Result<Option<ExitStatus>, SandboxError> {
+        if self.status.is_none() {
+            match wire::hear::<Status>(&self.status_socket, flags) {
+                Ok(Some((Status::Exited(exit), _))) => self.status = Some(exit.into()),
+                Ok(Some((Status::Started, _))) => {}
+                Ok(None) => return Err(SandboxError::SpawnerGone),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(source) => {
+                    return Err(SandboxError::Host {
+                        action: "wait for the sandbox",
+                        source,
+                    });
+                }
+            }
+        }
         Ok(self.status)
     }
 
     /// Returns a descriptor of the process, readable when the sandbox is gone.
+    ///
+    /// [`try_wait`](Self::try_wait) may still say `None` for a moment after that; `wait` does not
+    /// block for longer than that moment.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
@@ -55,14 +88,23 @@ impl Running {
         self.pid
     }
 
-    /// Sends a signal to the process.
-    pub fn signal(&self, _signal: i32) -> Result<(), SandboxError> {
-        Err(SandboxError::SpawnerGone)
+    /// Sends a signal to the process. One that has ended already is not an error.
+    ///
+    /// Process 1 of a pid namespace ignores signals that it has no handler for, except `SIGKILL`
+    /// and `SIGSTOP`; with [`Sandbox::init`](crate::Sandbox::init) the command is not process 1.
+    pub fn signal(&self, signal: i32) -> Result<(), SandboxError> {
+        match sys::send_signal(self.pidfd.as_fd(), signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map_err(|source| SandboxError::Host {
+                action: "send a signal to the sandbox",
+                source,
+            }),
+        }
     }
 
     /// Kills the process and all that it started.
     pub fn kill(&self) -> Result<(), SandboxError> {
-        self.signal(9)
+        self.signal(libc::SIGKILL)
     }
 
     /// Returns the controlling side of the terminal, once.
@@ -74,4 +116,33 @@ impl Running {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            // Whoever gives up a sandbox does not want it to go on unseen. An error means that it
+            // is gone already.
+            let _ = self.kill();
+        }
+    }
+}
+
+impl From<wire::Exit> for ExitStatus {
+    fn from(exit: wire::Exit) -> Self {
+        if exit.signalled {
+            Self::Signal(exit.code, exit.out_of_memory)
+        } else {
+            Self::Code(exit.code as u8)
+        }
+    }
+}
+
+/// Reads the process id behind a pidfd as this process's `/proc` shows it; 0 when it is gone.
+pub(crate) fn pid_of(pidfd: &OwnedFd) -> u32 {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        .unwrap_or(0)
 }

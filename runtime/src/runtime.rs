@@ -1,9 +1,15 @@
-//! The handle of the spawner.
+//! The handle of the spawner: starts it with the first sandbox, and talks to it.
 
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Running, Sandbox, SandboxError, Stdio};
+use rustix::net::RecvFlags;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use crate::wire::{self, Failure, Request, Setup, Status};
+use crate::{Running, Sandbox, SandboxError, Stdio, running, sys};
 
 /// What a [`Runtime`] needs from its user.
 #[derive(Debug, Clone)]
@@ -16,19 +22,206 @@ pub struct RuntimeOptions {
 /// Starts sandboxes. Cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    _inner: Arc<RuntimeOptions>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: RuntimeOptions,
+    /// Started with the first sandbox. A failure is not kept: the next sandbox tries again.
+    spawner: Mutex<Option<Arc<Spawner>>>,
+}
+
+/// The spawner process; ends when the last user is gone.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    control: Option<OwnedFd>,
+    pid: Option<Pid>,
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        // Without its socket it kills what still runs, cleans up and ends.
+        drop(self.control.take());
+        if let Some(pid) = self.pid {
+            // Someone who ignores or reaps all children has done this already.
+            let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+        }
+    }
 }
 
 impl Runtime {
-    /// Prepares to start sandboxes.
-    pub fn start(options: RuntimeOptions) -> Result<Runtime, SandboxError> {
+    /// Prepares to start sandboxes. Costs nothing: the spawner starts with the first sandbox, so a
+    /// build without `RUN` never has one.
+    ///
+    /// Works for every user; where the host does not let this process make a sandbox,
+    /// [`spawn`](Self::spawn) says so.
+    pub fn start(options: RuntimeOptions) -> Result<Self, SandboxError> {
         Ok(Self {
-            _inner: Arc::new(options),
+            inner: Arc::new(Inner {
+                options,
+                spawner: Mutex::new(None),
+            }),
         })
     }
 
+    /// Starts the spawner now, so that the first [`spawn`](Self::spawn) need not wait for it.
+    ///
+    /// Its sandboxes share the network namespace of the thread that starts it first.
+    pub fn warm_up(&self) -> Result<(), SandboxError> {
+        self.spawner().map(drop)
+    }
+
+    fn spawner(&self) -> Result<Arc<Spawner>, SandboxError> {
+        let mut slot = self
+            .inner
+            .spawner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(spawner) = &*slot {
+            return Ok(Arc::clone(spawner));
+        }
+        let spawner = Arc::new(Spawner::start(&self.inner.options)?);
+        Ok(Arc::clone(slot.insert(spawner)))
+    }
+
     /// Starts a sandbox. Returns when its command was executed or its set-up has failed.
-    pub fn spawn(&self, _sandbox: &Sandbox, _stdio: Stdio) -> Result<Running, SandboxError> {
-        Err(SandboxError::SpawnerGone)
+    pub fn spawn(&self, sandbox: &Sandbox, stdio: Stdio) -> Result<Running, SandboxError> {
+        let spawner = self.spawner()?;
+        let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
+        let body = serde_json::to_vec(sandbox)
+            .map_err(|error| SandboxError::Invalid(error.to_string()))?;
+        let (status, its_status) = wire::pair().map_err(host("make a socket"))?;
+        let (setup, its_setup) = wire::pair().map_err(host("make a socket"))?;
+        let Stdio {
+            stdin,
+            stdout,
+            stderr,
+        } = stdio;
+        let request = Request {
+            body,
+            status: its_status,
+            setup: its_setup,
+            stdout,
+            stderr,
+            stdin,
+        };
+        request
+            .send(control.as_fd())
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::EPIPE | libc::ECONNRESET) => SandboxError::SpawnerGone,
+                _ => SandboxError::Host {
+                    action: "ask for a sandbox",
+                    source,
+                },
+            })?;
+        drop(request);
+        follow(&spawner, status, &setup)
+    }
+}
+
+/// Follows the set-up until the command runs or something failed.
+fn follow(
+    spawner: &Arc<Spawner>,
+    status: OwnedFd,
+    setup: &OwnedFd,
+) -> Result<Running, SandboxError> {
+    let mut terminal = None;
+    let mut warnings = Vec::new();
+    let mut failure: Option<Failure> = None;
+    let answer = host("read the answer of the sandbox");
+    while let Some((message, descriptors)) =
+        wire::hear::<Setup>(setup, RecvFlags::empty()).map_err(&answer)?
+    {
+        match message {
+            Setup::Warning(text) => warnings.push(text),
+            Setup::Terminal => terminal = descriptors.into_iter().next(),
+            Setup::Failed(found) => failure = failure.or(Some(found)),
+        }
+    }
+    let started = wire::hear::<Status>(&status, RecvFlags::empty()).map_err(&answer)?;
+    let pidfd = match started {
+        Some((Status::Started, descriptors)) => descriptors.into_iter().next(),
+        _ => None,
+    };
+    let Some(pidfd) = pidfd else {
+        return Err(failure.map_or(SandboxError::SpawnerGone, SandboxError::from));
+    };
+    let pid = running::pid_of(&pidfd);
+    let mut running = Running {
+        pidfd,
+        pid,
+        status_socket: status,
+        terminal,
+        warnings,
+        status: None,
+        _spawner: Arc::clone(spawner),
+    };
+    match failure {
+        Some(failure) => {
+            // The caller may reuse the directories at once: they must be free.
+            running.wait()?;
+            Err(failure.into())
+        }
+        None => Ok(running),
+    }
+}
+
+impl Spawner {
+    fn start(options: &RuntimeOptions) -> Result<Self, SandboxError> {
+        let (ours, its) = wire::pair().map_err(host("make a socket"))?;
+        let pid = sys::spawn_spawner(its.as_fd()).map_err(not_permitted)?;
+        drop(its);
+        let spawner = Self {
+            control: Some(ours),
+            pid: Pid::from_raw(pid),
+        };
+        let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
+        let hello = wire::Hello {
+            state_dir: options.state_dir.clone(),
+        };
+        wire::tell(control, &hello, &[]).map_err(|_| SandboxError::SpawnerGone)?;
+        match wire::hear::<wire::Ready>(control, RecvFlags::empty()) {
+            Ok(Some((wire::Ready::Yes, _))) => Ok(spawner),
+            Ok(Some((wire::Ready::No(failure), _))) => Err(failure.into()),
+            _ => Err(SandboxError::SpawnerGone),
+        }
+    }
+}
+
+fn host(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::Host { action, source }
+}
+
+/// Says which right or setting is missing when namespaces are refused.
+fn not_permitted(source: io::Error) -> SandboxError {
+    let what = "make the namespaces of a sandbox".to_owned();
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            let hint = if rustix::process::geteuid().is_root() {
+                "this process is root without CAP_SYS_ADMIN, as in an ordinary container: start \
+                 the container with --privileged or --cap-add SYS_ADMIN and seccomp=unconfined"
+            } else {
+                "run as root, for example with sudo: sandboxes without root are not supported yet"
+            };
+            SandboxError::NotPermitted {
+                what,
+                hint: hint.into(),
+                source,
+            }
+        }
+        Some(libc::ENOSPC | libc::EUSERS) => {
+            let hint = "the limit is in /proc/sys/user/max_mnt_namespaces and max_pid_namespaces";
+            SandboxError::NotPermitted {
+                what,
+                hint: hint.into(),
+                source,
+            }
+        }
+        _ => SandboxError::Setup {
+            step: "start the spawner".into(),
+            path: None,
+            source,
+        },
     }
 }

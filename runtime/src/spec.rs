@@ -1,6 +1,6 @@
 //! What a sandbox is made of: plain data, built by the caller, understood only in this crate.
 
-mod bytes;
+pub(crate) mod bytes;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

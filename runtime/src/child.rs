@@ -1,0 +1,167 @@
+//! The sandbox child: from clone to exec.
+//!
+//! Order matters:
+//!
+//! 1. join the control group, so that nothing runs outside the limits; then the network;
+//! 2. collect all sources as detached mounts, while the host's tree is still in sight;
+//! 3. attach the root aside and compose it: `/proc`, `/dev`, `/sys`, then the caller's mounts;
+//! 4. enter it and let go of the host's tree;
+//! 5. working directory, streams, limits;
+//! 6. give up rights, last of all the right to do any of the above; execute.
+//!
+//! Everything that is opened here is closed by exec, the setup socket included: its end tells the
+//! program that the command runs.
+
+mod command;
+mod devices;
+mod identity;
+mod init;
+mod kernel;
+mod mounts;
+mod terminal;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountAttrFlags, UnmountFlags};
+
+use crate::cgroup::Cgroup;
+use crate::mount::{Detached, READ_ONLY, Stage};
+use crate::overlay;
+use crate::spec::{Network, Sandbox};
+use crate::sys::{self, CloneFlags};
+use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
+use crate::{net, seccomp};
+
+/// The setup socket, as the child uses it.
+pub(crate) struct Report<'a>(BorrowedFd<'a>);
+
+impl Report<'_> {
+    /// Tells of something that the sandbox goes without.
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        // If the program has gone the spawner ends us.
+        let _ = wire::tell(self.0, &Setup::Warning(text.into()), &[]);
+    }
+}
+
+/// Namespaces to clone the child into.
+///
+/// The cgroup namespace comes later if the child must first move into a control group, the network
+/// namespace if it must first be connected from outside.
+pub(crate) fn namespaces(sandbox: &Sandbox) -> CloneFlags {
+    let mut flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if sandbox.limits.is_empty() {
+        flags |= libc::CLONE_NEWCGROUP;
+    }
+    if sandbox.network == Network::None {
+        flags |= libc::CLONE_NEWNET;
+    }
+    flags
+}
+
+/// The whole life of a sandbox child before its command.
+pub(crate) fn run(
+    sandbox: &Sandbox,
+    request: &Request,
+    cgroup: Option<&Cgroup>,
+    state_dir: &Path,
+) -> ! {
+    let attempt = std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, state_dir));
+    let failure = match attempt {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(never)) => match never {},
+        Err(_) => Failure::new(
+            "set up the sandbox",
+            &io::Error::other("internal error (panic)"),
+        ),
+    };
+    // Without a reader there is nobody left to tell.
+    let _ = wire::tell(&request.setup, &Setup::Failed(failure), &[]);
+    sys::exit_now(127)
+}
+
+/// What never is.
+pub(crate) enum Never {}
+
+fn set_up(
+    sandbox: &Sandbox,
+    request: &Request,
+    cgroup: Option<&Cgroup>,
+    state_dir: &Path,
+) -> Step<Never> {
+    let report = Report(request.setup.as_fd());
+    if let Some(cgroup) = cgroup {
+        for warning in cgroup.join() {
+            report.warn(warning);
+        }
+    }
+    if !sandbox.limits.is_empty() {
+        sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
+    }
+    match sandbox.network {
+        Network::Host => {}
+        Network::None => net::loopback_up()?,
+        Network::Private => net::connect(state_dir)?,
+    }
+    rustix::system::sethostname(sandbox.hostname.as_bytes()).step("set the host name")?;
+
+    let mut stage = Stage::new()?;
+    let prepared = mounts::prepare(&sandbox.mounts, &mut stage)?;
+    let filter = seccomp::filter_of(&sandbox.security);
+    let root = attach_root(sandbox, &mut stage)?;
+    kernel::mount_proc(root.as_fd(), &sandbox.security)?;
+    let devices = devices::mount(root.as_fd(), sandbox, &mut stage)?;
+    kernel::mount_sys(root.as_fd(), sandbox, cgroup)?;
+    let terminal = if sandbox.process.terminal {
+        Some(terminal::open(&devices, &sandbox.process.user, report.0)?)
+    } else {
+        None
+    };
+    mounts::attach(root.as_fd(), &sandbox.mounts, prepared)?;
+    let root = enter(root)?;
+
+    identity::set_rlimits(&sandbox.rlimits, &report);
+    command::enter_directory(root.as_fd(), &sandbox.process.cwd)?;
+    if sandbox.init {
+        init::split()?;
+    }
+    command::take_streams(request, terminal, &sandbox.process.user)?;
+    sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    identity::give_up_rights(sandbox, filter.as_deref(), &report)?;
+    Err(command::execute(&sandbox.process))
+}
+
+/// Mounts the root file system aside.
+fn attach_root(sandbox: &Sandbox, stage: &mut Stage) -> Step<Detached> {
+    let mut attributes = MountAttrFlags::empty();
+    if !sandbox.security.privileged {
+        // Without a device cgroup this is what keeps a `mknod` of the host's disk harmless.
+        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
+    }
+    if sandbox.root.readonly {
+        attributes |= READ_ONLY;
+    }
+    let root = overlay::mount(
+        &sandbox.root.lowers,
+        sandbox.root.upper.as_ref(),
+        attributes,
+        stage,
+    )?;
+    root.attach_aside().step("attach the root")?;
+    Ok(root)
+}
+
+/// Makes `root` the root directory and lets go of everything above it.
+fn enter(root: Detached) -> Step<OwnedFd> {
+    rustix::process::fchdir(&root).step("enter the root")?;
+    // Stacks the old root on the new one and needs no directory in it.
+    rustix::process::pivot_root(c".", c".").step("pivot_root")?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH).step("detach the old root")?;
+    drop(root);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(c"/", flags, Mode::empty()).step("open the root")
+}

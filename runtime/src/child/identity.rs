@@ -1,0 +1,122 @@
+//! What the process may do: limits, ids, capabilities, system call filter.
+
+use std::io;
+
+use rustix::process::{Gid, Resource, Uid, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitySet as Capabilities, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::Report;
+use crate::spec::{CapabilitySet, Rlimit, RlimitKind, Sandbox, Seccomp};
+use crate::sys::{self, Instruction};
+use crate::wire::{InStep as _, Step};
+
+/// Sets resource limits. One that the host refuses is a warning.
+pub(super) fn set_rlimits(limits: &[Rlimit], report: &Report<'_>) {
+    for limit in limits {
+        let resource = resource(limit.resource);
+        let value = |value: u64| (value != u64::MAX).then_some(value);
+        let wanted = rustix::process::Rlimit {
+            current: value(limit.soft),
+            maximum: value(limit.hard),
+        };
+        if let Err(error) = setrlimit(resource, wanted) {
+            let error = io::Error::from(error);
+            let now = getrlimit(resource);
+            let now = now
+                .current
+                .map_or("unlimited".to_owned(), |value| value.to_string());
+            report.warn(format!(
+                "could not set the limit `{:?}` to {}:{}, it stays at {now}: {error}",
+                limit.resource, limit.soft, limit.hard
+            ));
+        }
+    }
+}
+
+fn resource(kind: RlimitKind) -> Resource {
+    match kind {
+        RlimitKind::As => Resource::As,
+        RlimitKind::Core => Resource::Core,
+        RlimitKind::Cpu => Resource::Cpu,
+        RlimitKind::Data => Resource::Data,
+        RlimitKind::Fsize => Resource::Fsize,
+        RlimitKind::Locks => Resource::Locks,
+        RlimitKind::Memlock => Resource::Memlock,
+        RlimitKind::Msgqueue => Resource::Msgqueue,
+        RlimitKind::Nice => Resource::Nice,
+        RlimitKind::Nofile => Resource::Nofile,
+        RlimitKind::Nproc => Resource::Nproc,
+        RlimitKind::Rss => Resource::Rss,
+        RlimitKind::Rtprio => Resource::Rtprio,
+        RlimitKind::Rttime => Resource::Rttime,
+        RlimitKind::Sigpending => Resource::Sigpending,
+        RlimitKind::Stack => Resource::Stack,
+    }
+}
+
+/// Gives up all rights that the command shall not have.
+///
+/// Inheritable and ambient sets end up empty (CVE-2022-24769). The filter is installed while the
+/// right to do so without `no_new_privs` is still there; it allows the calls that follow.
+pub(super) fn give_up_rights(
+    sandbox: &Sandbox,
+    filter: Option<&[Instruction]>,
+    report: &Report<'_>,
+) -> Step<()> {
+    let held = capabilities(None).step("read capabilities")?;
+    let wanted = if sandbox.security.privileged {
+        CapabilitySet::ALL
+    } else {
+        sandbox.security.capabilities
+    };
+    let kept = held
+        .permitted
+        .intersection(Capabilities::from_bits_retain(wanted.0));
+    let surplus = held.permitted.difference(kept);
+    for capability in (0..64).map(|number| Capabilities::from_bits_retain(1 << number)) {
+        if surplus.contains(capability) {
+            remove_capability_from_bounding_set(capability)
+                .step("drop a capability from the bounding set")?;
+        }
+    }
+    clear_ambient_capability_set().step("clear the ambient capabilities")?;
+    if sandbox.security.privileged || sandbox.security.seccomp == Seccomp::Unconfined {
+        // Elsewhere the filter denies keyrings altogether.
+        if let Err(error) = sys::join_new_session_keyring() {
+            report.warn(format!(
+                "the session keyring is shared with the host: {error}"
+            ));
+        }
+    }
+    if let Some(filter) = filter {
+        sys::install_seccomp(filter).step("install the system call filter")?;
+    }
+
+    let user = &sandbox.process.user;
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    set_thread_groups(&groups).step("set groups")?;
+    let gid = Gid::from_raw(user.gid);
+    set_thread_res_gid(gid, gid, gid).step("set the group id")?;
+    let uid = Uid::from_raw(user.uid);
+    set_thread_res_uid(uid, uid, uid).step("set the user id")?;
+    // Leaving user 0 has emptied the sets already.
+    let left = if user.uid == 0 {
+        kept
+    } else {
+        Capabilities::empty()
+    };
+    let sets = CapabilitySets {
+        effective: left,
+        permitted: left,
+        inheritable: Capabilities::empty(),
+    };
+    set_capabilities(None, sets).step("set capabilities")?;
+    if sandbox.security.no_new_privileges {
+        set_no_new_privs(true).step("set no_new_privs")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! `/proc` and `/sys`: fresh instances, with the usual paths hidden or write-protected.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use crate::cgroup::{self, Cgroup};
+use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, open_path};
+use crate::spec::{Sandbox, Security};
+use crate::wire::{Failure, InStep as _, Step};
+
+/// What the OCI runtime specification's usual configuration hides in `/proc`.
+const PROC_HIDDEN: [&str; 10] = [
+    "asound",
+    "acpi",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "scsi",
+];
+/// What it write-protects there.
+const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+/// What it hides in `/sys`.
+const SYS_HIDDEN: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+
+/// Mounts `/proc`.
+pub(super) fn mount_proc(root: BorrowedFd<'_>, security: &Security) -> Step<()> {
+    let target = system_directory(root, "proc")?;
+    let proc = FileSystem::new("proc")?.mount(NO_SUID_DEV_EXEC)?;
+    proc.attach(&target).step("mount /proc")?;
+    if security.privileged || !security.masked_paths {
+        return Ok(());
+    }
+    for name in PROC_READ_ONLY {
+        let Some(found) = find(proc.as_fd(), name).step_at("write-protect", in_proc(name))? else {
+            continue;
+        };
+        let copy =
+            Detached::clone_of_fd_recursive(&found).step_at("write-protect", in_proc(name))?;
+        copy.set(READ_ONLY | NO_SUID_DEV_EXEC)
+            .step_at("write-protect", in_proc(name))?;
+        copy.attach(&found)
+            .step_at("write-protect", in_proc(name))?;
+    }
+    let mut cover = Cover::new()?;
+    for name in PROC_HIDDEN {
+        cover
+            .hide(proc.as_fd(), name)
+            .map_err(|failure| failure.at(in_proc(name)))?;
+    }
+    Ok(())
+}
+
+/// Mounts `/sys` and the control groups in it.
+pub(super) fn mount_sys(
+    root: BorrowedFd<'_>,
+    sandbox: &Sandbox,
+    cgroup: Option<&Cgroup>,
+) -> Step<()> {
+    let target = system_directory(root, "sys")?;
+    let writable = sandbox.security.privileged;
+    let protection = if writable {
+        MountAttrFlags::empty()
+    } else {
+        READ_ONLY
+    };
+    let sys = FileSystem::new("sysfs")?.mount(NO_SUID_DEV_EXEC | protection)?;
+    sys.attach(&target).step("mount /sys")?;
+    if !writable && sandbox.security.masked_paths {
+        let mut cover = Cover::new()?;
+        for name in SYS_HIDDEN {
+            cover
+                .hide(sys.as_fd(), name)
+                .map_err(|failure| failure.at(format!("/sys/{name}")))?;
+        }
+    }
+    if let Some(target) = find(sys.as_fd(), "fs/cgroup").step_at("open", "/sys/fs/cgroup")? {
+        cgroup::mount_view(target.as_fd(), NO_SUID_DEV_EXEC | protection, cgroup)?;
+    }
+    Ok(())
+}
+
+/// Opens a directory of the image that a kernel file system goes on. It must be one: through a
+/// symbolic link the mounts and masks would land elsewhere (CVE-2019-16884).
+pub(super) fn system_directory(root: BorrowedFd<'_>, name: &str) -> Step<OwnedFd> {
+    let step = format!("mount /{name}");
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(root, name, flags, Mode::empty(), how).map_err(|error| {
+        let why = match error {
+            Errno::LOOP => "it is a symbolic link in the root file system",
+            Errno::NOTDIR => "it is not a directory in the root file system",
+            Errno::NOENT => "it is missing in the root file system",
+            _ => "it cannot be opened",
+        };
+        Failure::new(step, &error.into())
+            .at(format!("/{name}"))
+            .because(why)
+    })
+}
+
+fn in_proc(name: &str) -> String {
+    format!("/proc/{name}")
+}
+
+fn find(directory: BorrowedFd<'_>, name: &str) -> std::io::Result<Option<OwnedFd>> {
+    match open_path(directory, Path::new(name)) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Hides files below `/dev/null` and directories below an empty one.
+struct Cover {
+    null: OwnedFd,
+    /// Made with the first directory.
+    empty: Option<Detached>,
+}
+
+impl Cover {
+    fn new() -> Step<Self> {
+        // The host's, seen before the sandbox had any say, and checked (CVE-2025-31133).
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let null =
+            rustix::fs::open(c"/dev/null", flags, Mode::empty()).step_at("open", "/dev/null")?;
+        let found = fstat(&null).step_at("look at", "/dev/null")?;
+        let is_null = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+            && found.st_rdev == rustix::fs::makedev(1, 3);
+        if !is_null {
+            let invalid = std::io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(Failure::new("look at", &invalid)
+                .at("/dev/null")
+                .because("it is not the null device on this host"));
+        }
+        Ok(Self { null, empty: None })
+    }
+
+    fn hide(&mut self, directory: BorrowedFd<'_>, name: &str) -> Step<()> {
+        let Some(found) = find(directory, name).step("hide")? else {
+            return Ok(());
+        };
+        let status = fstat(&found).step("hide")?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
+            let null = Detached::clone_of_fd(&self.null).step("hide")?;
+            // Without write protection `chmod` in the sandbox would reach the host's device.
+            null.set(READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+                .step("hide")?;
+            return null.attach(&found).step("hide");
+        }
+        if let Some(empty) = &self.empty {
+            return Detached::clone_of_fd(empty)
+                .and_then(|copy| copy.attach(&found))
+                .step("hide");
+        }
+        let tmpfs = FileSystem::new("tmpfs")?;
+        tmpfs.option(c"nr_inodes", "1")?;
+        let empty = tmpfs.mount(NO_SUID_DEV_EXEC | READ_ONLY)?;
+        empty.attach(&found).step("hide")?;
+        self.empty = Some(empty);
+        Ok(())
+    }
+}

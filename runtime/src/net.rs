@@ -1,0 +1,116 @@
+//! Networks of sandboxes: loopback alone, or a bridge with address translation.
+//!
+//! # The shared network
+//!
+//! ```text
+//! sandbox: eth0 10.89.X.N ──veth── rbvN ┐
+//! sandbox: eth0 10.89.X.M ──veth── rbvM ┴ rbuild0 10.89.X.1 ── masquerade ── the host's routes
+//! ```
+//!
+//! All programs on a host share one bridge. What they need to agree on lies in
+//! `STATE_DIR/network/`:
+//!
+//! ```text
+//! lock            flock: held while bridge, rules and settings are made or removed
+//! state           what was made, and which settings were changed (JSON, with the boot id)
+//! users/NAME      one a spawner, locked while it lives: the lock dies with its process
+//! ```
+//!
+//! The first sandbox makes the network; the last spawner to leave removes it and puts all settings
+//! back. When spawners are killed instead, the next one finds their files without lock, takes the
+//! network over and removes it in their stead. Addresses need no book-keeping: the name of the host's
+//! end of a veth pair is the address, the kernel refuses to make it twice, and the pair goes with
+//! the sandbox's network namespace.
+//!
+//! Sandboxes cannot reach each other (bridge ports are isolated), the host can be reached at
+//! 10.89.X.1. There is no IPv6. Loopback name servers of the host cannot be reached from inside.
+
+mod forwarding;
+mod link;
+mod netlink;
+mod nft;
+mod shared;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::sys;
+use crate::wire::{Failure, InStep as _, Step};
+use link::Links;
+
+pub(crate) use shared::Membership;
+
+/// Name of the bridge, and of nothing else on the host.
+const BRIDGE: &str = "rbuild0";
+/// Prefix of the host's ends of veth pairs; the last byte of the address follows.
+const VETH: &str = "rbv";
+/// Numbers of hosts in a /24 network beside network, gateway and broadcast.
+const HOSTS: std::ops::RangeInclusive<u8> = 2..=254;
+
+/// Brings the loopback interface of the current network namespace up.
+pub(crate) fn loopback_up() -> Step<()> {
+    let step = "bring the loopback interface up";
+    let mut links = Links::open().step(step)?;
+    // The first interface of every namespace.
+    links.up(1).step(step)
+}
+
+/// Moves the process into a new network namespace that is connected to the shared network.
+///
+/// The caller's spawner must be a [member](Membership).
+pub(crate) fn connect(state_dir: &Path) -> Step<()> {
+    let network = shared::ensure(state_dir)?;
+    let mut host = Links::open().step("open a netlink socket")?;
+    sys::unshare(libc::CLONE_NEWNET).step("make a network namespace")?;
+    let namespace = open(
+        c"/proc/self/ns/net",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the network namespace")?;
+
+    let step = "connect the sandbox to the network";
+    let start = rustix::process::getpid().as_raw_nonzero().get();
+    let address = claim_address(&mut host, &network, &namespace, start)?;
+    let mut inside = Links::open().step("open a netlink socket")?;
+    inside.up(1).step("bring the loopback interface up")?;
+    let eth0 = inside.index_of("eth0").step(step)?;
+    inside.add_address(eth0, address, 24).step(step)?;
+    inside.up(eth0).step(step)?;
+    inside.add_default_route(network.gateway()).step(step)
+}
+
+/// Makes a veth pair whose name, and so whose address, nobody else has.
+fn claim_address(
+    host: &mut Links,
+    network: &shared::Network,
+    namespace: &std::os::fd::OwnedFd,
+    start: i32,
+) -> Step<Ipv4Addr> {
+    let bridge = host.index_of(BRIDGE).step_at("find the bridge", BRIDGE)?;
+    let (first, last) = (*HOSTS.start(), *HOSTS.end());
+    let count = i32::from(last - first) + 1;
+    for attempt in 0..count {
+        let number = first + (start.wrapping_add(attempt)).rem_euclid(count) as u8;
+        let name = format!("{VETH}{number}");
+        let address = network.host(number);
+        match host.add_veth(&name, bridge, namespace, address) {
+            Ok(()) => {
+                let index = host
+                    .index_of(&name)
+                    .step("connect the sandbox to the network")?;
+                host.isolate(index)
+                    .step("isolate the sandbox from others")?;
+                host.up(index).step("connect the sandbox to the network")?;
+                return Ok(address);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(Failure::new("make a veth pair", &error)),
+        }
+    }
+    let full = std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+    Err(Failure::new("find a free address", &full)
+        .because(format!("{count} sandboxes are connected already")))
+}

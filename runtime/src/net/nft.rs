@@ -1,0 +1,329 @@
+//! Address translation and filter rules, over nftables' netlink family.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use rustix::net::netlink::NETFILTER;
+
+use super::BRIDGE;
+use super::netlink::{Attributes, CREATE, DUMP, Message, Netlink, attribute};
+
+/// Name of our table; everything in it is ours.
+const TABLE: &str = "rbuild";
+/// Marks rules that we put into tables of others.
+const MARK: &[u8] = b"rbuild shared network";
+
+/// `linux/netfilter/nf_tables.h` and its neighbours.
+mod uapi {
+    pub(super) const NEW_TABLE: u16 = 0;
+    pub(super) const GET_TABLE: u16 = 1;
+    pub(super) const DEL_TABLE: u16 = 2;
+    pub(super) const NEW_CHAIN: u16 = 3;
+    pub(super) const GET_CHAIN: u16 = 4;
+    pub(super) const NEW_RULE: u16 = 6;
+    pub(super) const GET_RULE: u16 = 7;
+    pub(super) const DEL_RULE: u16 = 8;
+
+    pub(super) const UNSPECIFIED: u8 = 0;
+    pub(super) const INET: u8 = 1;
+    pub(super) const IPV4: u8 = 2;
+
+    pub(super) const TABLE_NAME: u16 = 1;
+    pub(super) const CHAIN_TABLE: u16 = 1;
+    pub(super) const CHAIN_NAME: u16 = 3;
+    pub(super) const CHAIN_HOOK: u16 = 4;
+    pub(super) const CHAIN_POLICY: u16 = 5;
+    pub(super) const CHAIN_TYPE: u16 = 7;
+    pub(super) const HOOK_NUMBER: u16 = 1;
+    pub(super) const HOOK_PRIORITY: u16 = 2;
+    pub(super) const RULE_TABLE: u16 = 1;
+    pub(super) const RULE_CHAIN: u16 = 2;
+    pub(super) const RULE_HANDLE: u16 = 3;
+    pub(super) const RULE_EXPRESSIONS: u16 = 4;
+    pub(super) const RULE_USERDATA: u16 = 7;
+    pub(super) const LIST_ELEMENT: u16 = 1;
+    pub(super) const EXPRESSION_NAME: u16 = 1;
+    pub(super) const EXPRESSION_DATA: u16 = 2;
+    pub(super) const DATA_VALUE: u16 = 1;
+    pub(super) const DATA_VERDICT: u16 = 2;
+    pub(super) const VERDICT_CODE: u16 = 1;
+
+    pub(super) const FORWARD: u32 = 2;
+    pub(super) const POST_ROUTING: u32 = 4;
+    pub(super) const SOURCE_NAT_PRIORITY: i32 = 100;
+    pub(super) const DROP: u32 = 0;
+    pub(super) const ACCEPT: u32 = 1;
+
+    pub(super) const REGISTER: u32 = 1;
+    pub(super) const VERDICT_REGISTER: u32 = 0;
+    pub(super) const EQUAL: u32 = 0;
+    pub(super) const NOT_EQUAL: u32 = 1;
+    pub(super) const NETWORK_HEADER: u32 = 1;
+    pub(super) const SOURCE_ADDRESS: u32 = 12;
+    pub(super) const IN_NAME: u32 = 6;
+    pub(super) const OUT_NAME: u32 = 7;
+    pub(super) const CT_STATE: u32 = 0;
+    /// Established or related.
+    pub(super) const KNOWN_CONNECTION: u32 = 2 | 4;
+}
+
+/// The expressions of a rule.
+#[derive(Default)]
+struct Rule(Attributes);
+
+impl Rule {
+    fn expression(self, name: &str, data: &Attributes) -> Self {
+        let expression = Attributes::default()
+            .text(uapi::EXPRESSION_NAME, name)
+            .nest(uapi::EXPRESSION_DATA, data);
+        Self(self.0.nest(uapi::LIST_ELEMENT, &expression))
+    }
+
+    fn compare(self, operation: u32, value: &[u8]) -> Self {
+        let value = Attributes::default().attribute(uapi::DATA_VALUE, value);
+        let data = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, operation)
+            .nest(3, &value);
+        self.expression("cmp", &data)
+    }
+
+    /// Keeps the bits of the register that are set in `mask`.
+    fn mask(self, mask: &[u8]) -> Self {
+        let zero = Attributes::default().attribute(uapi::DATA_VALUE, &vec![0; mask.len()]);
+        let mask_value = Attributes::default().attribute(uapi::DATA_VALUE, mask);
+        let data = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, uapi::REGISTER)
+            .number(3, mask.len() as u32)
+            .nest(4, &mask_value)
+            .nest(5, &zero);
+        self.expression("bitwise", &data)
+    }
+
+    fn interface(self, direction: u32, operation: u32, name: &str) -> Self {
+        let data = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, direction);
+        // The whole field of 16 bytes is compared, so a name is not a prefix.
+        let mut padded = [0; 16];
+        padded[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
+        self.expression("meta", &data).compare(operation, &padded)
+    }
+
+    fn from_network(self, network: Ipv4Addr) -> Self {
+        let data = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, uapi::NETWORK_HEADER)
+            .number(3, uapi::SOURCE_ADDRESS)
+            .number(4, 4);
+        self.expression("payload", &data)
+            .mask(&[255, 255, 255, 0])
+            .compare(uapi::EQUAL, &network.octets())
+    }
+
+    fn known_connection(self) -> Self {
+        let data = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, uapi::CT_STATE);
+        self.expression("ct", &data)
+            .mask(&uapi::KNOWN_CONNECTION.to_ne_bytes())
+            .compare(uapi::NOT_EQUAL, &[0; 4])
+    }
+
+    fn masquerade(self) -> Self {
+        self.expression("masq", &Attributes::default())
+    }
+
+    fn verdict(self, code: u32) -> Self {
+        let verdict = Attributes::default().number(uapi::VERDICT_CODE, code);
+        let value = Attributes::default().nest(uapi::DATA_VERDICT, &verdict);
+        let data = Attributes::default()
+            .number(1, uapi::VERDICT_REGISTER)
+            .nest(2, &value);
+        self.expression("immediate", &data)
+    }
+
+    fn message(&self, family: u8, table: &str, chain: &str, flags: u16) -> Message {
+        message(uapi::NEW_RULE, CREATE | flags, family)
+            .text(uapi::RULE_TABLE, table)
+            .text(uapi::RULE_CHAIN, chain)
+            .nest(uapi::RULE_EXPRESSIONS, &self.0)
+    }
+}
+
+fn message(kind: u16, flags: u16, family: u8) -> Message {
+    let subsystem = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+    Message::new(subsystem | kind, flags, &[family, 0, 0, 0])
+}
+
+/// Puts messages into one transaction: all of them or none.
+fn transaction(messages: Vec<Message>) -> io::Result<()> {
+    let subsystem = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+    let frame = |kind: i32| {
+        Message::new(
+            kind as u16,
+            0,
+            &[uapi::UNSPECIFIED, 0, subsystem[0], subsystem[1]],
+        )
+    };
+    let mut batch = vec![frame(libc::NFNL_MSG_BATCH_BEGIN)];
+    batch.extend(messages);
+    batch.push(frame(libc::NFNL_MSG_BATCH_END));
+    Netlink::open(Some(NETFILTER))?.batch(&batch)
+}
+
+fn chain(name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    let hook = Attributes::default()
+        .number(uapi::HOOK_NUMBER, hook)
+        .attribute(uapi::HOOK_PRIORITY, &priority.to_be_bytes());
+    message(uapi::NEW_CHAIN, CREATE, uapi::IPV4)
+        .text(uapi::CHAIN_TABLE, TABLE)
+        .text(uapi::CHAIN_NAME, name)
+        .nest(uapi::CHAIN_HOOK, &hook)
+        .text(uapi::CHAIN_TYPE, kind)
+}
+
+fn table(kind: u16, flags: u16) -> Message {
+    message(kind, flags, uapi::IPV4).text(uapi::TABLE_NAME, TABLE)
+}
+
+/// Makes the table, whatever was there before.
+///
+/// `opened` are the interfaces on which forwarding was off until we needed it: what came in there
+/// was never forwarded, and still is not, except to the bridge.
+pub(super) fn install(network: Ipv4Addr, opened: &[String]) -> io::Result<()> {
+    let append = libc::NLM_F_APPEND as u16;
+    let forward = |rule: Rule| rule.message(uapi::IPV4, TABLE, "forward", append);
+    let (accept, drop) = (uapi::ACCEPT, uapi::DROP);
+    let (equal, not_equal) = (uapi::EQUAL, uapi::NOT_EQUAL);
+    let mut messages = vec![
+        table(uapi::NEW_TABLE, CREATE),
+        table(uapi::DEL_TABLE, 0),
+        table(uapi::NEW_TABLE, CREATE),
+        chain(
+            "postrouting",
+            "nat",
+            uapi::POST_ROUTING,
+            uapi::SOURCE_NAT_PRIORITY,
+        ),
+        Rule::default()
+            .from_network(network)
+            .interface(uapi::OUT_NAME, not_equal, BRIDGE)
+            .masquerade()
+            .message(uapi::IPV4, TABLE, "postrouting", append),
+        chain("forward", "filter", uapi::FORWARD, 0),
+        forward(
+            Rule::default()
+                .interface(uapi::OUT_NAME, equal, BRIDGE)
+                .known_connection()
+                .verdict(accept),
+        ),
+        forward(
+            Rule::default()
+                .interface(uapi::OUT_NAME, equal, BRIDGE)
+                .verdict(drop),
+        ),
+    ];
+    for name in opened {
+        let rule = Rule::default()
+            .interface(uapi::IN_NAME, equal, name)
+            .interface(uapi::OUT_NAME, not_equal, BRIDGE)
+            .verdict(drop);
+        messages.push(forward(rule));
+    }
+    transaction(messages)?;
+    pass_foreign_chains()
+}
+
+/// Says whether our table is there.
+pub(super) fn is_installed() -> bool {
+    let answer = Netlink::open(Some(NETFILTER))
+        .and_then(|mut socket| socket.request(&table(uapi::GET_TABLE, 0)));
+    answer.is_ok()
+}
+
+/// Removes our table, and our rules from the tables of others.
+pub(super) fn remove() -> io::Result<()> {
+    let mut messages = Vec::new();
+    if is_installed() {
+        messages.push(table(uapi::DEL_TABLE, 0));
+    }
+    messages.extend(marked_rules()?);
+    if messages.is_empty() {
+        Ok(())
+    } else {
+        transaction(messages)
+    }
+}
+
+/// Lets the bridge through where someone drops what is forwarded by default, as Docker does: a
+/// packet passes only if every chain at the hook lets it pass.
+fn pass_foreign_chains() -> io::Result<()> {
+    let mut messages = marked_rules()?;
+    for (family, table, chain) in dropping_chains()? {
+        for direction in [uapi::IN_NAME, uapi::OUT_NAME] {
+            let rule = Rule::default()
+                .interface(direction, uapi::EQUAL, BRIDGE)
+                .verdict(uapi::ACCEPT)
+                .message(family, &table, &chain, 0)
+                .attribute(uapi::RULE_USERDATA, MARK);
+            messages.push(rule);
+        }
+    }
+    if messages.is_empty() {
+        Ok(())
+    } else {
+        transaction(messages)
+    }
+}
+
+/// Chains of others at the forward hook whose policy is to drop.
+fn dropping_chains() -> io::Result<Vec<(u8, String, String)>> {
+    let request = message(uapi::GET_CHAIN, DUMP, uapi::UNSPECIFIED);
+    let answers = Netlink::open(Some(NETFILTER))?.dump(&request)?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| dropping_chain(answer))
+        .collect())
+}
+
+fn dropping_chain(answer: &[u8]) -> Option<(u8, String, String)> {
+    let (&family, attributes) = (answer.first()?, answer.get(4..)?);
+    let hook = attribute(attributes, uapi::CHAIN_HOOK)?;
+    let forwards = attribute(hook, uapi::HOOK_NUMBER)? == uapi::FORWARD.to_be_bytes();
+    let drops = attribute(attributes, uapi::CHAIN_POLICY)? == uapi::DROP.to_be_bytes();
+    let table = text(attributes, uapi::CHAIN_TABLE)?;
+    let concerned = matches!(family, uapi::IPV4 | uapi::INET) && table != TABLE;
+    (forwards && drops && concerned).then_some((family, table, text(attributes, uapi::CHAIN_NAME)?))
+}
+
+/// Requests that delete our rules in the tables of others.
+fn marked_rules() -> io::Result<Vec<Message>> {
+    let request = message(uapi::GET_RULE, DUMP, uapi::UNSPECIFIED);
+    let answers = Netlink::open(Some(NETFILTER))?.dump(&request)?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| {
+            let (&family, attributes) = (answer.first()?, answer.get(4..)?);
+            if attribute(attributes, uapi::RULE_USERDATA)? != MARK {
+                return None;
+            }
+            let rule = message(uapi::DEL_RULE, 0, family)
+                .text(uapi::RULE_TABLE, &text(attributes, uapi::RULE_TABLE)?)
+                .text(uapi::RULE_CHAIN, &text(attributes, uapi::RULE_CHAIN)?)
+                .attribute(uapi::RULE_HANDLE, attribute(attributes, uapi::RULE_HANDLE)?);
+            Some(rule)
+        })
+        .collect())
+}
+
+fn text(attributes: &[u8], kind: u16) -> Option<String> {
+    let value = attribute(attributes, kind)?;
+    Some(
+        std::str::from_utf8(value)
+            .ok()?
+            .trim_end_matches('\0')
+            .to_owned(),
+    )
+}

@@ -1,0 +1,202 @@
+//! The overlay of layers, by whichever interface the kernel has.
+//!
+//! 1. Layers by descriptor, one `lowerdir+` each (Linux 6.13).
+//! 2. Layers by name, one `lowerdir+` each (6.8). The name is `/proc/self/fd/N`, for a value may
+//!    have 255 bytes at most and a path may have more.
+//! 3. One option string for `mount(2)`, with the same short names: 4095 bytes, some 200 layers.
+//!
+//! Defaults of the kernel are never trusted: distributions switch `redirect_dir` or `metacopy` on,
+//! and then the upper directory is no longer the difference that a layer is made from.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, MountFlags};
+
+use crate::mount::{Detached, FileSystem, READ_ONLY, Stage, name_of};
+use crate::spec::UpperDir;
+use crate::wire::{Failure, InStep as _, Step};
+
+/// Options of every overlay, as in the module's text; `xino` keeps inode numbers of the layers.
+const OPTIONS: [(&str, &str); 5] = [
+    ("index", "off"),
+    ("metacopy", "off"),
+    ("redirect_dir", "off"),
+    ("nfs_export", "off"),
+    ("xino", "off"),
+];
+
+/// The interfaces, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interface {
+    Descriptors,
+    Names,
+    OneString,
+}
+
+/// Opened directories of an overlay.
+struct Layers {
+    lowers: Vec<OwnedFd>,
+    upper: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// Mounts the layers, the topmost first; without upper directory the mount is read-only.
+pub(crate) fn mount(
+    lowers: &[impl AsRef<Path>],
+    upper: Option<&UpperDir>,
+    attributes: MountAttrFlags,
+    stage: &mut Stage,
+) -> Step<Detached> {
+    match (lowers, upper) {
+        ([], None) => {
+            let nothing = std::io::Error::from_raw_os_error(libc::EINVAL);
+            Err(Failure::new("mount overlay", &nothing).because("a root without any layer"))
+        }
+        // The kernel wants two directories: with one, the directory itself is the view.
+        ([only], None) => bind(only.as_ref(), attributes | READ_ONLY),
+        ([], Some(upper)) => bind(&upper.upper, attributes),
+        _ => {
+            let attributes = if upper.is_none() {
+                attributes | READ_ONLY
+            } else {
+                attributes
+            };
+            let layers = Layers::open(lowers, upper)?;
+            layers.mount(attributes, stage)
+        }
+    }
+}
+
+fn bind(directory: &Path, attributes: MountAttrFlags) -> Step<Detached> {
+    let directory_fd = open_directory(directory)?;
+    let mount = Detached::clone_of_fd(&directory_fd).step_at("bind the layer", directory)?;
+    mount
+        .set(attributes)
+        .step_at("set mount attributes of the layer", directory)?;
+    Ok(mount)
+}
+
+fn open_directory(path: &Path) -> Step<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).step_at("open the layer", path)
+}
+
+impl Layers {
+    fn open(lowers: &[impl AsRef<Path>], upper: Option<&UpperDir>) -> Step<Self> {
+        let lowers = lowers
+            .iter()
+            .map(|path| open_directory(path.as_ref()))
+            .collect::<Step<_>>()?;
+        let upper = match upper {
+            None => None,
+            Some(UpperDir { upper, work }) => {
+                let work_fd = open_directory(work)?;
+                forget_volatile(work_fd.as_fd()).step_at("clean the work directory", work)?;
+                Some((open_directory(upper)?, work_fd))
+            }
+        };
+        Ok(Self { lowers, upper })
+    }
+
+    fn mount(&self, attributes: MountAttrFlags, stage: &mut Stage) -> Step<Detached> {
+        for interface in [Interface::Descriptors, Interface::Names] {
+            if let Some(mount) = self.mount_by(interface, attributes, stage)? {
+                return Ok(mount);
+            }
+        }
+        self.mount_by_string(attributes, stage)
+    }
+
+    /// Returns `None` where the kernel does not know the interface.
+    fn mount_by(
+        &self,
+        interface: Interface,
+        attributes: MountAttrFlags,
+        stage: &mut Stage,
+    ) -> Step<Option<Detached>> {
+        if interface == Interface::OneString {
+            return self.mount_by_string(attributes, stage).map(Some);
+        }
+        let overlay = FileSystem::new("overlay")?;
+        let set = |key, fd: BorrowedFd<'_>| match interface {
+            Interface::Descriptors => overlay.raw_descriptor(key, fd),
+            _ => overlay.raw_option(key, &name_of(fd)),
+        };
+        for (index, lower) in self.lowers.iter().enumerate() {
+            match set(c"lowerdir+", lower.as_fd()) {
+                Ok(()) => {}
+                Err(Errno::INVAL) if index == 0 => return Ok(None),
+                Err(error) => {
+                    let failure = Failure::new("mount overlay", &error.into());
+                    return Err(failure.because(format!("layer {index} from the top")));
+                }
+            }
+        }
+        if let Some((upper, work)) = &self.upper {
+            set(c"upperdir", upper.as_fd()).step("mount overlay: upper directory")?;
+            set(c"workdir", work.as_fd()).step("mount overlay: work directory")?;
+            overlay.flag(c"volatile")?;
+        }
+        for (key, value) in OPTIONS {
+            let key = CString::new(key).step("mount overlay")?;
+            overlay.option(&key, value)?;
+        }
+        overlay.mount(attributes).map(Some)
+    }
+
+    fn mount_by_string(&self, attributes: MountAttrFlags, stage: &mut Stage) -> Step<Detached> {
+        let lowers: Vec<String> = self.lowers.iter().map(|fd| name_of(fd.as_fd())).collect();
+        let mut options = format!("lowerdir={}", lowers.join(":"));
+        if let Some((upper, work)) = &self.upper {
+            let (upper, work) = (name_of(upper.as_fd()), name_of(work.as_fd()));
+            options += &format!(",upperdir={upper},workdir={work},volatile");
+        }
+        for (key, value) in OPTIONS {
+            options += &format!(",{key}={value}");
+        }
+        if options.len() >= 4096 {
+            let long = std::io::Error::from_raw_os_error(libc::E2BIG);
+            let detail = format!("{} layers are too many before Linux 6.8", lowers.len());
+            return Err(Failure::new("mount overlay", &long).because(detail));
+        }
+        let (target, name) = stage.fresh_directory()?;
+        let options = CString::new(options).step("mount overlay")?;
+        let on = name_of(target.as_fd());
+        let flags = MountFlags::empty();
+        rustix::mount::mount(
+            c"overlay",
+            on.as_str(),
+            c"overlay",
+            flags,
+            options.as_c_str(),
+        )
+        .step("mount overlay")?;
+        // `target` still shows the directory below the mount; a new look-up crosses it.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(&*stage, name.as_str(), flags, Mode::empty()).step("open the overlay")?;
+        let mount = Detached::from_attached(root);
+        mount
+            .set(attributes)
+            .step("set mount attributes of the overlay")?;
+        Ok(mount)
+    }
+}
+
+/// Removes the mark that makes the kernel refuse a work directory of an earlier `volatile` mount.
+///
+/// It warns of data that a crash of the machine may have lost; whoever mounts again has decided that
+/// this does not matter (a container that is started again).
+fn forget_volatile(work: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    use rustix::fs::{AtFlags, unlinkat};
+    for name in [c"work/incompat/volatile/dirty", c"work/incompat/volatile"] {
+        match unlinkat(work, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => unlinkat(work, name, AtFlags::REMOVEDIR)?,
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

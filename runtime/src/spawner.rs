@@ -1,0 +1,214 @@
+//! The spawner process: clones sandbox children, reaps them, reports their end.
+//!
+//! It has one thread, holds no lock and does nothing that blocks: whatever may take long (mounts,
+//! network) happens in the sandbox children. It is process 1 of a pid namespace of its own, so the
+//! kernel kills every sandbox when it ends, however it ends.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::net::RecvFlags;
+use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions, set_dumpable_behavior, waitid};
+
+use crate::cgroup::Cgroup;
+use crate::child;
+use crate::net;
+use crate::spec::{Network, Sandbox};
+use crate::sys::{self, Birth, Cloned};
+use crate::wire::{self, Exit, Failure, Hello, InStep as _, Ready, Request, Setup, Status, Step};
+
+/// A sandbox as the spawner sees it.
+struct Child {
+    pidfd: OwnedFd,
+    status: OwnedFd,
+    cgroup: Option<Cgroup>,
+}
+
+struct Spawner {
+    birth: Birth,
+    children: Vec<Child>,
+    /// Control groups that could not be removed yet.
+    emptied: Vec<Cgroup>,
+    /// For the shared network.
+    state_dir: PathBuf,
+    /// Our share in it; taken before the first sandbox that needs it.
+    membership: Option<net::Membership>,
+}
+
+/// The whole life of the spawner.
+pub(crate) fn run(birth: Birth) {
+    let Ok(Some((hello, _))) = wire::hear::<Hello>(&birth.control, RecvFlags::empty()) else {
+        return;
+    };
+    let ready = prepare();
+    let usable = ready.is_ok();
+    let answer = ready.map_or_else(Ready::No, |()| Ready::Yes);
+    if wire::tell(&birth.control, &answer, &[]).is_err() || !usable {
+        return;
+    }
+    let mut spawner = Spawner {
+        birth,
+        children: Vec::new(),
+        emptied: Vec::new(),
+        state_dir: hello.state_dir,
+        membership: None,
+    };
+    spawner.serve();
+    spawner.end();
+}
+
+fn prepare() -> Step<()> {
+    sys::reset_signals();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    // Nobody may look into this process or what it clones: it has seen all environments.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the spawner undumpable")?;
+    // Holding the program's output open would keep its reader waiting for us.
+    let null = rustix::fs::open(
+        c"/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step_at("open", "/dev/null")?;
+    rustix::stdio::dup2_stdin(&null).step("replace standard input")?;
+    rustix::stdio::dup2_stdout(&null).step("replace standard output")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(c"/", private).step("make all mounts private")
+}
+
+impl Spawner {
+    /// Answers requests and reaps children until the program is gone.
+    fn serve(&mut self) {
+        loop {
+            let mut ready: Vec<PollFd<'_>> = [&self.birth.control, &self.birth.parent]
+                .into_iter()
+                .chain(self.children.iter().map(|child| &child.pidfd))
+                .map(|fd| PollFd::new(fd, PollFlags::IN))
+                .collect();
+            match poll(&mut ready, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                // Out of memory at worst: everything ends, as when the spawner is killed.
+                Err(_) => return,
+            }
+            let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
+            for index in (0..self.children.len()).rev() {
+                if ready[index + 2] {
+                    let child = self.children.swap_remove(index);
+                    self.emptied.extend(reap(child));
+                }
+            }
+            if !self.emptied.is_empty() {
+                self.emptied = self.emptied.drain(..).filter_map(Cgroup::remove).collect();
+            }
+            if ready[1] {
+                return;
+            }
+            if ready[0] {
+                match Request::receive(self.birth.control.as_fd()) {
+                    Ok(Some(request)) => self.begin(request),
+                    Ok(None) => return,
+                    // A request that cannot be read has no one to be told of it but by its sockets,
+                    // which are closed by now.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, request: Request) {
+        if let Err(failure) = self.try_begin(&request) {
+            // The program reads this, or has gone.
+            let _ = wire::tell(&request.setup, &Setup::Failed(failure), &[]);
+        }
+    }
+
+    fn try_begin(&mut self, request: &Request) -> Step<()> {
+        let sandbox: Sandbox = serde_json::from_slice(&request.body)
+            .map_err(|error| Failure::new("read the request", &error.into()))?;
+        if sandbox.network == Network::Private && self.membership.is_none() {
+            self.membership = Some(net::Membership::join(&self.state_dir)?);
+        }
+        let cgroup = if sandbox.limits.is_empty() {
+            None
+        } else {
+            let (cgroup, warnings) = Cgroup::create(&sandbox.limits);
+            for warning in warnings {
+                let _ = wire::tell(&request.setup, &Setup::Warning(warning), &[]);
+            }
+            cgroup
+        };
+        let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
+        match sys::clone_process(child::namespaces(&sandbox)) {
+            Ok(Cloned::Child) => child::run(&sandbox, request, cgroup.as_ref(), &self.state_dir),
+            Ok(Cloned::Parent { pidfd, .. }) => {
+                // An error means that the program has gone, which the loop will notice.
+                let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
+                self.children.push(Child {
+                    pidfd,
+                    status,
+                    cgroup,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                self.emptied.extend(cgroup);
+                Err(Failure::new("clone the sandbox process", &error))
+            }
+        }
+    }
+
+    /// Kills what runs and leaves the host as it was.
+    fn end(mut self) {
+        for child in &self.children {
+            // An error means that it has ended already.
+            let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+        }
+        self.emptied
+            .extend(self.children.drain(..).filter_map(reap));
+        // What is still busy will be found by its name.
+        self.emptied
+            .drain(..)
+            .for_each(|cgroup| drop(cgroup.remove()));
+        if let Some(membership) = self.membership.take() {
+            membership.leave();
+        }
+    }
+}
+
+/// Collects an ended child: its pid namespace is empty by then. Returns its control group.
+fn reap(child: Child) -> Option<Cgroup> {
+    let found = rustix::io::retry_on_intr(|| {
+        waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
+    });
+    let mut exit = match found {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit {
+                code,
+                signalled: false,
+                out_of_memory: false,
+            },
+            (None, signal) => Exit {
+                code: signal.unwrap_or(libc::SIGKILL),
+                signalled: true,
+                out_of_memory: false,
+            },
+        },
+        // Cannot be: it is our child and nobody else waits for it. Closing the socket tells.
+        Ok(None) | Err(_) => return child.cgroup,
+    };
+    if let Some(cgroup) = &child.cgroup {
+        exit.out_of_memory = cgroup.out_of_memory();
+    }
+    // An error means that the program does not care any more.
+    let _ = wire::tell(&child.status, &Status::Exited(exit), &[]);
+    child.cgroup
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new("read the request", &io::Error::from(error))
+    }
+}

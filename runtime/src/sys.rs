@@ -1,0 +1,20 @@
+//! System calls that no safe wrapper covers, and the two places where processes are born.
+//!
+//! All `unsafe` of this crate is below this module.
+#![allow(
+    unsafe_code,
+    reason = "system calls and process creation; each block argues its safety"
+)]
+
+mod birth;
+mod calls;
+mod clone;
+mod init;
+
+pub(crate) use birth::{Birth, spawn_spawner};
+pub(crate) use calls::{
+    Instruction, close_on_exec_from, enable_extended_acks, execute, exit_now, install_seccomp,
+    join_new_session_keyring, mount_setattr, reset_signals, send_signal, unshare,
+};
+pub(crate) use clone::{CloneFlags, Cloned, clone_process};
+pub(crate) use init::{be_init, block_signals, restore_signals};

@@ -1,0 +1,163 @@
+//! Single system calls.
+
+use std::ffi::{CStr, CString, c_int};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+
+/// One instruction of classic BPF, as `struct sock_filter`.
+pub(crate) use libc::sock_filter as Instruction;
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Ends the process at once, without destructors: the only right end of a cloned child.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes a plain number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Marks all descriptors from `first` on to be closed by exec (Linux 5.11).
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: marking a descriptor close-on-exec invalidates no descriptor that Rust code owns.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Moves the process into new namespaces, `CLONE_NEW*`.
+pub(crate) fn unshare(namespaces: c_int) -> io::Result<()> {
+    // SAFETY: without CLONE_FILES and CLONE_FS nothing changes that Rust code relies on.
+    check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
+}
+
+/// Sends `signal` to the process behind `pidfd`.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is borrowed for the call; a null `siginfo` is allowed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            no_info,
+            0_u32,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Gives all signals their default action and unblocks them.
+///
+/// The Rust runtime of the program ignores `SIGPIPE`, and an ignored signal stays ignored across
+/// exec: without this `yes | head` would not end in a sandbox.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: `SIG_DFL` is a valid disposition; failures (`SIGKILL`, reserved numbers) are
+        // harmless.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialised by `sigemptyset` before use, and lives during the call.
+    unsafe {
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Changes attributes (`MOUNT_ATTR_*`) of the mount behind `mount` (Linux 5.12), and makes it
+/// private.
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: clear,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, the structure lives during the call and its size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Asks for error texts in the answers of a netlink socket (Linux 4.12).
+pub(crate) fn enable_extended_acks(socket: &OwnedFd) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the option is an integer, which lives during the call, with its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_EXT_ACK,
+            (&raw const on).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    };
+    check(result.into()).map(drop)
+}
+
+/// Gives the process an empty session keyring, so that keys of the host's session are out of
+/// reach.
+pub(crate) fn join_new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for an anonymous keyring.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) }).map(drop)
+}
+
+/// Installs a system call filter for this process and all that it starts.
+pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies `len` instructions from a slice of that length and writes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0_u32,
+            &raw const filter,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Replaces the process; returns only the reason of a failure.
+pub(crate) fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    }
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: all strings end in NUL, both arrays end in a null pointer, all live during the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}

@@ -1,0 +1,4 @@
+//! Sandboxes on the real kernel. All tests here need root; they say so when it is missing.
+
+mod basics;
+mod support;
