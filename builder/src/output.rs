@@ -81,9 +81,18 @@ pub fn write_outputs(
             OutputKind::Oci(target) | OutputKind::Docker(target) => {
                 let wanted = names_of(request, &[]);
                 let docker = matches!(output.kind, OutputKind::Docker(_));
-                let mut image =
-                    assemble(store, finished, &output.options, Form::Distributed, progress)?;
-                image.name(&wanted, matches!(target, ArchiveTarget::Directory(_)), docker);
+                let mut image = assemble(
+                    store,
+                    finished,
+                    &output.options,
+                    Form::Distributed,
+                    progress,
+                )?;
+                image.name(
+                    &wanted,
+                    matches!(target, ArchiveTarget::Directory(_)),
+                    docker,
+                );
                 write_archive(store, target, &image.bundle, progress)?;
                 names.extend(wanted);
                 Some(image)
@@ -102,7 +111,13 @@ pub fn write_outputs(
     }
     let image = match first {
         Some(image) => image,
-        None => assemble(store, finished, &OutputOptions::default(), Form::Stored, progress)?,
+        None => assemble(
+            store,
+            finished,
+            &OutputOptions::default(),
+            Form::Stored,
+            progress,
+        )?,
     };
     Ok(image.written(&names))
 }
@@ -176,7 +191,10 @@ fn store_image(
         }
     }
     let host = Platform::host();
-    let main = finished.iter().position(|one| one.platform == host).unwrap_or(0);
+    let main = finished
+        .iter()
+        .position(|one| one.platform == host)
+        .unwrap_or(0);
     let record = image.record(store, main)?;
     if names.is_empty() {
         store.put_image(&record)?;

@@ -343,3 +343,193 @@ mod empty_objects {
         Ok(map.unwrap_or_default().into_keys().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn text(config: &ImageConfig) -> String {
+        String::from_utf8(config.to_bytes()).unwrap()
+    }
+
+    fn read(text: &str) -> ImageConfig {
+        ImageConfig::from_bytes(text.as_bytes()).unwrap()
+    }
+
+    /// BuildKit's bytes of the recorded case L20, whose digest the record tells. We differ in two
+    /// places on purpose: no `null` for the creation time and the list of layers.
+    #[test]
+    fn config_has_buildkits_bytes() {
+        let buildkit = concat!(
+            r#"{"architecture":"amd64","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:"#,
+            r#"/usr/sbin:/usr/bin:/sbin:/bin","a=1"],"WorkingDir":"/"},"created":null,"#,
+            r#""history":[{"created_by":"ENV a=1","comment":"buildkit.dockerfile.v0","#,
+            r#""empty_layer":true}],"os":"linux","rootfs":{"type":"layers","diff_ids":null}}"#
+        );
+        assert_eq!(
+            Digest::of(buildkit.as_bytes()).hex(),
+            "5c3d3a55949d059ff834d4fa2c0f21985c4de2fabaa7084b443c17de8e19e716"
+        );
+        let ours = buildkit
+            .replace(r#""created":null,"#, "")
+            .replace("null", "[]");
+        assert_eq!(text(&read(buildkit)), ours);
+        let built = ImageConfig {
+            architecture: "amd64".into(),
+            os: "linux".into(),
+            config: ContainerConfig {
+                env: vec![
+                    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+                    "a=1".into(),
+                ],
+                working_dir: "/".into(),
+                ..ContainerConfig::default()
+            },
+            history: vec![History {
+                created_by: "ENV a=1".into(),
+                comment: Some("buildkit.dockerfile.v0".into()),
+                empty_layer: true,
+                ..History::default()
+            }],
+            ..ImageConfig::default()
+        };
+        assert_eq!(text(&built), ours);
+    }
+
+    #[test]
+    fn all_fields_have_their_place() {
+        let some = |list: &[&str]| Some(list.iter().map(ToString::to_string).collect());
+        let config = ContainerConfig {
+            user: "u".into(),
+            exposed_ports: ["80/tcp".into(), "443/tcp".into()].into(),
+            env: vec!["A=<1>&".into()],
+            entrypoint: some(&["/e"]),
+            cmd: some(&["c"]),
+            volumes: ["/v".into()].into(),
+            working_dir: "/w".into(),
+            labels: [("b".into(), "2".into()), ("a".into(), "1".into())].into(),
+            stop_signal: Some("INT".into()),
+            args_escaped: true,
+            healthcheck: Some(HealthConfig {
+                test: vec!["NONE".into()],
+                interval: 1,
+                timeout: 2,
+                start_period: 3,
+                start_interval: 4,
+                retries: 5,
+            }),
+            on_build: vec!["RUN x".into()],
+            shell: some(&["/bin/sh", "-ec"]),
+            extra: [("StopTimeout".into(), 10.into())].into(),
+        };
+        let image = ImageConfig {
+            architecture: "arm".into(),
+            author: Some("me".into()),
+            config,
+            created: Some("2020-09-13T12:26:40Z".into()),
+            history: vec![],
+            os: "linux".into(),
+            rootfs: RootFs {
+                diff_ids: vec![DIFF_ID.parse().unwrap()],
+            },
+            variant: Some("v7".into()),
+            extra: [
+                ("os.version".into(), "1".into()),
+                ("docker_version".into(), "2".into()),
+            ]
+            .into(),
+        };
+        let expected = concat!(
+            r#"{"architecture":"arm","author":"me","config":{"User":"u","#,
+            r#""ExposedPorts":{"443/tcp":{},"80/tcp":{}},"Env":["A=\u003c1\u003e\u0026"],"#,
+            r#""Entrypoint":["/e"],"Cmd":["c"],"Volumes":{"/v":{}},"WorkingDir":"/w","#,
+            r#""Labels":{"a":"1","b":"2"},"StopSignal":"INT","ArgsEscaped":true,"#,
+            r#""Healthcheck":{"Test":["NONE"],"Interval":1,"Timeout":2,"StartPeriod":3,"#,
+            r#""StartInterval":4,"Retries":5},"OnBuild":["RUN x"],"Shell":["/bin/sh","-ec"],"#,
+            r#""StopTimeout":10},"created":"2020-09-13T12:26:40Z","docker_version":"2","#,
+            r#""os":"linux","os.version":"1","rootfs":{"type":"layers","diff_ids":["#,
+            r#""sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},"#,
+            r#""variant":"v7"}"#
+        );
+        assert_eq!(text(&image), expected);
+        assert_eq!(read(expected), image);
+        assert_eq!(image.id(), Digest::of(expected.as_bytes()));
+    }
+
+    /// Configs as Docker's classic builder wrote them: many nulls, many fields of its own.
+    #[test]
+    fn nulls_and_unknown_fields_of_old_images_are_read() {
+        let old = concat!(
+            r#"{"architecture":"amd64","config":{"Hostname":"x","User":"","Env":null,"#,
+            r#""Cmd":null,"Volumes":null,"ExposedPorts":null,"Entrypoint":null,"Labels":null,"#,
+            r#""OnBuild":null,"Healthcheck":null,"StopSignal":"","WorkingDir":""},"#,
+            r#""container":"c0ffee","history":null,"os":"linux","#,
+            r#""rootfs":{"type":"layers"},"variant":""}"#
+        );
+        let image = read(old);
+        assert_eq!(image.config.extra.keys().collect::<Vec<_>>(), ["Hostname"]);
+        assert_eq!(image.extra["container"], "c0ffee");
+        assert_eq!(
+            text(&image),
+            concat!(
+                r#"{"architecture":"amd64","config":{"Hostname":"x"},"container":"c0ffee","#,
+                r#""os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn empty_commands_are_left_out() {
+        let image = ImageConfig {
+            config: ContainerConfig {
+                cmd: Some(vec![]),
+                entrypoint: Some(vec![]),
+                shell: Some(vec![]),
+                ..ContainerConfig::default()
+            },
+            ..ImageConfig::default()
+        };
+        assert!(text(&image).contains(r#""config":{}"#));
+    }
+
+    #[test]
+    fn what_is_no_config_is_refused() {
+        for bad in [
+            "",
+            "null",
+            "{}",
+            "[]",
+            r#"{"rootfs":{"diff_ids":["sha256:0"]}}"#,
+            r#"{"rootfs":{"diff_ids":["../../etc/passwd"]}}"#,
+            r#"{"rootfs":{},"config":[]}"#,
+            r#"{"rootfs":{},"history":{}}"#,
+        ] {
+            let error = ImageConfig::from_bytes(bad.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("could not read image config: "),
+                "{bad}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let ids = vec![format!("\"{DIFF_ID}\""); 501].join(",");
+        let many = format!(r#"{{"rootfs":{{"diff_ids":[{ids}]}}}}"#);
+        assert_eq!(
+            ImageConfig::from_bytes(many.as_bytes())
+                .unwrap_err()
+                .to_string(),
+            "image config is over the limit `layers`: 501 > 500"
+        );
+        let large = vec![b' '; (16 << 20) + 1];
+        assert_eq!(
+            ImageConfig::from_bytes(&large).unwrap_err().to_string(),
+            "image config is over the limit `config`: 16777217 > 16777216"
+        );
+    }
+}

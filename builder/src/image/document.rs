@@ -358,3 +358,261 @@ impl Chosen {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Documents in memory.
+    #[derive(Default)]
+    struct Memory(HashMap<Digest, Vec<u8>>);
+
+    impl Memory {
+        fn put(&mut self, media_type: &str, text: &str) -> Descriptor {
+            let digest = Digest::of(text.as_bytes());
+            self.0.insert(digest, text.as_bytes().to_vec());
+            Descriptor::new(media_type, digest, text.len() as u64)
+        }
+
+        fn image(&mut self, architecture: &str, layers: usize) -> Descriptor {
+            let ids = vec![format!("\"{}\"", Digest::of(b"diff")); layers].join(",");
+            let config = self.put(
+                media::OCI_CONFIG,
+                &format!(
+                    r#"{{"architecture":"{architecture}","os":"linux","rootfs":{{"diff_ids":[{ids}]}}}}"#
+                ),
+            );
+            let layer = Descriptor::new(
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                Digest::of(b"blob"),
+                4,
+            );
+            let manifest = format!(
+                r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+                json(&config),
+                vec![json(&layer); layers].join(",")
+            );
+            self.put(media::OCI_MANIFEST, &manifest)
+        }
+
+        fn index(&mut self, entries: &[&Descriptor]) -> Descriptor {
+            let list: Vec<_> = entries.iter().map(|entry| json(entry)).collect();
+            let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, list.join(","));
+            self.put(media::OCI_INDEX, &text)
+        }
+    }
+
+    impl Documents for Memory {
+        fn bytes(
+            &self,
+            what: &'static str,
+            descriptor: &Descriptor,
+        ) -> Result<Vec<u8>, ImageError> {
+            self.0
+                .get(&descriptor.digest)
+                .cloned()
+                .ok_or_else(|| ImageError::Missing {
+                    what,
+                    digest: descriptor.digest,
+                    name: "memory".to_owned(),
+                })
+        }
+    }
+
+    fn json(descriptor: &Descriptor) -> String {
+        serde_json::to_string(descriptor).unwrap()
+    }
+
+    fn wanted(architecture: &str) -> Platform {
+        Platform {
+            architecture: architecture.into(),
+            ..linux()
+        }
+    }
+
+    fn linux() -> Platform {
+        Platform {
+            os: "linux".into(),
+            architecture: "amd64".into(),
+            variant: None,
+            os_version: None,
+        }
+    }
+
+    fn on(mut descriptor: Descriptor, architecture: &str) -> Descriptor {
+        descriptor.platform = Some(DescriptorPlatform {
+            architecture: architecture.into(),
+            os: if architecture == "unknown" {
+                "unknown"
+            } else {
+                "linux"
+            }
+            .into(),
+            os_version: None,
+            variant: None,
+        });
+        descriptor
+    }
+
+    #[test]
+    fn a_lone_manifest_serves_every_platform() {
+        let mut memory = Memory::default();
+        let image = memory.image("arm64", 1);
+        let chosen = choose(&memory, "x", &[image], &wanted("amd64")).unwrap();
+        assert_eq!(chosen.config.architecture, "arm64");
+        assert_eq!(chosen.base_layers("x").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_platform_chooses_in_nested_indexes() {
+        let mut memory = Memory::default();
+        let (arm, amd) = (memory.image("arm64", 0), memory.image("amd64", 2));
+        let attestation = on(memory.image("unknown", 0), "unknown");
+        // The second has no platform in its descriptor: its config tells.
+        let inner = memory.index(&[&on(arm, "arm64"), &amd, &attestation]);
+        let outer = memory.index(&[&inner]);
+        let chosen = choose(&memory, "x", &[outer.clone()], &wanted("amd64")).unwrap();
+        assert_eq!(chosen.descriptor, amd);
+        let error = choose(&memory, "x", &[outer], &wanted("s390x")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no match for platform in manifest: x has no image for linux/s390x"
+        );
+        assert_eq!(error.hints(), ["available: linux/arm64, linux/amd64"]);
+    }
+
+    #[test]
+    fn indexes_nest_only_so_deep() {
+        let mut memory = Memory::default();
+        let mut top = on(memory.image("amd64", 0), "amd64");
+        for _ in 0..3 {
+            top = memory.index(&[&top]);
+        }
+        let error = choose(&memory, "x", &[top], &linux())
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "x is over the limit `nested indexes`: 3 > 2");
+    }
+
+    #[test]
+    fn size_and_digest_are_checked() {
+        let mut memory = Memory::default();
+        let mut image = memory.image("amd64", 0);
+        image.size += 1;
+        let error = choose(&memory, "x", &[image.clone()], &linux())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("its descriptor says"), "{error}");
+        image.size -= 1;
+        memory.0.insert(image.digest, b"{}".to_vec());
+        let error = choose(&memory, "x", &[image], &linux())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("manifest is corrupt: expected sha256:"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn layers_and_diff_ids_must_match() {
+        let mut memory = Memory::default();
+        let config = memory.put(media::OCI_CONFIG, r#"{"rootfs":{"diff_ids":[]}}"#);
+        let layer = Descriptor::new(
+            "application/vnd.oci.image.layer.v1.tar",
+            Digest::of(b"blob"),
+            4,
+        );
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+            json(&config),
+            json(&layer)
+        );
+        let image = memory.put(media::OCI_MANIFEST, &text);
+        let chosen = choose(&memory, "x", &[image], &linux()).unwrap();
+        assert_eq!(
+            chosen
+                .into_base("x".into(), Origin::Store)
+                .unwrap_err()
+                .to_string(),
+            "x: the manifest lists 1 layers, the config 0 diff IDs"
+        );
+    }
+
+    #[test]
+    fn artifacts_are_no_images() {
+        let mut memory = Memory::default();
+        let config = memory.put("application/vnd.cncf.helm.config.v1+json", "{}");
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{},"layers":null}}"#,
+            json(&config)
+        );
+        let chart = memory.put(media::OCI_MANIFEST, &text);
+        let error = choose(&memory, "x", &[chart], &linux())
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("its config is `application/vnd.cncf.helm.config.v1+json`"));
+    }
+
+    #[test]
+    fn ambiguous_and_foreign_documents_are_refused() {
+        let config = json(&Descriptor::new(media::OCI_CONFIG, Digest::of(b""), 0));
+        let sha512 = config.replace("sha256:", "sha512:");
+        for (text, reason) in [
+            ("{}".to_owned(), "missing field"),
+            (
+                r#"{"schemaVersion":1}"#.to_owned(),
+                "schema version 1 is not supported",
+            ),
+            (
+                r#"{"schemaVersion":2}"#.to_owned(),
+                "neither a manifest nor an index",
+            ),
+            (
+                format!(r#"{{"schemaVersion":2,"config":{config},"manifests":[]}}"#),
+                "taken for a manifest and for an index",
+            ),
+            (
+                r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#.to_owned(),
+                "taken for a manifest and for an index",
+            ),
+            (
+                format!(
+                    r#"{{"schemaVersion":2,"mediaType":"{}","config":{config}}}"#,
+                    media::OCI_INDEX
+                ),
+                "taken for a manifest and for an index",
+            ),
+            (format!(r#"{{"schemaVersion":2,"config":{sha512}}}"#), ""),
+            (
+                format!(
+                    r#"{{"schemaVersion":2,"config":{}}}"#,
+                    config.replace(":0", ":-1")
+                ),
+                "invalid value",
+            ),
+        ] {
+            let error = Document::parse("it", text.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_with_too_many_layers_is_refused() {
+        let layer = json(&Descriptor::new("l", Digest::of(b""), 0));
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#,
+            vec![layer.clone(); 501].join(",")
+        );
+        assert_eq!(
+            Document::parse("it", text.as_bytes())
+                .unwrap_err()
+                .to_string(),
+            "it is over the limit `layers`: 501 > 500"
+        );
+    }
+}
