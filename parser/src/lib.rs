@@ -9,8 +9,11 @@ mod ast;
 mod diagnostic;
 mod duration;
 mod expand;
+mod flags;
 mod heredoc;
 pub mod ignore;
+mod joined;
+mod json;
 pub mod lint;
 mod mode;
 mod mount;
@@ -24,11 +27,16 @@ mod signal;
 mod size;
 mod source;
 mod span;
+mod text;
+mod words;
 
 pub use ast::*;
 pub use diagnostic::{Diagnostic, closest};
 pub use duration::{format_duration, parse_duration};
-pub use expand::{ExpandError, Expansion, Variables, expand, expand_heredoc, expand_words};
+pub use expand::{
+    ExpandError, Expansion, MAX_EXPANDED, Variables, expand, expand_for_display, expand_heredoc,
+    expand_words,
+};
 pub use ignore::{IgnoreMatcher, IgnoreReason, MatchState, glob_match};
 pub use lint::{CheckConfig, LintFinding, Linter, RULES, Rule};
 pub use mode::{ChmodMode, ChownSpec, NameOrId, SymbolicMode};
