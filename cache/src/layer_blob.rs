@@ -4,12 +4,13 @@ use std::io::Write;
 
 use crate::blob::BlobInfo;
 use crate::compress::{Compression, CompressionKind};
-use crate::digest::{DiffId, Digest};
+use crate::digest::{DiffId, Digest, DigestWriter};
 use crate::error::StoreError;
 use crate::meta::KnownBlob;
 use crate::store::Store;
+use crate::tar_write::PaxWriter;
 use crate::tree::Layer;
-use crate::tree_tar::RewriteTimestamps;
+use crate::tree_tar::{self, Content, RewriteTimestamps};
 
 /// A layer as a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +66,15 @@ impl Store {
         out: &mut dyn Write,
         rewrite: Option<RewriteTimestamps>,
     ) -> Result<DiffId, StoreError> {
-        let _ = (diff_id, out, rewrite);
-        Err(pending("layer tar"))
+        let layer = self
+            .layer(diff_id)?
+            .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
+        let mut tar = PaxWriter::new(DigestWriter::new(out));
+        tree_tar::write_tree(layer.root_fd()?, &mut tar, Content::Full, rewrite)?;
+        let out = tar
+            .finish()
+            .map_err(StoreError::stream("write the layer"))?;
+        Ok(DiffId::from_digest(out.finish().1))
     }
 }
 

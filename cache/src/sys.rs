@@ -100,7 +100,7 @@ pub(crate) fn open_by_component(
         let next = rustix::fs::openat(here, part, how, Mode::empty());
         let next = match next {
             // `O_PATH|O_DIRECTORY|O_NOFOLLOW` answers ENOTDIR for a symlink; openat2 says ELOOP.
-            Err(Errno::NOTDIR) if is_symlink(here, part) => Err(Errno::LOOP),
+            Err(Errno::NOTDIR) if !last && is_symlink(here, part) => Err(Errno::LOOP),
             result => result,
         }?;
         current = Some(next);
@@ -289,7 +289,7 @@ mod tests {
             ("a/b", DIRECTORY, None),
             ("a//b/./file", READ, None),
             ("link/b/file", READ, Some(Errno::LOOP)),
-            ("link", DIRECTORY, Some(Errno::LOOP)),
+            ("link", DIRECTORY, Some(Errno::NOTDIR)),
             ("last", READ, Some(Errno::LOOP)),
             ("../x", READ, Some(Errno::XDEV)),
             ("nothing", READ, Some(Errno::NOENT)),

@@ -267,6 +267,16 @@ impl RootView {
             .clear();
     }
 
+    /// Forgets where one directory comes from: call it after making that directory in the upper.
+    pub fn forget_directory(&self, path: &Path) {
+        let path = path.as_os_str().as_bytes();
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        self.directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(path);
+    }
+
     /// The root as an entry.
     ///
     /// Its metadata is that of the topmost layer that says anything about `/`: most do not, their

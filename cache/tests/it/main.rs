@@ -1,0 +1,6 @@
+//! The store through its public interface, against the kernel's overlay and other tar readers.
+//!
+//! Many of these tests mount overlays and make devices: run them as root.
+
+mod layers;
+mod support;
