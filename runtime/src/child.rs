@@ -160,7 +160,10 @@ fn enter(root: Detached) -> Step<OwnedFd> {
     rustix::process::fchdir(&root).step("enter the root")?;
     // Stacks the old root on the new one and needs no directory in it.
     rustix::process::pivot_root(c".", c".").step("pivot_root")?;
-    rustix::mount::unmount(c".", UnmountFlags::DETACH).step("detach the old root")?;
+    // What lies over the new root now, from the top: the stage, and the old root with all else.
+    for what in ["detach the stage", "detach the old root"] {
+        rustix::mount::unmount(c".", UnmountFlags::DETACH).step(what)?;
+    }
     drop(root);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(c"/", flags, Mode::empty()).step("open the root")

@@ -92,7 +92,7 @@ pub(super) fn mount_sys(
 pub(super) fn system_directory(root: BorrowedFd<'_>, name: &str) -> Step<OwnedFd> {
     let step = format!("mount /{name}");
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2(root, name, flags, Mode::empty(), how).map_err(|error| {
         let why = match error {
             Errno::LOOP => "it is a symbolic link in the root file system",

@@ -46,7 +46,7 @@ pub(crate) fn be_init(command: i32, pidfd: OwnedFd) -> ! {
     // SAFETY: this process executes nothing but the loop below, which uses `pidfd` alone; no
     // destructor of another descriptor runs, because it never returns.
     unsafe {
-        libc::syscall(libc::SYS_close_range, 3_u32, number - 1, 0_u32);
+        libc::syscall(libc::SYS_close_range, 0_u32, number - 1, 0_u32);
         libc::syscall(libc::SYS_close_range, number + 1, u32::MAX, 0_u32);
     }
     let all = full_set();

@@ -9,16 +9,25 @@ use crate::support::Host;
 #[test]
 fn root_exit_codes_and_signals_come_back() {
     let host = Host::new();
-    assert_eq!(host.run(&host.sandbox(&["true"])).status, ExitStatus::Code(0));
+    assert_eq!(
+        host.run(&host.sandbox(&["true"])).status,
+        ExitStatus::Code(0)
+    );
     assert_eq!(host.run(&host.shell("exit 3")).status, ExitStatus::Code(3));
-    assert_eq!(host.run(&host.shell("exit 255")).status, ExitStatus::Code(255));
+    assert_eq!(
+        host.run(&host.shell("exit 255")).status,
+        ExitStatus::Code(255)
+    );
 }
 
 #[test]
 fn root_streams_are_separate_and_stdin_is_empty() {
     let host = Host::new();
     let outcome = host.run(&host.shell("echo out; echo err >&2; cat; echo $?"));
-    assert_eq!((outcome.text(), outcome.stderr.as_str()), ("out\n0", "err\n"));
+    assert_eq!(
+        (outcome.text(), outcome.stderr.as_str()),
+        ("out\n0", "err\n")
+    );
 }
 
 #[test]

@@ -39,12 +39,19 @@ impl Host {
     pub(crate) fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test needs root");
         // In memory: overlay works on tmpfs, and nothing is left after a crash of the machine.
-        let directory = tempfile::Builder::new().prefix("rbuild-test").tempdir_in("/dev/shm");
+        let directory = tempfile::Builder::new()
+            .prefix("rbuild-test")
+            .tempdir_in("/dev/shm");
         let directory = directory.unwrap();
         let layer = directory.path().join("layer");
         make_root(&layer);
-        let options = RuntimeOptions { state_dir: directory.path().join("state") };
-        let host = Self { runtime: Runtime::start(options).unwrap(), directory };
+        let options = RuntimeOptions {
+            state_dir: directory.path().join("state"),
+        };
+        let host = Self {
+            runtime: Runtime::start(options).unwrap(),
+            directory,
+        };
         for name in ["upper", "work"] {
             fs::create_dir(host.path(name)).unwrap();
         }
@@ -61,9 +68,16 @@ impl Host {
     }
 
     pub(crate) fn sandbox(&self, args: &[&str]) -> Sandbox {
-        let upper = UpperDir { upper: self.path("upper"), work: self.path("work") };
+        let upper = UpperDir {
+            upper: self.path("upper"),
+            work: self.path("work"),
+        };
         let lowers = vec![self.path("layer")];
-        let root = RootFs { lowers, upper: Some(upper), readonly: false };
+        let root = RootFs {
+            lowers,
+            upper: Some(upper),
+            readonly: false,
+        };
         let mut sandbox = Sandbox::new(root, args);
         sandbox.process.env = vec!["PATH=/bin".into()];
         sandbox
@@ -73,13 +87,22 @@ impl Host {
     pub(crate) fn try_run(&self, sandbox: &Sandbox) -> Result<Outcome, SandboxError> {
         let (stdout, its_stdout) = pipe();
         let (stderr, its_stderr) = pipe();
-        let stdio = Stdio { stdin: None, stdout: its_stdout, stderr: its_stderr };
+        let stdio = Stdio {
+            stdin: None,
+            stdout: its_stdout,
+            stderr: its_stderr,
+        };
         let mut running = self.runtime.spawn(sandbox, stdio)?;
         let errors = std::thread::spawn(move || read(stderr));
         let stdout = read(stdout);
         let stderr = errors.join().unwrap();
         let status = running.wait()?;
-        Ok(Outcome { status, stdout, stderr, warnings: running.warnings().to_vec() })
+        Ok(Outcome {
+            status,
+            stdout,
+            stderr,
+            warnings: running.warnings().to_vec(),
+        })
     }
 
     #[track_caller]
@@ -129,7 +152,9 @@ pub(crate) fn read(from: OwnedFd) -> String {
 
 /// Makes a root of busybox, with the directories that the builder's scaffold would add.
 pub(crate) fn make_root(root: &Path) {
-    for name in ["bin", "dev", "proc", "sys", "etc", "tmp", "root", "mnt", "work dir"] {
+    for name in [
+        "bin", "dev", "proc", "sys", "etc", "tmp", "root", "mnt", "work dir",
+    ] {
         fs::create_dir_all(root.join(name)).unwrap();
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
@@ -139,11 +164,11 @@ pub(crate) fn make_root(root: &Path) {
     let busybox = Path::new("/bin/busybox");
     fs::copy(busybox, root.join("bin/busybox")).expect("these tests need busybox-static");
     for name in [
-        "sh", "cat", "ls", "id", "grep", "true", "false", "sleep", "env", "pwd", "hostname", "mount",
-        "umount", "unshare", "rm", "mkdir", "mknod", "chmod", "chown", "touch", "stat", "readlink",
-        "ip", "ifconfig", "nc", "wget", "ps", "kill", "head", "tail", "wc", "tty", "stty", "dd",
-        "test", "sort", "find", "ln", "mv", "cp", "echo", "yes", "su", "sed", "tr", "cut", "ping",
-        "chroot", "seq", "df", "date", "basename", "setsid", "nohup", "uname",
+        "sh", "cat", "ls", "id", "grep", "true", "false", "sleep", "env", "pwd", "hostname",
+        "mount", "umount", "unshare", "rm", "mkdir", "mknod", "chmod", "chown", "touch", "stat",
+        "readlink", "ip", "ifconfig", "nc", "wget", "ps", "kill", "head", "tail", "wc", "tty",
+        "stty", "dd", "test", "sort", "find", "ln", "mv", "cp", "echo", "yes", "su", "sed", "tr",
+        "cut", "ping", "chroot", "seq", "df", "date", "basename", "setsid", "nohup", "uname",
     ] {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
