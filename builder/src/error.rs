@@ -35,10 +35,30 @@ pub struct Location {
     pub source: Arc<[u8]>,
 }
 
-/// Why a build failed.
+/// Why a build failed; the fields are those of [`BuildErrorDetails`].
+///
+/// Boxed, so that the results of every step on the way stay small.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct BuildError {
+#[error("{}", .0.message)]
+pub struct BuildError(Box<BuildErrorDetails>);
+
+impl std::ops::Deref for BuildError {
+    type Target = BuildErrorDetails;
+
+    fn deref(&self) -> &BuildErrorDetails {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for BuildError {
+    fn deref_mut(&mut self) -> &mut BuildErrorDetails {
+        &mut self.0
+    }
+}
+
+/// What is known of a failed build.
+#[derive(Debug, Clone)]
+pub struct BuildErrorDetails {
     /// The kind.
     pub kind: BuildErrorKind,
     /// First line, in BuildKit's wording where BuildKit has one (without `failed to solve: `).
@@ -60,7 +80,7 @@ pub struct BuildError {
 impl BuildError {
     /// An error without location.
     pub fn new(kind: BuildErrorKind, message: impl Into<String>) -> BuildError {
-        BuildError {
+        BuildError(Box::new(BuildErrorDetails {
             kind,
             message: message.into(),
             location: None,
@@ -69,7 +89,7 @@ impl BuildError {
             vertex: None,
             causes: Vec::new(),
             others: Vec::new(),
-        }
+        }))
     }
 
     /// A mistake in the Dockerfile, a flag or the context.

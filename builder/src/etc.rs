@@ -68,7 +68,12 @@ fn without_loopback(text: &str) -> String {
     };
     text.lines()
         .filter(keep)
-        .map(|line| format!("{line}\n"))
+        .flat_map(|line| {
+            [
+                line, "
+",
+            ]
+        })
         .collect()
 }
 

@@ -25,10 +25,10 @@ use crate::request::BuildRequest;
 use crate::users::{ResolvedUser, UserError, lookup_user};
 
 /// Host name inside RUN, as `BuildKit`'s.
-pub const HOSTNAME: &str = "buildkitsandbox";
+pub(crate) const HOSTNAME: &str = "buildkitsandbox";
 
 /// What executing needs besides the operation.
-pub struct ExecContext<'a> {
+pub(crate) struct ExecContext<'a> {
     /// The store.
     pub store: &'a Store,
     /// Starts sandboxes.
@@ -46,7 +46,7 @@ pub struct ExecContext<'a> {
 /// Runs the command over `root` (bottom first) and commits what it changed as a layer.
 ///
 /// `inputs` are the unpacked layers of every input of the vertex, in order.
-pub fn execute(
+pub(crate) fn execute(
     context: &ExecContext<'_>,
     operation: &ExecOp,
     root: &[Layer],
@@ -169,9 +169,10 @@ fn network(mode: NetworkMode) -> Network {
 }
 
 fn security(mode: SecurityMode) -> Security {
-    let mut security = Security::default();
-    security.privileged = mode == SecurityMode::Insecure;
-    security
+    Security {
+        privileged: mode == SecurityMode::Insecure,
+        ..Security::default()
+    }
 }
 
 fn process_name(operation: &ExecOp) -> String {

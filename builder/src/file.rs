@@ -4,8 +4,11 @@
 //! into the upper directory, with the metadata of existing parents repeated there, as overlayfs
 //! itself would do on copy-up.
 
+mod archive;
 mod copy;
+mod missing;
 mod owner;
+mod parents;
 mod upper;
 
 use std::path::Path;
@@ -16,15 +19,15 @@ use crate::error::BuildError;
 use crate::ops::{FileAction, FileOp};
 use crate::tree::SourceTree;
 
-pub(crate) use copy::{missing_source, not_found};
-pub use owner::{Owner, resolve_owner};
-pub use upper::UpperError;
+pub(crate) use missing::{missing_source, not_found};
+pub(crate) use owner::{Owner, resolve_owner};
+pub(crate) use upper::UpperError;
 use upper::{NewDirectory, Upper};
 
 /// Executes the actions over `parents` (bottom first) and commits the layer.
 ///
 /// `inputs` are the source trees in the order of the vertex's inputs; the root's place is `None`.
-pub fn execute(
+pub(crate) fn execute(
     store: &Store,
     operation: &FileOp,
     parents: &[Layer],

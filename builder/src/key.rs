@@ -15,23 +15,23 @@ const STORED_VALUE_LIMIT: usize = 256;
 
 /// Ordered, named parts of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Parts {
+pub(crate) struct Parts {
     entries: Vec<(String, String)>,
 }
 
 impl Parts {
     /// No parts yet.
-    pub fn new() -> Parts {
+    pub(crate) fn new() -> Parts {
         Parts::default()
     }
 
     /// Adds a part.
-    pub fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
+    pub(crate) fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.entries.push((name.into(), value.into()));
     }
 
     /// The key.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let mut hasher = Sha256::new();
         for text in self.entries.iter().flat_map(|(name, value)| [name, value]) {
             hasher.update((text.len() as u64).to_le_bytes());
@@ -41,7 +41,7 @@ impl Parts {
     }
 
     /// The parts as they are stored beside a result.
-    pub fn to_stored(&self) -> Vec<(String, String)> {
+    pub(crate) fn to_stored(&self) -> Vec<(String, String)> {
         self.entries
             .iter()
             .map(|(name, value)| (name.clone(), shorten(value)))
@@ -61,7 +61,11 @@ fn shorten(value: &str) -> String {
 }
 
 /// Says why a step with these parts was not found, given the newest record of the same step.
-pub fn miss_reason(parts: &Parts, previous: Option<&BuildRecord>, forced: bool) -> MissReason {
+pub(crate) fn miss_reason(
+    parts: &Parts,
+    previous: Option<&BuildRecord>,
+    forced: bool,
+) -> MissReason {
     let text = if forced {
         "--no-cache".to_owned()
     } else if let Some(previous) = previous {
@@ -118,10 +122,10 @@ fn difference(new: &[(String, String)], old: &[(String, String)]) -> String {
 }
 
 /// Name of the part that stands for the root file system a step starts from.
-pub const PARENT: &str = "parent";
+pub(crate) const PARENT: &str = "parent";
 
 /// Prefix of the parts that stand for the content of a copied or mounted source.
-pub const CONTENT: &str = "content ";
+pub(crate) const CONTENT: &str = "content ";
 
 fn quote(value: &str) -> String {
     const LIMIT: usize = 40;

@@ -95,7 +95,7 @@ pub fn build(
     if engine.runtime.is_none() {
         refuse_commands(&graph)?;
     }
-    let locals = locals::Locals::open(&engine.store, request, prepared.ignore.clone(), &locals)?;
+    let locals = locals::Locals::open(&engine.store, request, prepared.ignore.as_ref(), &locals)?;
     let context = solve::SolveContext {
         store: &engine.store,
         runtime: engine.runtime.as_ref(),
@@ -239,10 +239,8 @@ fn check_syntax_directive(
         Some(value) => (value.as_str(), None),
         None => match &parsed.dockerfile.syntax {
             Some(syntax) => {
-                let line = 1 + file.text[..syntax.span.start.min(file.text.len())]
-                    .iter()
-                    .filter(|byte| **byte == b'\n')
-                    .count() as u32;
+                let before = &file.text[..syntax.span.start.min(file.text.len())];
+                let line = before.split(|byte| *byte == b'\n').count() as u32;
                 let lines = rbuild_parser::LineRange {
                     first: line,
                     last: line,

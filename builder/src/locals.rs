@@ -16,7 +16,7 @@ use crate::tree::{FileMemo, SourceTree};
 const IGNORE_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// Local sources by number.
-pub struct Locals {
+pub(crate) struct Locals {
     entries: Vec<Entry>,
     memo: FileMemo,
 }
@@ -30,10 +30,10 @@ struct Entry {
 
 impl Locals {
     /// Opens the sources that lowering met.
-    pub fn open(
+    pub(crate) fn open(
         store: &Store,
         request: &BuildRequest,
-        context_ignore: Option<Arc<IgnoreMatcher>>,
+        context_ignore: Option<&Arc<IgnoreMatcher>>,
         sources: &[LocalSource],
     ) -> Result<Locals, BuildError> {
         let mut entries = Vec::with_capacity(sources.len());
@@ -45,7 +45,7 @@ impl Locals {
                         ContextSource::Directory { path, .. } => Some(path.clone()),
                         ContextSource::Empty => None,
                     },
-                    ignore: context_ignore.clone(),
+                    ignore: context_ignore.cloned(),
                     label: "context".to_owned(),
                 },
                 LocalSource::Named(name) => named(name, request)?,
@@ -62,7 +62,7 @@ impl Locals {
     }
 
     /// The tree with this number.
-    pub fn tree(&self, index: usize) -> Result<SourceTree, BuildError> {
+    pub(crate) fn tree(&self, index: usize) -> Result<SourceTree, BuildError> {
         let Some(entry) = self.entries.get(index) else {
             return Err(BuildError::user("unknown build context"));
         };
@@ -73,13 +73,15 @@ impl Locals {
     }
 
     /// Remembered file digests.
-    pub fn memo(&self) -> &FileMemo {
+    pub(crate) fn memo(&self) -> &FileMemo {
         &self.memo
     }
 }
 
 /// Parses the ignore file of the build context.
-pub fn context_ignore(request: &BuildRequest) -> Result<Option<Arc<IgnoreMatcher>>, BuildError> {
+pub(crate) fn context_ignore(
+    request: &BuildRequest,
+) -> Result<Option<Arc<IgnoreMatcher>>, BuildError> {
     let ContextSource::Directory {
         ignore: Some((name, text)),
         ..

@@ -28,7 +28,7 @@ const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// A directory on this machine that vertices read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LocalSource {
+pub(crate) enum LocalSource {
     /// The build context.
     Context,
     /// A named context.
@@ -37,7 +37,7 @@ pub enum LocalSource {
 
 /// One history entry to be: text, and the vertex whose layer it stands for.
 #[derive(Debug, Clone)]
-pub struct HistoryStep {
+pub(crate) struct HistoryStep {
     /// `created_by`.
     pub created_by: String,
     /// The vertex that makes the layer; none for metadata.
@@ -46,7 +46,7 @@ pub struct HistoryStep {
 
 /// What lowering a target gave.
 #[derive(Debug)]
-pub struct LoweredTarget {
+pub(crate) struct LoweredTarget {
     /// The root file system; none when there are no layers at all.
     pub root: Option<VertexId>,
     /// Config without history, layers and time.
@@ -64,7 +64,7 @@ pub struct LoweredTarget {
 }
 
 /// Lowers plans into one graph.
-pub struct Lowering<'a> {
+pub(crate) struct Lowering<'a> {
     /// The graph so far.
     pub graph: OpGraph,
     /// Local sources met so far; `Op::Local` counts these.
@@ -117,7 +117,7 @@ struct StageContext<'p, 'a> {
 
 impl<'a> Lowering<'a> {
     /// An empty graph for this request.
-    pub fn new(
+    pub(crate) fn new(
         request: &'a BuildRequest,
         file: &'a SourceFile,
         escape: char,
@@ -145,7 +145,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Lowers the needed stages of a plan.
-    pub fn lower(
+    pub(crate) fn lower(
         &mut self,
         plan: &Plan<'a>,
         linter: &mut Linter,
@@ -276,7 +276,7 @@ impl<'a> Lowering<'a> {
             Base::Directory(name) => {
                 context.step = 1;
                 let mut state = StageState::scratch(&context.plan.platform);
-                let source = self.local(LocalSource::Named(name.clone()));
+                let source = self.local(&LocalSource::Named(name.clone()));
                 let vertex = self.copy_tree(
                     source,
                     "/",
@@ -331,7 +331,7 @@ impl<'a> Lowering<'a> {
         linter: &mut Linter,
     ) -> Result<String, BuildError> {
         let result = expand(word, self.escape, &state.variables);
-        self.finish_expansion(
+        finish_expansion(
             result.map(|e| (e.value, e.undefined)),
             state,
             instruction,
@@ -339,40 +339,16 @@ impl<'a> Lowering<'a> {
         )
     }
 
-    fn finish_expansion<T>(
-        &self,
-        result: Result<(T, Vec<String>), ExpandError>,
-        state: &StageState,
-        instruction: &Instruction,
-        linter: &mut Linter,
-    ) -> Result<T, BuildError> {
-        let (value, undefined) = match result {
-            Ok((value, undefined)) => (Ok(value), undefined),
-            Err(error) => {
-                let undefined = error.undefined.clone();
-                (Err(BuildError::user(error.to_string())), undefined)
-            }
-        };
-        for name in &undefined {
-            // A declared ARG without a value is unset but not a mistake.
-            if !state.declared.contains(name) {
-                let mut known = state.variables.names();
-                linter.add(rules::undefined_var(instruction, name, &mut known));
-            }
-        }
-        value
-    }
-
-    fn local(&mut self, source: LocalSource) -> VertexId {
+    fn local(&mut self, source: &LocalSource) -> VertexId {
         let index = self
             .locals
             .iter()
-            .position(|known| *known == source)
+            .position(|known| known == source)
             .unwrap_or_else(|| {
                 self.locals.push(source.clone());
                 self.locals.len() - 1
             });
-        let name = match &source {
+        let name = match source {
             LocalSource::Context => "[internal] load build context".to_owned(),
             LocalSource::Named(name) => format!("[context {name}] load from client"),
         };
@@ -403,7 +379,6 @@ impl<'a> Lowering<'a> {
             parents: false,
             exclude: Vec::new(),
             unpack: false,
-            instruction: "COPY",
         }));
         let meta = VertexMeta {
             name: name.to_owned(),
@@ -420,7 +395,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The tree that a `--from` means: `None` is the empty file system.
-    fn from_vertex(
+    fn source_vertex(
         &mut self,
         context: &StageContext<'_, 'a>,
         states: &[Option<StageState>],
@@ -428,7 +403,7 @@ impl<'a> Lowering<'a> {
     ) -> Result<Option<VertexId>, BuildError> {
         match context
             .plan
-            .from_target(from, &self.request.named_contexts)?
+            .target_of_from(from, &self.request.named_contexts)?
         {
             FromTarget::Scratch => Ok(None),
             FromTarget::Stage(index) if index >= context.index => Err(BuildError::user(format!(
@@ -438,7 +413,7 @@ impl<'a> Lowering<'a> {
             FromTarget::Stage(index) => Ok(states[index].as_ref().and_then(|state| state.root)),
             FromTarget::Context(name) => match self.request.named_contexts.get(&name) {
                 Some(NamedContext::Directory(_)) | None => {
-                    Ok(Some(self.local(LocalSource::Named(name))))
+                    Ok(Some(self.local(&LocalSource::Named(name))))
                 }
                 Some(named) => {
                     let platform = &context.plan.platform;
@@ -579,9 +554,33 @@ impl StageState {
 
 impl LoweredTarget {
     /// The history comment every own entry carries.
-    pub fn history_comment() -> &'static str {
+    pub(crate) fn history_comment() -> &'static str {
         HISTORY_COMMENT
     }
+}
+
+/// Reports the unset variables of an expansion and passes its result on.
+fn finish_expansion<T>(
+    result: Result<(T, Vec<String>), ExpandError>,
+    state: &StageState,
+    instruction: &Instruction,
+    linter: &mut Linter,
+) -> Result<T, BuildError> {
+    let (value, undefined) = match result {
+        Ok((value, undefined)) => (Ok(value), undefined),
+        Err(error) => {
+            let undefined = error.undefined.clone();
+            (Err(BuildError::user(error.to_string())), undefined)
+        }
+    };
+    for name in &undefined {
+        // A declared ARG without a value is unset but not a mistake.
+        if !state.declared.contains(name) {
+            let mut known = state.variables.names();
+            linter.add(rules::undefined_var(instruction, name, &mut known));
+        }
+    }
+    value
 }
 
 /// An error at an exact place of an instruction.

@@ -16,7 +16,7 @@ use crate::key::Parts;
 
 /// One operation.
 #[derive(Debug, Clone)]
-pub enum Op {
+pub(crate) enum Op {
     /// The layers of an image from outside.
     Image(Arc<BaseImage>),
     /// A directory on this machine; the index counts the build's local sources.
@@ -31,7 +31,7 @@ pub enum Op {
 
 /// A command, with everything that can change its result.
 #[derive(Debug, Clone)]
-pub struct ExecOp {
+pub(crate) struct ExecOp {
     /// Argument vector after shell wrapping.
     pub args: Vec<String>,
     /// Environment in order; `HOME` and secret variables are added when it runs.
@@ -54,7 +54,7 @@ pub struct ExecOp {
 
 /// One `--mount` of a RUN, resolved.
 #[derive(Debug, Clone)]
-pub struct ExecMount {
+pub(crate) struct ExecMount {
     /// Absolute target path.
     pub target: String,
     /// Read-only or not.
@@ -65,7 +65,7 @@ pub struct ExecMount {
 
 /// Kinds of `--mount`.
 #[derive(Debug, Clone)]
-pub enum ExecMountKind {
+pub(crate) enum ExecMountKind {
     /// A path of another file system; writes are thrown away.
     Bind {
         /// Index into the vertex's inputs; `None` is an empty directory.
@@ -121,7 +121,7 @@ pub enum ExecMountKind {
 
 /// Changes to a root file system, in order. Input 0 is the root unless `detached`.
 #[derive(Debug, Clone)]
-pub struct FileOp {
+pub(crate) struct FileOp {
     /// What is done.
     pub actions: Vec<FileAction>,
     /// Work on an empty root (`COPY --link`): then there is no root input.
@@ -130,7 +130,7 @@ pub struct FileOp {
 
 /// One change.
 #[derive(Debug, Clone)]
-pub enum FileAction {
+pub(crate) enum FileAction {
     /// Makes a directory and its parents (`WORKDIR`).
     MakeDirectory {
         /// Absolute path.
@@ -146,7 +146,7 @@ pub enum FileAction {
 
 /// COPY and ADD after expansion.
 #[derive(Debug, Clone)]
-pub struct CopyAction {
+pub(crate) struct CopyAction {
     /// What to copy, in order.
     pub sources: Vec<CopySource>,
     /// Absolute destination, keeping a trailing `/` or `/.`.
@@ -161,13 +161,11 @@ pub struct CopyAction {
     pub exclude: Vec<String>,
     /// Unpack archives: ADD of a single local file.
     pub unpack: bool,
-    /// Instruction word, for messages (`COPY` or `ADD`).
-    pub instruction: &'static str,
 }
 
 /// One source of a copy.
 #[derive(Debug, Clone)]
-pub enum CopySource {
+pub(crate) enum CopySource {
     /// A path (wildcards allowed) in an input.
     Path {
         /// Index into the vertex's inputs; `None` is the empty tree (`scratch`).
@@ -186,7 +184,7 @@ pub enum CopySource {
 
 /// What a vertex is called and where it stands; no part of its identity.
 #[derive(Debug, Clone)]
-pub struct VertexMeta {
+pub(crate) struct VertexMeta {
     /// Progress name.
     pub name: String,
     /// Lines of the instruction, if it is one.
@@ -201,7 +199,7 @@ pub struct VertexMeta {
 
 /// A node of the graph.
 #[derive(Debug, Clone)]
-pub struct Vertex {
+pub(crate) struct Vertex {
     /// The operation.
     pub op: Op,
     /// Vertices whose results it uses.
@@ -212,19 +210,19 @@ pub struct Vertex {
 
 /// All vertices of a build; index = [`VertexId`].
 #[derive(Debug, Default)]
-pub struct OpGraph {
+pub(crate) struct OpGraph {
     vertices: Vec<Vertex>,
     by_identity: HashMap<Digest, VertexId>,
 }
 
 impl OpGraph {
     /// An empty graph.
-    pub fn new() -> OpGraph {
+    pub(crate) fn new() -> OpGraph {
         OpGraph::default()
     }
 
     /// Adds a vertex, or returns the one that does the same to the same inputs.
-    pub fn add(&mut self, op: Op, inputs: Vec<VertexId>, meta: VertexMeta) -> VertexId {
+    pub(crate) fn add(&mut self, op: Op, inputs: Vec<VertexId>, meta: VertexMeta) -> VertexId {
         let mut parts = op.parts();
         for input in &inputs {
             parts.push("input", input.0.to_string());
@@ -245,12 +243,12 @@ impl OpGraph {
     }
 
     /// The vertex with this number.
-    pub fn vertex(&self, id: VertexId) -> &Vertex {
+    pub(crate) fn vertex(&self, id: VertexId) -> &Vertex {
         &self.vertices[id.0 as usize]
     }
 
     /// All vertices in order.
-    pub fn vertices(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
+    pub(crate) fn vertices(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
         self.vertices
             .iter()
             .enumerate()
@@ -258,19 +256,14 @@ impl OpGraph {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.vertices.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.vertices.is_empty()
     }
 }
 
 impl Op {
     /// The readable parts of the operation's identity, without its inputs.
-    pub fn parts(&self) -> Parts {
+    pub(crate) fn parts(&self) -> Parts {
         let mut parts = Parts::new();
         match self {
             Op::Image(image) => {

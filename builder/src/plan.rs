@@ -18,7 +18,7 @@ use crate::request::{BuildRequest, NamedContext};
 use crate::scope::{VariableList, platform_arguments};
 
 /// Finds the metadata of images from outside: the store, layouts, later registries.
-pub trait BaseResolver {
+pub(crate) trait BaseResolver {
     /// An image by reference.
     fn image(
         &self,
@@ -37,7 +37,7 @@ pub trait BaseResolver {
 
 /// What a stage starts from.
 #[derive(Debug, Clone)]
-pub enum Base {
+pub(crate) enum Base {
     /// Nothing.
     Scratch,
     /// An earlier stage.
@@ -52,7 +52,7 @@ pub enum Base {
 
 /// A stage in the plan.
 #[derive(Debug)]
-pub struct PlannedStage<'a> {
+pub(crate) struct PlannedStage<'a> {
     /// Where it stands in the file.
     pub source: &'a Stage,
     /// Its name, or `stage-<index>`.
@@ -73,7 +73,7 @@ pub struct PlannedStage<'a> {
 
 impl PlannedStage<'_> {
     /// Triggers, then the stage's own instructions; the flag says whether it is a trigger.
-    pub fn instructions(&self) -> impl Iterator<Item = (&Instruction, bool)> {
+    pub(crate) fn instructions(&self) -> impl Iterator<Item = (&Instruction, bool)> {
         let own: &[Instruction] = if self.replaced {
             &[]
         } else {
@@ -88,7 +88,7 @@ impl PlannedStage<'_> {
 
 /// Where a `--from` points.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FromTarget {
+pub(crate) enum FromTarget {
     /// A stage.
     Stage(usize),
     /// The empty file system.
@@ -101,7 +101,7 @@ pub enum FromTarget {
 
 /// The stages of one build for one platform.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// All stages in file order.
     pub stages: Vec<PlannedStage<'a>>,
     /// Index of the stage to build.
@@ -113,7 +113,7 @@ pub struct Plan<'a> {
 }
 
 /// What planning works from.
-pub struct PlanInput<'a> {
+pub(crate) struct PlanInput<'a> {
     /// The parsed file.
     pub dockerfile: &'a Dockerfile,
     /// Its name and text.
@@ -129,7 +129,7 @@ pub struct PlanInput<'a> {
 }
 
 /// Makes the plan.
-pub fn plan<'a>(input: &PlanInput<'a>, linter: &mut Linter) -> Result<Plan<'a>, BuildError> {
+pub(crate) fn plan<'a>(input: &PlanInput<'a>, linter: &mut Linter) -> Result<Plan<'a>, BuildError> {
     let mut planner = Planner {
         input,
         plan: Plan::empty(input),
@@ -167,7 +167,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Resolves the value of a `--from`.
-    pub fn from_target(
+    pub(crate) fn target_of_from(
         &self,
         from: &str,
         contexts: &BTreeMap<String, NamedContext>,
@@ -475,7 +475,7 @@ impl<'a> Planner<'a, '_> {
             for from in references(instruction) {
                 let target = self
                     .plan
-                    .from_target(&from, &self.input.request.named_contexts)
+                    .target_of_from(&from, &self.input.request.named_contexts)
                     .map_err(|error| {
                         let place = (instruction.lines, Some(instruction.span));
                         error.at(&self.input.file.location(place.0, place.1))
@@ -523,7 +523,7 @@ impl<'a> Planner<'a, '_> {
         let resolved = match &stage.base {
             Base::Unresolved => {
                 let reference = ImageReference::parse(&stage.base_name)
-                    .map_err(|error| BuildError::user(error.to_string()).at(&location))?;
+                    .map_err(|error| BuildError::user(error).at(&location))?;
                 self.input
                     .resolver
                     .image(&reference, &stage.platform)
@@ -558,6 +558,7 @@ impl<'a> Planner<'a, '_> {
                 architecture: found.architecture.clone(),
                 variant: found.variant.clone(),
                 os_version: None,
+                os_features: Vec::new(),
             };
             linter.add(rules::invalid_base_image_platform(
                 from,

@@ -12,14 +12,14 @@ use crate::plan::BaseResolver;
 use crate::request::NamedContext;
 
 /// Looks images up in the store; each name once per build, so that all stages see the same.
-pub struct StoreResolver<'a> {
+pub(crate) struct StoreResolver<'a> {
     store: &'a Store,
     known: Mutex<HashMap<(String, String), BaseImage>>,
 }
 
 impl<'a> StoreResolver<'a> {
     /// A resolver over this store.
-    pub fn new(store: &'a Store) -> StoreResolver<'a> {
+    pub(crate) fn new(store: &'a Store) -> StoreResolver<'a> {
         StoreResolver {
             store,
             known: Mutex::new(HashMap::new()),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use rbuild_parser::{Platform, Variables};
 
 /// Proxy arguments that every RUN gets without a declaration.
-pub const PROXY_ARGUMENTS: [&str; 5] = [
+pub(crate) const PROXY_ARGUMENTS: [&str; 5] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "FTP_PROXY",
@@ -16,22 +16,23 @@ pub const PROXY_ARGUMENTS: [&str; 5] = [
 ];
 
 /// `PATH` of a stage whose base image sets none.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An ordered list of variables; setting an existing name changes it in place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VariableList {
+pub(crate) struct VariableList {
     entries: Vec<(String, String)>,
 }
 
 impl VariableList {
     /// An empty list.
-    pub fn new() -> VariableList {
+    pub(crate) fn new() -> VariableList {
         VariableList::default()
     }
 
     /// From `NAME=value` strings, as an image config has them.
-    pub fn from_env(env: &[String]) -> VariableList {
+    pub(crate) fn from_env(env: &[String]) -> VariableList {
         let mut list = VariableList::new();
         for entry in env {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
@@ -41,7 +42,7 @@ impl VariableList {
     }
 
     /// Sets a variable.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         match self.entries.iter_mut().find(|(known, _)| known == name) {
             Some((_, old)) => value.clone_into(old),
             None => self.entries.push((name.to_owned(), value.to_owned())),
@@ -49,14 +50,14 @@ impl VariableList {
     }
 
     /// The names and values in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The names in order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(name, _)| name.as_str())
     }
 }
@@ -71,7 +72,7 @@ impl Variables for VariableList {
 }
 
 /// The predefined platform arguments of section 3.3, before build-args override them.
-pub fn platform_arguments(
+pub(crate) fn platform_arguments(
     build: &Platform,
     target: &Platform,
     target_stage: &str,
@@ -92,7 +93,7 @@ pub fn platform_arguments(
 }
 
 /// The proxy variables that RUN steps get from build-args: upper and lower case of each.
-pub fn proxy_environment(build_args: &BTreeMap<String, String>) -> Vec<(String, String)> {
+pub(crate) fn proxy_environment(build_args: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let mut environment = Vec::new();
     for name in PROXY_ARGUMENTS {
         let given = build_args

@@ -21,10 +21,10 @@ use crate::locals::Locals;
 use crate::ops::OpGraph;
 use crate::request::BuildRequest;
 
-pub use schedule::solve;
+pub(crate) use schedule::solve;
 
 /// What running needs.
-pub struct SolveContext<'a> {
+pub(crate) struct SolveContext<'a> {
     /// The store.
     pub store: &'a Store,
     /// Starts sandboxes; none on hosts where nothing can run.
@@ -45,7 +45,7 @@ pub struct SolveContext<'a> {
 
 /// A layer of a result, not necessarily on disk yet.
 #[derive(Debug, Clone)]
-pub struct LayerRef {
+pub(crate) struct LayerRef {
     /// Its identity.
     pub diff_id: DiffId,
     /// The image it comes from and that image's vertex, when the store may not have it.
@@ -54,7 +54,7 @@ pub struct LayerRef {
 
 /// What a vertex gives.
 #[derive(Debug, Clone)]
-pub enum Value {
+pub(crate) enum Value {
     /// A root file system, bottom layer first.
     Rootfs(Vec<LayerRef>),
     /// A directory of this machine.
@@ -63,7 +63,7 @@ pub enum Value {
 
 /// Result of a vertex.
 #[derive(Debug, Clone)]
-pub struct VertexOutput {
+pub(crate) struct VertexOutput {
     /// The value.
     pub value: Value,
     /// When its layer was made (RFC 3339), for vertices that make one.
@@ -74,7 +74,7 @@ pub struct VertexOutput {
 
 impl VertexOutput {
     /// The layers of a root file system; none of a directory.
-    pub fn layers(&self) -> &[LayerRef] {
+    pub(crate) fn layers(&self) -> &[LayerRef] {
         match &self.value {
             Value::Rootfs(layers) => layers,
             Value::Local(_) => &[],

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use rbuild_cache::{FileKind, Follow, RootView, ViewEntry, ViewError};
 use rbuild_parser::IgnoreMatcher;
 
+pub(crate) use digest::content_digest;
 pub(crate) use digest::copied_xattr;
-pub use digest::{DigestError, content_digest};
-pub use memo::FileMemo;
-pub use wildcard::{expand_wildcards, has_wildcard};
+pub(crate) use memo::FileMemo;
+pub(crate) use wildcard::{expand_wildcards, has_wildcard};
 
 /// A readable tree.
-pub struct SourceTree {
+pub(crate) struct SourceTree {
     view: RootView,
     ignore: Option<Arc<IgnoreMatcher>>,
     /// Owners become 0:0: files of a build context.
@@ -30,7 +30,7 @@ pub struct SourceTree {
 
 impl SourceTree {
     /// A directory of this machine.
-    pub fn directory(
+    pub(crate) fn directory(
         path: &Path,
         ignore: Option<Arc<IgnoreMatcher>>,
         label: impl Into<String>,
@@ -45,7 +45,7 @@ impl SourceTree {
     }
 
     /// The root file system of a stage or image.
-    pub fn rootfs(view: RootView, label: impl Into<String>) -> SourceTree {
+    pub(crate) fn rootfs(view: RootView, label: impl Into<String>) -> SourceTree {
         SourceTree {
             view,
             ignore: None,
@@ -55,22 +55,17 @@ impl SourceTree {
     }
 
     /// The name for messages.
-    pub fn label(&self) -> &str {
+    pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
     /// The unfiltered tree.
-    pub fn view(&self) -> &RootView {
+    pub(crate) fn view(&self) -> &RootView {
         &self.view
     }
 
-    /// Whether owners of this tree count.
-    pub fn keeps_owners(&self) -> bool {
-        !self.from_context
-    }
-
     /// Owner an entry is copied with.
-    pub fn owner(&self, entry: &ViewEntry) -> (u32, u32) {
+    pub(crate) fn owner(&self, entry: &ViewEntry) -> (u32, u32) {
         if self.from_context {
             (0, 0)
         } else {
@@ -79,7 +74,7 @@ impl SourceTree {
     }
 
     /// Looks up a path, symlinks followed (also the last); ignored paths are not there.
-    pub fn find(&self, path: &Path) -> Result<Option<ViewEntry>, ViewError> {
+    pub(crate) fn find(&self, path: &Path) -> Result<Option<ViewEntry>, ViewError> {
         let found = match self.view.lookup(path, Follow::Last) {
             Ok(found) => found,
             // A dangling chain of links is "not found" for a source.
@@ -105,7 +100,7 @@ impl SourceTree {
     }
 
     /// Children of a directory that are not ignored, in byte order.
-    pub fn children(&self, directory: &Path) -> Result<Vec<ViewEntry>, ViewError> {
+    pub(crate) fn children(&self, directory: &Path) -> Result<Vec<ViewEntry>, ViewError> {
         let mut entries = self.view.read_dir(directory)?;
         if self.ignore.is_some() {
             let mut kept = Vec::with_capacity(entries.len());
@@ -152,7 +147,7 @@ impl SourceTree {
     }
 
     /// Whether the ignore rules are why a path cannot be found, and which one.
-    pub fn ignored_by(&self, path: &Path) -> Option<String> {
+    pub(crate) fn ignored_by(&self, path: &Path) -> Option<String> {
         let matcher = self.ignore.as_ref()?;
         self.view.lookup(path, Follow::Last).ok().flatten()?;
         let reason = matcher.reason(&relative(path).to_string_lossy())?;
@@ -164,12 +159,12 @@ impl SourceTree {
 }
 
 /// The path without its leading slash.
-pub fn relative(path: &Path) -> &Path {
+pub(crate) fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
 /// A path of a source: absolute, lexically cleaned, clamped to the root.
-pub fn clean(path: &str) -> PathBuf {
+pub(crate) fn clean(path: &str) -> PathBuf {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

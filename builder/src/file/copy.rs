@@ -1,29 +1,26 @@
 //! COPY and ADD: sources to destination, to the letter of the language reference, section 5.
 
 use std::collections::HashMap;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{
-    ExtractOptions, FileKind, Follow, Limits, ViewEntry, detect_and_decompress, extract,
-};
+use rbuild_cache::{FileKind, Follow, ViewEntry};
 use rbuild_parser::{ChmodMode, IgnoreMatcher};
 
+use super::archive::is_archive;
+use super::missing::{missing_source, not_found};
 use super::upper::{NewDirectory, NewFile};
 use super::{FileRun, Owner, show, upper_error, view_error};
 use crate::error::BuildError;
 use crate::ops::{CopyAction, CopySource};
 use crate::tree::{SourceTree, clean, copied_xattr, expand_wildcards, has_wildcard};
 
-/// A tar header is one block; less cannot be an archive.
-const TAR_BLOCK: usize = 512;
-
 /// What applies to every entry of one COPY.
-struct Rules<'a> {
-    chown: Option<Owner>,
-    chmod: Option<ChmodMode>,
-    exclude: Option<IgnoreMatcher>,
-    action: &'a CopyAction,
+pub(super) struct Rules<'a> {
+    pub(super) chown: Option<Owner>,
+    pub(super) chmod: Option<ChmodMode>,
+    pub(super) exclude: Option<IgnoreMatcher>,
+    pub(super) action: &'a CopyAction,
 }
 
 impl Rules<'_> {
@@ -42,7 +39,11 @@ impl Rules<'_> {
         }
     }
 
-    fn metadata(&self, tree: &SourceTree, entry: &ViewEntry) -> Result<NewFile, BuildError> {
+    pub(super) fn metadata(
+        &self,
+        tree: &SourceTree,
+        entry: &ViewEntry,
+    ) -> Result<NewFile, BuildError> {
         let (uid, gid) = match self.chown {
             Some(owner) => (owner.uid, owner.gid),
             None => tree.owner(entry),
@@ -154,7 +155,6 @@ impl FileRun<'_> {
             parents: false,
             exclude: Vec::new(),
             unpack: false,
-            instruction: "COPY",
         };
         let rules = Rules {
             chown: None,
@@ -215,7 +215,7 @@ impl FileRun<'_> {
     }
 
     /// The destination as a directory, made if missing; canonical and in the upper directory.
-    fn destination_directory(
+    pub(super) fn destination_directory(
         &mut self,
         destination: &str,
         rules: &Rules<'_>,
@@ -225,15 +225,13 @@ impl FileRun<'_> {
             .view()
             .resolve(destination)
             .map_err(|error| view_error(&error))?;
-        if let Some(entry) = &resolved.entry {
-            if entry.metadata.kind != FileKind::Directory {
-                let shown = clean(destination);
-                return Err(BuildError::user(format!(
-                    "cannot copy to non-directory: {}",
-                    show(&shown)
-                ))
+        if let Some(entry) = &resolved.entry
+            && entry.metadata.kind != FileKind::Directory
+        {
+            let shown = show(&clean(destination));
+            let message = format!("cannot copy to non-directory: {shown}");
+            return Err(BuildError::user(message)
                 .with_help(format!("the destination {} is a file", show(&entry.path))));
-            }
         }
         self.upper
             .make_path(&resolved, &rules.new_parent())
@@ -296,11 +294,11 @@ impl FileRun<'_> {
             .view()
             .resolve(destination)
             .map_err(|error| view_error(&error))?;
-        if let Some(entry) = &resolved.entry {
-            if entry.metadata.kind != FileKind::Directory {
-                let message = format!("mkdir {}: not a directory", show(&clean(destination)));
-                return Err(BuildError::user(message));
-            }
+        if let Some(entry) = &resolved.entry
+            && entry.metadata.kind != FileKind::Directory
+        {
+            let message = format!("mkdir {}: not a directory", show(&clean(destination)));
+            return Err(BuildError::user(message));
         }
         self.upper
             .make_path(&resolved, &rules.new_parent())
@@ -322,7 +320,7 @@ impl FileRun<'_> {
     }
 
     /// Merges the content of a source directory into a target directory of the upper.
-    fn merge(
+    pub(super) fn merge(
         &mut self,
         tree: &SourceTree,
         source: &ViewEntry,
@@ -406,7 +404,11 @@ impl FileRun<'_> {
     }
 
     /// A sub-directory of a copied tree: made, or given the source's owner and mode.
-    fn place_directory(&mut self, place: &Path, new: &NewFile) -> Result<(), BuildError> {
+    pub(super) fn place_directory(
+        &mut self,
+        place: &Path,
+        new: &NewFile,
+    ) -> Result<(), BuildError> {
         let existing = self
             .upper
             .view()
@@ -442,7 +444,7 @@ impl FileRun<'_> {
     }
 
     /// Anything but a directory.
-    fn place(
+    pub(super) fn place(
         &mut self,
         tree: &SourceTree,
         entry: &ViewEntry,
@@ -452,14 +454,11 @@ impl FileRun<'_> {
     ) -> Result<(), BuildError> {
         self.refuse_directory(place)?;
         let linked = entry.metadata.nlink > 1 && entry.metadata.kind == FileKind::File;
-        if linked {
-            if let Some(first) = links.get(&entry.metadata.inode) {
-                let first = first.clone();
-                return self
-                    .upper
-                    .hard_link(place, &first)
-                    .map_err(|error| upper_error(&error));
-            }
+        if linked && let Some(first) = links.get(&entry.metadata.inode) {
+            return self
+                .upper
+                .hard_link(place, first)
+                .map_err(|error| upper_error(&error));
         }
         let done = match entry.metadata.kind {
             FileKind::File => {
@@ -484,196 +483,18 @@ impl FileRun<'_> {
         }
         Ok(())
     }
-
-    /// `--parents`: the path of each source, from the pivot `/./` on, is kept below the destination.
-    fn copy_with_parents(
-        &mut self,
-        tree: &SourceTree,
-        path: &str,
-        rules: &Rules<'_>,
-    ) -> Result<(), BuildError> {
-        let (pivot, pattern) = match path.split_once("/./") {
-            Some((pivot, rest)) => (clean(pivot), format!("{pivot}/{rest}")),
-            None => (PathBuf::from("/"), path.to_owned()),
-        };
-        let destination = self.destination_directory(&rules.action.destination, rules)?;
-        for found in sources_of(tree, &pattern, true)? {
-            let Some(entry) = tree
-                .view()
-                .lookup(&found, Follow::None)
-                .map_err(|error| view_error(&error))?
-                .filter(|_| matches!(tree.find(&found), Ok(Some(_))))
-            else {
-                return Err(missing_source(tree, &found));
-            };
-            let kept = found.strip_prefix(&pivot).unwrap_or(&found).to_path_buf();
-            self.keep_parents(tree, &pivot, &kept, &destination, rules)?;
-            let place = destination.join(&kept);
-            let new = rules.metadata(tree, &entry)?;
-            if entry.metadata.kind == FileKind::Directory {
-                if kept.as_os_str().is_empty() {
-                    self.merge(tree, &entry, &destination, rules)?;
-                } else {
-                    self.place_directory(&place, &new)?;
-                    self.merge(tree, &entry, &place, rules)?;
-                }
-            } else {
-                self.place(tree, &entry, &place, &new, &mut HashMap::new())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn keep_parents(
-        &mut self,
-        tree: &SourceTree,
-        pivot: &Path,
-        kept: &Path,
-        destination: &Path,
-        rules: &Rules<'_>,
-    ) -> Result<(), BuildError> {
-        let mut inside = PathBuf::new();
-        for component in kept.parent().into_iter().flat_map(Path::components) {
-            inside.push(component);
-            let entry = tree
-                .view()
-                .lookup(pivot.join(&inside), Follow::Last)
-                .map_err(|error| view_error(&error))?;
-            let Some(entry) = entry else {
-                return Err(missing_source(tree, &pivot.join(&inside)));
-            };
-            let new = rules.metadata(tree, &entry)?;
-            self.place_directory(&destination.join(&inside), &new)?;
-        }
-        Ok(())
-    }
-
-    /// ADD of an archive: unpacked into the destination as a directory.
-    fn unpack(
-        &mut self,
-        tree: &SourceTree,
-        entry: &ViewEntry,
-        destination: &str,
-        rules: &Rules<'_>,
-    ) -> Result<(), BuildError> {
-        // --chmod has no effect on archives, also not on the directories made for them (D10).
-        let plain = Rules {
-            chown: rules.chown,
-            chmod: None,
-            exclude: None,
-            action: rules.action,
-        };
-        let target = self.destination_directory(destination, &plain)?;
-        let file = tree
-            .view()
-            .open(entry)
-            .map_err(|error| view_error(&error))?;
-        let failed = |error: &dyn std::error::Error| {
-            BuildError::io(format!("could not unpack `{}`", show(&entry.path)), error)
-        };
-        let (_, mut plain_tar) = detect_and_decompress(file).map_err(|error| failed(&error))?;
-        let options = ExtractOptions {
-            view: Some(self.upper.view()),
-            upper: &self.upper_path,
-            into: &target,
-            chown: rules.chown.map(|owner| (owner.uid, owner.gid)),
-            limits: Limits::default(),
-        };
-        extract(&mut plain_tar, &options).map_err(|error| failed(&error))?;
-        Ok(())
-    }
 }
 
 /// The paths a source word means: itself, or what its wildcards match.
-fn sources_of(tree: &SourceTree, path: &str, recursive: bool) -> Result<Vec<PathBuf>, BuildError> {
+pub(super) fn sources_of(
+    tree: &SourceTree,
+    path: &str,
+    recursive: bool,
+) -> Result<Vec<PathBuf>, BuildError> {
     if has_wildcard(path) {
         expand_wildcards(tree, path, recursive)
             .map_err(|error| BuildError::io(format!("could not match `{path}`"), &error))
     } else {
         Ok(vec![clean(path)])
     }
-}
-
-/// Whether a file is an archive: a tar header after optional decompression.
-fn is_archive(tree: &SourceTree, entry: &ViewEntry) -> Result<bool, BuildError> {
-    let file = tree
-        .view()
-        .open(entry)
-        .map_err(|error| view_error(&error))?;
-    let Ok((_, mut reader)) = detect_and_decompress(file) else {
-        return Ok(false);
-    };
-    let mut block = [0_u8; TAR_BLOCK];
-    if reader.read_exact(&mut block).is_err() {
-        return Ok(false);
-    }
-    Ok(is_tar_header(&block))
-}
-
-/// Whether a block has the checksum of a tar header.
-fn is_tar_header(block: &[u8; TAR_BLOCK]) -> bool {
-    const CHECKSUM: std::ops::Range<usize> = 148..156;
-    let stored = String::from_utf8_lossy(&block[CHECKSUM]);
-    let digits = stored.trim_matches(|c: char| c == '\0' || c.is_ascii_whitespace());
-    let Ok(stored) = u32::from_str_radix(digits, 8) else {
-        return false;
-    };
-    let sum: u32 = block
-        .iter()
-        .enumerate()
-        .map(|(index, byte)| {
-            if CHECKSUM.contains(&index) {
-                32
-            } else {
-                u32::from(*byte)
-            }
-        })
-        .sum();
-    stored == sum && block.iter().any(|byte| *byte != 0)
-}
-
-/// `BuildKit`'s words for a source that is not there.
-pub(crate) fn not_found(label: &str, path: &Path) -> BuildError {
-    BuildError::user(format!(
-        "failed to compute cache key: failed to calculate checksum of ref {}: {:?}: not found",
-        label.replace(char::is_whitespace, "_"),
-        show(path)
-    ))
-}
-
-/// The same, with what probably went wrong: ignore rules, a dangling link, a similar name.
-pub(crate) fn missing_source(tree: &SourceTree, path: &Path) -> BuildError {
-    let mut error = not_found(tree.label(), path);
-    if let Some(rule) = tree.ignored_by(path) {
-        return error.with_help(format!(
-            "{} exists but is left out by {rule} of the ignore file",
-            show(path)
-        ));
-    }
-    if let Ok(Some(entry)) = tree.view().lookup(path, Follow::None) {
-        if let Some(target) = entry.link_target {
-            return error.with_help(format!(
-                "{} is a symlink to {}, which is not in {}",
-                show(path),
-                target.to_string_lossy(),
-                tree.label()
-            ));
-        }
-    }
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let wanted = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    if let Ok(children) = tree.children(parent) {
-        let names: Vec<String> = children
-            .iter()
-            .map(|child| child.name().to_string_lossy().into_owned())
-            .collect();
-        if let Some(close) = rbuild_parser::closest(&wanted, names.iter().map(String::as_str)) {
-            error = error.with_help(format!("did you mean {}?", show(&parent.join(close))));
-        }
-    }
-    error
 }

@@ -10,7 +10,7 @@ use crate::users::{Accounts, AccountsError};
 
 /// A resolved owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -23,7 +23,11 @@ pub struct Owner {
 ///
 /// A user number without group takes the same number as group; a user name takes its group from
 /// passwd; an unknown name is root, unless the stage has no files at all to look in.
-pub fn resolve_owner(view: &RootView, spec: &str, empty_root: bool) -> Result<Owner, BuildError> {
+pub(crate) fn resolve_owner(
+    view: &RootView,
+    spec: &str,
+    empty_root: bool,
+) -> Result<Owner, BuildError> {
     let mut owner = Owner {
         uid: 0,
         gid: 0,
@@ -64,13 +68,11 @@ pub fn resolve_owner(view: &RootView, spec: &str, empty_root: bool) -> Result<Ow
         None => {}
         Some(NameOrId::Id(id)) => owner.gid = *id,
         Some(NameOrId::Name(name)) if name == "root" => owner.gid = 0,
-        Some(NameOrId::Name(name)) => match accounts.group(name) {
-            Some(gid) => owner.gid = gid,
-            None => {
-                owner.gid = 0;
-                owner.unknown_name = true;
-            }
-        },
+        Some(NameOrId::Name(name)) => {
+            let known = accounts.group(name);
+            owner.gid = known.unwrap_or(0);
+            owner.unknown_name |= known.is_none();
+        }
     }
     Ok(owner)
 }

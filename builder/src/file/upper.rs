@@ -25,7 +25,7 @@ use crate::tree::relative;
 /// Why something could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum UpperError {
+pub(crate) enum UpperError {
     /// A parent is not a directory.
     #[error("`{}` is not a directory", path.display())]
     NotDirectory {
@@ -50,7 +50,7 @@ pub enum UpperError {
 
 /// How directories that do not exist yet are made.
 #[derive(Debug, Clone, Copy)]
-pub struct NewDirectory {
+pub(crate) struct NewDirectory {
     /// Permission bits.
     pub mode: u32,
     /// Owner.
@@ -63,7 +63,7 @@ pub struct NewDirectory {
 
 /// Metadata of a file to be made.
 #[derive(Debug, Clone)]
-pub struct NewFile {
+pub(crate) struct NewFile {
     /// Permission bits.
     pub mode: u32,
     /// Owner.
@@ -77,7 +77,7 @@ pub struct NewFile {
 }
 
 /// The upper directory and the merged view through it.
-pub struct Upper {
+pub(crate) struct Upper {
     root: OwnedFd,
     view: RootView,
     /// Times to set on directories when everything in them is done.
@@ -88,7 +88,7 @@ const CONFINED: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYML
 
 impl Upper {
     /// Opens the upper directory.
-    pub fn open(path: &Path, view: RootView) -> Result<Upper, UpperError> {
+    pub(crate) fn open(path: &Path, view: RootView) -> Result<Upper, UpperError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| failed("open", path, error))?;
@@ -100,12 +100,12 @@ impl Upper {
     }
 
     /// The merged tree, what was written so far included.
-    pub fn view(&self) -> &RootView {
+    pub(crate) fn view(&self) -> &RootView {
         &self.view
     }
 
     /// Makes the missing components of a resolved path; returns the whole path.
-    pub fn make_path(
+    pub(crate) fn make_path(
         &mut self,
         resolved: &Resolved,
         new: &NewDirectory,
@@ -120,7 +120,11 @@ impl Upper {
     }
 
     /// Makes one new directory below one that is in the upper directory already.
-    pub fn make_directory(&mut self, path: &Path, new: &NewDirectory) -> Result<(), UpperError> {
+    pub(crate) fn make_directory(
+        &mut self,
+        path: &Path,
+        new: &NewDirectory,
+    ) -> Result<(), UpperError> {
         let (parent, name) = self.parent(path)?;
         mkdirat(&parent, name, Mode::from_raw_mode(0o700))
             .map_err(|error| failed("make the directory", path, error))?;
@@ -141,7 +145,11 @@ impl Upper {
     }
 
     /// Gives a directory that is in the upper directory another owner, mode and attributes.
-    pub fn change_directory(&mut self, path: &Path, new: &NewFile) -> Result<(), UpperError> {
+    pub(crate) fn change_directory(
+        &mut self,
+        path: &Path,
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
         let directory = self.directory(path)?;
         set_owner_and_mode(&directory, path, new.uid, new.gid, new.mode)?;
         set_xattrs(directory.as_fd(), path, &new.xattrs)?;
@@ -152,13 +160,13 @@ impl Upper {
     }
 
     /// Sets a directory's time when all is done.
-    pub fn set_directory_time(&mut self, path: &Path, time: Timestamp) {
+    pub(crate) fn set_directory_time(&mut self, path: &Path, time: Timestamp) {
         self.directory_times.insert(path.to_path_buf(), time);
     }
 
     /// Makes sure that an existing directory and its parents are in the upper directory, with the
     /// metadata they have below.
-    pub fn copy_up(&mut self, path: &Path) -> Result<(), UpperError> {
+    pub(crate) fn copy_up(&mut self, path: &Path) -> Result<(), UpperError> {
         let mut current = PathBuf::from("/");
         for component in relative(path).components() {
             current.push(component);
@@ -205,7 +213,7 @@ impl Upper {
     }
 
     /// Writes a regular file, replacing a non-directory.
-    pub fn write_file(
+    pub(crate) fn write_file(
         &mut self,
         path: &Path,
         content: &mut dyn Read,
@@ -213,11 +221,11 @@ impl Upper {
     ) -> Result<(), UpperError> {
         let mut file = self.create(path)?;
         io::copy(content, &mut file).map_err(|source| write_failed(path, source))?;
-        self.finish_file(&file, path, new)
+        finish_file(&file, path, new)
     }
 
     /// Writes a regular file with the content of an open file, letting the kernel copy.
-    pub fn copy_file(
+    pub(crate) fn copy_file(
         &mut self,
         path: &Path,
         mut source: File,
@@ -226,7 +234,7 @@ impl Upper {
         let mut file = self.create(path)?;
         // Between two files the standard library copies in the kernel.
         io::copy(&mut source, &mut file).map_err(|source| write_failed(path, source))?;
-        self.finish_file(&file, path, new)
+        finish_file(&file, path, new)
     }
 
     fn create(&self, path: &Path) -> Result<File, UpperError> {
@@ -239,18 +247,8 @@ impl Upper {
             .map_err(|error| failed("create", path, error))
     }
 
-    fn finish_file(&self, file: &File, path: &Path, new: &NewFile) -> Result<(), UpperError> {
-        set_owner_and_mode(file, path, new.uid, new.gid, new.mode)?;
-        set_xattrs(file.as_fd(), path, &new.xattrs)?;
-        if let Some(mtime) = new.mtime {
-            futimens(file, &times(mtime))
-                .map_err(|error| failed("set the time of", path, error))?;
-        }
-        Ok(())
-    }
-
     /// Makes a symlink, replacing a non-directory.
-    pub fn symlink(
+    pub(crate) fn symlink(
         &mut self,
         path: &Path,
         target: &OsStr,
@@ -259,11 +257,11 @@ impl Upper {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
         symlinkat(target, &parent, name).map_err(|error| failed("create the link", path, error))?;
-        self.finish_by_name(&parent, name, path, new)
+        finish_by_name(&parent, name, path, new)
     }
 
     /// Makes a fifo or device node, replacing a non-directory.
-    pub fn node(
+    pub(crate) fn node(
         &mut self,
         path: &Path,
         entry: &ViewEntry,
@@ -286,7 +284,7 @@ impl Upper {
             device,
         )
         .map_err(|error| failed("create the node", path, error))?;
-        self.finish_by_name(&parent, name, path, new)?;
+        finish_by_name(&parent, name, path, new)?;
         // The umask took bits away; the node was made by us and is not a link.
         rustix::fs::chmodat(
             &parent,
@@ -297,36 +295,8 @@ impl Upper {
         .map_err(|error| failed("set the mode of", path, error))
     }
 
-    fn finish_by_name(
-        &self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-        new: &NewFile,
-    ) -> Result<(), UpperError> {
-        let (uid, gid) = (Uid::from_raw(new.uid), Gid::from_raw(new.gid));
-        chownat(
-            parent,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|error| failed("set the owner of", path, error))?;
-        for (attribute, value) in &new.xattrs {
-            // Only links and nodes come here; most file systems refuse user attributes on them.
-            let link = format!("/proc/self/fd/{}/{}", raw(parent), name.to_string_lossy());
-            let _ignored = lsetxattr(link, attribute.as_os_str(), value, XattrFlags::empty());
-        }
-        if let Some(mtime) = new.mtime {
-            utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| failed("set the time of", path, error))?;
-        }
-        Ok(())
-    }
-
     /// Makes a hard link to a file written before, replacing a non-directory.
-    pub fn hard_link(&mut self, path: &Path, first: &Path) -> Result<(), UpperError> {
+    pub(crate) fn hard_link(&mut self, path: &Path, first: &Path) -> Result<(), UpperError> {
         self.clear(path)?;
         let (old_parent, old_name) = self.parent(first)?;
         let (parent, name) = self.parent(path)?;
@@ -335,7 +305,7 @@ impl Upper {
     }
 
     /// Sets the remembered directory times, deepest first.
-    pub fn finish(&mut self) -> Result<(), UpperError> {
+    pub(crate) fn finish(&mut self) -> Result<(), UpperError> {
         let remembered = std::mem::take(&mut self.directory_times);
         for (path, time) in remembered.iter().rev() {
             let directory = self.directory(path)?;
@@ -423,4 +393,40 @@ fn write_failed(path: &Path, source: io::Error) -> UpperError {
         path: path.to_path_buf(),
         source,
     }
+}
+
+fn finish_file(file: &File, path: &Path, new: &NewFile) -> Result<(), UpperError> {
+    set_owner_and_mode(file, path, new.uid, new.gid, new.mode)?;
+    set_xattrs(file.as_fd(), path, &new.xattrs)?;
+    if let Some(mtime) = new.mtime {
+        futimens(file, &times(mtime)).map_err(|error| failed("set the time of", path, error))?;
+    }
+    Ok(())
+}
+
+fn finish_by_name(
+    parent: &OwnedFd,
+    name: &OsStr,
+    path: &Path,
+    new: &NewFile,
+) -> Result<(), UpperError> {
+    let (uid, gid) = (Uid::from_raw(new.uid), Gid::from_raw(new.gid));
+    chownat(
+        parent,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(|error| failed("set the owner of", path, error))?;
+    for (attribute, value) in &new.xattrs {
+        // Only links and nodes come here; most file systems refuse user attributes on them.
+        let link = format!("/proc/self/fd/{}/{}", raw(parent), name.to_string_lossy());
+        let _ignored = lsetxattr(link, attribute.as_os_str(), value, XattrFlags::empty());
+    }
+    if let Some(mtime) = new.mtime {
+        utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| failed("set the time of", path, error))?;
+    }
+    Ok(())
 }

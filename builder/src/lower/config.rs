@@ -7,7 +7,7 @@ use rbuild_parser::{
     check_signal, expand_words, format_duration, lint::rules, parse_port_spec,
 };
 
-use super::{Lowering, StageContext, StageState, absolute, clean_path};
+use super::{Lowering, StageContext, StageState, absolute, clean_path, finish_expansion};
 use crate::error::BuildError;
 use crate::image::HealthConfig;
 use crate::ops::{FileAction, FileOp, Op};
@@ -166,7 +166,7 @@ impl<'a> Lowering<'a> {
         let mut ports = Vec::new();
         for word in sorted {
             let result = expand_words(word, self.escape, &state.variables);
-            for spec in self.finish_expansion(result, state, instruction, linter)? {
+            for spec in finish_expansion(result, state, instruction, linter)? {
                 let parsed = parse_port_spec(&spec).map_err(BuildError::user)?;
                 for finding in rules::expose(instruction, &parsed, &spec) {
                     linter.add(finding);

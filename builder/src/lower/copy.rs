@@ -7,7 +7,9 @@ use rbuild_parser::{
     SourceKind, expand_heredoc, lint::rules, source_kind,
 };
 
-use super::{LocalSource, Lowering, StageContext, StageState, absolute, error_at};
+use super::{
+    LocalSource, Lowering, StageContext, StageState, absolute, error_at, finish_expansion,
+};
 use crate::error::BuildError;
 use crate::event::VertexId;
 use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op};
@@ -50,8 +52,8 @@ impl<'a> Lowering<'a> {
         }
         let source_input = if words.needs_tree() {
             let source = match &copy.from {
-                Some(from) => self.from_vertex(context, states, &from.value)?,
-                None => Some(self.local(LocalSource::Context)),
+                Some(from) => self.source_vertex(context, states, &from.value)?,
+                None => Some(self.local(&LocalSource::Context)),
             };
             source.map(|vertex| {
                 inputs.push(vertex);
@@ -73,7 +75,6 @@ impl<'a> Lowering<'a> {
                 .map(|pattern| pattern.value.clone())
                 .collect(),
             unpack: is_add && copy.unpack != Some(false),
-            instruction: if is_add { "ADD" } else { "COPY" },
         };
         let detached = link || state.root.is_none();
         let op = Op::File(FileOp {
@@ -112,7 +113,7 @@ impl<'a> Lowering<'a> {
                 ParsedSource::Heredoc(heredoc) if heredoc.expand => {
                     let result = expand_heredoc(&heredoc.content, &state.variables)
                         .map(|expansion| (expansion.value, expansion.undefined));
-                    let content = self.finish_expansion(result, state, instruction, linter)?;
+                    let content = finish_expansion(result, state, instruction, linter)?;
                     ExpandedSource::Heredoc(heredoc.name.clone(), content)
                 }
                 ParsedSource::Heredoc(heredoc) => {
@@ -172,11 +173,11 @@ impl<'a> Lowering<'a> {
         words: &CopyWords,
         is_add: bool,
     ) -> Result<(), BuildError> {
-        if let Some(checksum) = &copy.checksum {
-            if words.sources.len() > 1 {
-                let message = "checksum can't be specified for multiple sources".to_owned();
-                return Err(error_at(self.file, instruction, checksum.span, message));
-            }
+        if let Some(checksum) = &copy.checksum
+            && words.sources.len() > 1
+        {
+            let message = "checksum can't be specified for multiple sources".to_owned();
+            return Err(error_at(self.file, instruction, checksum.span, message));
         }
         for (source, parsed) in words.sources.iter().zip(&copy.sources) {
             let (ExpandedSource::Path(path), ParsedSource::Path(word)) = (source, parsed) else {

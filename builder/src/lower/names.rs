@@ -52,13 +52,13 @@ pub(super) fn display(
         shown.push(' ');
         shown.push_str(&fill_in(rest, variables));
     }
-    if let InstructionKind::Run(run) = &instruction.kind {
-        if let Some(heredoc) = run.heredocs.first() {
-            let mut lines = heredoc.content.lines();
-            let first = lines.next().unwrap_or_default();
-            let more = if lines.next().is_some() { "..." } else { "" };
-            shown.push_str(&format!(" ({first}{more})"));
-        }
+    if let InstructionKind::Run(run) = &instruction.kind
+        && let Some(heredoc) = run.heredocs.first()
+    {
+        let mut lines = heredoc.content.lines();
+        let first = lines.next().unwrap_or_default();
+        let more = if lines.next().is_some() { "..." } else { "" };
+        shown.push_str(&format!(" ({first}{more})"));
     }
     shown
 }

@@ -8,7 +8,9 @@ use rbuild_parser::{
 };
 
 use super::config::shell;
-use super::{LocalSource, Lowering, StageContext, StageState, clean_path, error_at};
+use super::{
+    LocalSource, Lowering, StageContext, StageState, clean_path, error_at, finish_expansion,
+};
 use crate::error::BuildError;
 use crate::event::VertexId;
 use crate::ops::{ExecMount, ExecMountKind, ExecOp, Op, VertexMeta};
@@ -122,7 +124,7 @@ impl<'a> Lowering<'a> {
             })
         });
         let unset = Ok(((), undefined));
-        self.finish_expansion(unset, state, instruction, linter)?;
+        finish_expansion(unset, state, instruction, linter)?;
         result.map_err(|error: MountError| {
             error_at(self.file, instruction, raw.span, error.to_string())
         })
@@ -141,13 +143,13 @@ impl<'a> Lowering<'a> {
         let kind = match spec.kind {
             MountKind::Bind => {
                 let tree = match &spec.from {
-                    Some(from) => self.from_vertex(context, states, from)?,
-                    None => Some(self.local(LocalSource::Context)),
+                    Some(from) => self.source_vertex(context, states, from)?,
+                    None => Some(self.local(&LocalSource::Context)),
                 };
                 let input = tree.map(|tree| self.mount_input(context, tree, &source, inputs));
                 ExecMountKind::Bind { input, source }
             }
-            MountKind::Cache => self.cache_mount(context, states, spec, source, inputs)?,
+            MountKind::Cache => self.cache_mount(context, states, spec, &source, inputs)?,
             MountKind::Tmpfs => ExecMountKind::Tmpfs { size: spec.size },
             MountKind::Secret => {
                 let id = secret_id(spec);
@@ -178,13 +180,13 @@ impl<'a> Lowering<'a> {
         context: &StageContext<'_, 'a>,
         states: &[Option<StageState>],
         spec: &MountSpec,
-        source: String,
+        source: &str,
         inputs: &mut Vec<VertexId>,
     ) -> Result<ExecMountKind, BuildError> {
         let seed = match &spec.from {
-            Some(from) => self.from_vertex(context, states, from)?.map(|tree| {
-                let input = self.mount_input(context, tree, &source, inputs);
-                (input, source.clone())
+            Some(from) => self.source_vertex(context, states, from)?.map(|tree| {
+                let input = self.mount_input(context, tree, source, inputs);
+                (input, source.to_owned())
             }),
             None => None,
         };
@@ -236,11 +238,11 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// Name and content of a script file.
+type ScriptFile = (String, String);
+
 /// The argument vector, and the script file if the body is one.
-fn command(
-    state: &StageState,
-    run: &Run,
-) -> Result<(Vec<String>, Option<(String, String)>), BuildError> {
+fn command(state: &StageState, run: &Run) -> Result<(Vec<String>, Option<ScriptFile>), BuildError> {
     let wrapped = |text: String| {
         let mut args = shell(state);
         args.push(text);

@@ -27,8 +27,8 @@ pub(super) fn parts(
                     ExecMountKind::Bind {
                         input: Some(input),
                         source,
-                    } => Some((*input, source)),
-                    ExecMountKind::Cache {
+                    }
+                    | ExecMountKind::Cache {
                         seed: Some((input, source)),
                         ..
                     } => Some((*input, source)),

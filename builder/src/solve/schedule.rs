@@ -16,7 +16,7 @@ use crate::ops::Op;
 const LEAST_JOBS: usize = 4;
 
 /// Runs everything that `roots` need and returns the outputs by vertex number.
-pub fn solve(
+pub(crate) fn solve(
     context: &SolveContext<'_>,
     roots: &[VertexId],
 ) -> Result<Vec<Option<VertexOutput>>, BuildError> {

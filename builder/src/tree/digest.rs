@@ -15,7 +15,7 @@ use super::{FileMemo, SourceTree};
 
 /// Why a digest could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum DigestError {
+pub(crate) enum DigestError {
     /// The tree could not be read.
     #[error(transparent)]
     View(#[from] ViewError),
@@ -40,7 +40,7 @@ struct Item {
 ///
 /// For a directory that is its content without its own mode and owner, since a copy does not take
 /// those (case C11); `exclude` is relative to it.
-pub fn content_digest(
+pub(crate) fn content_digest(
     tree: &SourceTree,
     entry: &ViewEntry,
     exclude: Option<&IgnoreMatcher>,

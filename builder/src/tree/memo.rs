@@ -29,26 +29,29 @@ struct Stamp {
 
 /// Digests by file identity.
 #[derive(Debug)]
-pub struct FileMemo {
-    path: Option<PathBuf>,
+pub(crate) struct FileMemo {
+    path: PathBuf,
     state: Mutex<State>,
 }
 
+/// Stamp and digest by device and inode number.
+type Known = HashMap<(u64, u64), (Stamp, [u8; 32])>;
+
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<(u64, u64), (Stamp, [u8; 32])>,
+    known: Known,
     changed: bool,
 }
 
 impl FileMemo {
     /// Reads the memo at `path`; a missing or damaged file is an empty memo.
-    pub fn load(path: &Path) -> FileMemo {
+    pub(crate) fn load(path: &Path) -> FileMemo {
         let known = fs::read(path)
             .ok()
             .and_then(|bytes| decode(&bytes))
             .unwrap_or_default();
         FileMemo {
-            path: Some(path.to_path_buf()),
+            path: path.to_path_buf(),
             state: Mutex::new(State {
                 known,
                 changed: false,
@@ -56,16 +59,8 @@ impl FileMemo {
         }
     }
 
-    /// A memo that is never written.
-    pub fn in_memory() -> FileMemo {
-        FileMemo {
-            path: None,
-            state: Mutex::new(State::default()),
-        }
-    }
-
     /// SHA-256 of an open regular file.
-    pub fn digest(&self, file: &mut File) -> io::Result<[u8; 32]> {
+    pub(crate) fn digest(&self, file: &mut File) -> io::Result<[u8; 32]> {
         let metadata = file.metadata()?;
         let identity = (metadata.dev(), metadata.ino());
         let stamp = Stamp {
@@ -73,10 +68,11 @@ impl FileMemo {
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
         };
-        if let Some((known, digest)) = self.lock().known.get(&identity) {
-            if *known == stamp {
-                return Ok(*digest);
-            }
+        let known = self.lock().known.get(&identity).copied();
+        if let Some((known, digest)) = known
+            && known == stamp
+        {
+            return Ok(digest);
         }
         let before = now();
         let digest = hash(file)?;
@@ -90,10 +86,8 @@ impl FileMemo {
     }
 
     /// Writes the memo if it learned something; a failure only costs time in the next build.
-    pub fn save(&self) -> io::Result<()> {
-        let Some(path) = &self.path else {
-            return Ok(());
-        };
+    pub(crate) fn save(&self) -> io::Result<()> {
+        let path = &self.path;
         let state = self.lock();
         if !state.changed {
             return Ok(());
@@ -131,7 +125,7 @@ fn hash(file: &mut File) -> io::Result<[u8; 32]> {
     }
 }
 
-fn encode(known: &HashMap<(u64, u64), (Stamp, [u8; 32])>) -> Vec<u8> {
+fn encode(known: &Known) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER.len() + known.len() * RECORD);
     bytes.extend_from_slice(HEADER);
     for (identity, (stamp, digest)) in known {
@@ -151,7 +145,7 @@ fn encode(known: &HashMap<(u64, u64), (Stamp, [u8; 32])>) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<HashMap<(u64, u64), (Stamp, [u8; 32])>> {
+fn decode(bytes: &[u8]) -> Option<Known> {
     let records = bytes.strip_prefix(HEADER)?;
     if records.len() % RECORD != 0 {
         return None;

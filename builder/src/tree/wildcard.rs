@@ -8,13 +8,13 @@ use rbuild_parser::glob_match;
 use super::{SourceTree, clean};
 
 /// Whether a source path has a wildcard or an escape.
-pub fn has_wildcard(path: &str) -> bool {
+pub(crate) fn has_wildcard(path: &str) -> bool {
     path.contains(['*', '?', '[', '\\'])
 }
 
 /// What went wrong with a pattern.
 #[derive(Debug, thiserror::Error)]
-pub enum WildcardError {
+pub(crate) enum WildcardError {
     /// The tree could not be read.
     #[error(transparent)]
     View(#[from] ViewError),
@@ -28,7 +28,7 @@ pub enum WildcardError {
 /// Each path component is matched on its own; with `recursive`, the component `**` matches any
 /// number of directories, none included (`--parents`). Symlinked directories are not entered by
 /// wildcards, only by literal components before the first one.
-pub fn expand_wildcards(
+pub(crate) fn expand_wildcards(
     tree: &SourceTree,
     pattern: &str,
     recursive: bool,
