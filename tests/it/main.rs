@@ -13,4 +13,20 @@
 
 mod support;
 
+mod archives;
 mod cases;
+mod concurrency;
+mod context;
+mod debian;
+mod errors;
+mod hello;
+mod images;
+mod kill;
+mod outputs;
+mod peers;
+mod plain_progress;
+mod rebuild;
+mod run;
+mod sandbox;
+mod side_by_side;
+mod terminal;

@@ -4,6 +4,8 @@
 //! config, history, trees and layers. [`strict`] adds what a user reads: error texts and places,
 //! warnings, step names, output of commands, and times.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::data::Case;
@@ -174,7 +176,7 @@ fn lines<'a>(entries: impl Iterator<Item = (&'a String, &'a Entry)>, contents: b
             } = entry;
             let mut line = format!("{kind}{mode:04o} {name} {uid}:{gid}");
             if let Some(link) = link {
-                line.push_str(&format!(" -> {link}"));
+                let _ = write!(line, " -> {link}");
             }
             if let Some(content) = entry.content.as_ref().filter(|_| contents) {
                 let text = match &content.bytes {
@@ -182,7 +184,7 @@ fn lines<'a>(entries: impl Iterator<Item = (&'a String, &'a Entry)>, contents: b
                     None => format!("({} bytes)", content.size),
                 };
                 if text.chars().count() < 60 {
-                    line.push_str(&format!(" ={}", python_repr(&text)));
+                    let _ = write!(line, " ={}", python_repr(&text));
                 }
             }
             line

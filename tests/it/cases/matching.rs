@@ -39,6 +39,9 @@ pub(super) fn python_repr(text: &str) -> String {
             c if c.is_control() || c == '\u{a0}' || c == '\u{ad}' => {
                 write!(repr, "\\x{:02x}", c as u32)
             }
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{feff}' => {
+                write!(repr, "\\u{:04x}", character as u32)
+            }
             c => write!(repr, "{c}"),
         };
     }

@@ -56,6 +56,40 @@ impl TestEnv {
         directory
     }
 
+    /// A copy of a directory of `fixtures/`, free to be changed.
+    pub(crate) fn fixture(&self, name: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fixtures")
+            .join(name);
+        let copy = self.join(name);
+        for found in walkdir::WalkDir::new(&source) {
+            let found = found.unwrap();
+            let path = copy.join(found.path().strip_prefix(&source).unwrap());
+            if found.file_type().is_dir() {
+                std::fs::create_dir_all(path).unwrap();
+            } else {
+                std::fs::copy(found.path(), path).unwrap();
+            }
+        }
+        copy
+    }
+
+    /// A context with nothing but a Dockerfile.
+    pub(crate) fn dockerfile(&self, name: &str, text: &str) -> PathBuf {
+        self.files(name, &[("Dockerfile", text)])
+    }
+
+    /// The layout that `rbuild build -o type=oci,tar=false` writes for a context, read whole.
+    #[track_caller]
+    pub(crate) fn build_layout(&self, name: &str, context: &Path) -> super::layout::Image {
+        let output = self.join(&format!("{name}-layout"));
+        let flag = super::process::with_path("type=oci,tar=false,dest=", &output);
+        self.rbuild(crate::args!["-t", name, "-o", flag, context])
+            .run()
+            .ok();
+        super::layout::read(&output)
+    }
+
     /// `rbuild ARGS…` in this world, with a clean environment and a `PATH` without any program:
     /// the binary must not need helpers.
     pub(crate) fn rbuild<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Invocation {

@@ -34,10 +34,9 @@ fn find(needle: &str) -> BTreeSet<String> {
         if name
             .parse::<u32>()
             .is_ok_and(|pid| pid != std::process::id())
+            && let Some(reason) = names(&name, needle)
         {
-            if let Some(reason) = names(&name, needle) {
-                left.insert(reason);
-            }
+            left.insert(reason);
         }
     }
     left

@@ -31,7 +31,7 @@ impl Invocation {
         Self {
             command,
             stdin: Vec::new(),
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_mins(2),
         }
     }
 
@@ -150,10 +150,6 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until a line of standard error contains `text`.
     pub(crate) fn wait_for_line(&self, text: &str) -> String {
         let mut seen = Vec::new();

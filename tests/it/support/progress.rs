@@ -10,6 +10,10 @@ pub(crate) struct Step {
     pub(crate) log: Vec<String>,
     pub(crate) cached: bool,
     pub(crate) done: bool,
+    /// Seconds it took, as its `DONE` line says.
+    pub(crate) seconds: f64,
+    /// Why it was not found in the cache.
+    pub(crate) miss: Option<String>,
     pub(crate) error: Option<String>,
 }
 
@@ -54,8 +58,11 @@ impl Step {
     fn take(&mut self, rest: &str) {
         if rest == "CACHED" {
             self.cached = true;
-        } else if rest.starts_with("DONE ") {
+        } else if let Some(seconds) = rest.strip_prefix("DONE ") {
             self.done = true;
+            self.seconds = seconds.trim_end_matches('s').parse().unwrap();
+        } else if let Some(reason) = rest.strip_prefix("miss: ") {
+            self.miss = Some(reason.to_owned());
         } else if let Some(error) = rest.strip_prefix("ERROR: ") {
             self.error = Some(error.to_owned());
         } else if let Some(text) = output_line(rest) {
@@ -80,10 +87,29 @@ pub(crate) fn warnings(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The line `N` that a step's own description says is in the log, joined.
-pub(crate) fn log_of<'a>(steps: &'a [Step], title_part: &str) -> &'a [String] {
-    let step = steps.iter().find(|step| step.title.contains(title_part));
-    &step
-        .unwrap_or_else(|| panic!("no step {title_part:?} in {steps:#?}"))
-        .log
+/// The step whose title contains `part`.
+#[track_caller]
+pub(crate) fn step<'a>(steps: &'a [Step], part: &str) -> &'a Step {
+    let mut found = steps.iter().filter(|step| step.title.contains(part));
+    match (found.next(), found.next()) {
+        (Some(step), None) => step,
+        (None, _) => panic!("no step {part:?} in {steps:#?}"),
+        (Some(_), Some(_)) => panic!("several steps {part:?} in {steps:#?}"),
+    }
+}
+
+/// Titles of the instructions that ran, and of those that were taken from the cache; `FROM`
+/// lines are in neither.
+pub(crate) fn ran_and_cached(text: &str) -> (Vec<String>, Vec<String>) {
+    let steps = parse(text);
+    let instructions = steps
+        .iter()
+        .filter(|step| step.is_instruction() && !step.is_from());
+    let (cached, ran): (Vec<_>, Vec<_>) = instructions.partition(|step| step.cached);
+    let titles = |steps: Vec<&Step>| {
+        let mut titles: Vec<_> = steps.iter().map(|step| step.title.clone()).collect();
+        titles.sort();
+        titles
+    };
+    (titles(ran), titles(cached))
 }

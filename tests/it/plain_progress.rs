@@ -1,0 +1,1 @@
+//! The text that a build prints when standard error is no terminal.

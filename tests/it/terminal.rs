@@ -1,0 +1,232 @@
+//! `rbuild run -it` and the build's progress on a terminal.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::support::{TestEnv, needs};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A program on a pseudo terminal of its own, as its session's controlling terminal.
+struct OnTerminal {
+    child: Child,
+    master: File,
+    /// Kept open so that the terminal's settings can be read after the program's end.
+    slave: OwnedFd,
+    output: Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl OnTerminal {
+    fn start(env: &TestEnv, args: &[&str]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = rustix::fs::open(
+            name.as_c_str(),
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
+        set_size(&master, 40, 100);
+        let stdio = || Stdio::from(slave.try_clone().unwrap());
+        let child = Command::new(needs::program("setsid", "util-linux"))
+            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_rbuild")])
+            .args(args)
+            .env_clear()
+            .env("PATH", needs::PROGRAM_PATH)
+            .env("TERM", "xterm")
+            .env("HOME", env.join("home"))
+            .env("TMPDIR", env.join("tmp"))
+            .env("RBUILD_ROOT", env.store())
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .unwrap();
+        let master = File::from(master);
+        let output = read_in_background(master.try_clone().unwrap());
+        Self {
+            child,
+            master,
+            slave,
+            output,
+            seen: String::new(),
+        }
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until the output since the last such call contains `text`, and returns it.
+    #[track_caller]
+    fn expect(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.seen.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("no {text:?} on the terminal ({error}): {:?}", self.seen),
+            }
+        }
+        let end = self.seen.find(text).unwrap() + text.len();
+        let rest = self.seen.split_off(end);
+        std::mem::replace(&mut self.seen, rest)
+    }
+
+    fn settings(&self) -> Termios {
+        tcgetattr(&self.slave).unwrap()
+    }
+
+    /// Waits for the end; the exit status and what was still on the terminal.
+    #[track_caller]
+    fn end(mut self) -> (i32, String) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let flags = rustix::process::PidfdFlags::empty();
+        let pidfd = rustix::process::pidfd_open(pid, flags).unwrap();
+        let mut fds = [rustix::event::PollFd::new(
+            &pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        let timeout = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+        let ready = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
+        if ready == 0 {
+            self.child.kill().unwrap();
+            panic!("still running; on the terminal: {:?}", self.seen);
+        }
+        let status = self.child.wait().unwrap();
+        while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(200)) {
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        (status.code().unwrap_or(-1), self.seen.clone())
+    }
+}
+
+fn read_in_background(mut from: File) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        // EIO says that the last holder of the other side closed it.
+        while let Ok(count) = from.read(&mut buffer)
+            && count > 0
+            && sender.send(buffer[..count].to_vec()).is_ok()
+        {}
+    });
+    receiver
+}
+
+fn set_size(terminal: &impl std::os::fd::AsFd, rows: u16, columns: u16) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(terminal, size).unwrap();
+}
+
+#[test]
+fn an_interactive_shell_has_a_terminal_of_its_own() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let mut shell = OnTerminal::start(&env, &["run", "--rm", "-it", "busybox", "sh"]);
+    let before = shell.settings();
+    shell.expect("# ");
+    shell.type_in("tty; stty size; echo done-$((1 + 1))\n");
+    let text = shell.expect("done-2");
+    assert!(
+        text.contains("/dev/pts/0") || text.contains("/dev/console"),
+        "{text:?}"
+    );
+    assert!(text.contains("40 100"), "{text:?}");
+    assert!(
+        !shell.settings().local_modes.contains(LocalModes::ICANON),
+        "raw mode while it runs"
+    );
+    // The window changes its size.
+    set_size(&shell.master, 50, 120);
+    shell.type_in("sleep 1; stty size; echo done-$((2 + 2))\n");
+    let text = shell.expect("done-4");
+    assert!(text.contains("50 120"), "{text:?}");
+    // Ctrl-C reaches the command inside, not the tool.
+    shell.type_in("sleep 1000\n");
+    shell.expect("sleep 1000");
+    shell.type_in("\u{3}");
+    shell.type_in("echo still-$((3 + 3))\n");
+    shell.expect("still-6");
+    shell.type_in("exit 5\n");
+    let slave = shell.slave.try_clone().unwrap();
+    let (status, _) = shell.end();
+    assert_eq!(status, 5);
+    let after = tcgetattr(&slave).unwrap();
+    assert_eq!(
+        after.local_modes, before.local_modes,
+        "settings of the terminal"
+    );
+    assert_eq!(
+        after.input_modes, before.input_modes,
+        "settings of the terminal"
+    );
+    assert_eq!(
+        after.output_modes, before.output_modes,
+        "settings of the terminal"
+    );
+}
+
+#[test]
+fn the_terminal_is_restored_when_the_tool_is_told_to_end() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let mut shell = OnTerminal::start(&env, &["run", "--rm", "-it", "busybox", "sh"]);
+    let before = shell.settings();
+    shell.expect("# ");
+    shell.type_in("kill -9 $$\n");
+    let slave = shell.slave.try_clone().unwrap();
+    let (status, _) = shell.end();
+    assert_eq!(status, 137);
+    assert_eq!(tcgetattr(&slave).unwrap().local_modes, before.local_modes);
+}
+
+#[test]
+fn a_build_on_a_terminal_draws_its_steps() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let text = "FROM busybox\nRUN printf 'a\\033[2Jb\\n'; sleep 1; echo drawn\n";
+    let context = env.dockerfile("c", text);
+    let build = OnTerminal::start(&env, &["-t", "x", context.to_str().unwrap()]);
+    let (status, text) = build.end();
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("[+] Building"), "{text:?}");
+    assert!(text.contains("FINISHED"), "{text:?}");
+    assert!(text.contains("RUN printf"), "{text:?}");
+    assert!(
+        !text.contains("\u{1b}[2J"),
+        "a step's control sequence reached the terminal"
+    );
+    assert!(
+        !text.contains("\u{1b}[?25l") || text.contains("\u{1b}[?25h"),
+        "cursor is back"
+    );
+}
+
+#[test]
+fn archives_are_not_written_to_a_terminal() {
+    let env = TestEnv::new();
+    let context = env.dockerfile("c", "FROM scratch\nENV a=b\n");
+    let context = context.to_str().unwrap();
+    for kind in ["oci", "docker", "tar"] {
+        let output = format!("type={kind},dest=-");
+        let (status, text) = OnTerminal::start(&env, &["-o", &output, context]).end();
+        assert_eq!(status, 1, "{text}");
+        assert!(text.contains("refusing to write to console"), "{text:?}");
+    }
+}
