@@ -54,15 +54,30 @@ const SUGGESTION_LIMIT: usize = 3;
 /// one wins. Returns `None` when `name` is one of the candidates, because the error then has another
 /// reason.
 pub fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let name = name.to_lowercase();
+    nearest(&name.to_lowercase(), candidates, str::to_lowercase)
+}
+
+/// Like [`closest`], but case counts: for flags, variables, mount options and targets.
+pub fn closest_same_case<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    nearest(name, candidates, str::to_owned)
+}
+
+fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+    fold: impl Fn(&str) -> String,
+) -> Option<&'a str> {
     let mut best = None;
     let mut limit = SUGGESTION_LIMIT;
     for candidate in candidates {
-        let lower = candidate.to_lowercase();
-        if lower == name {
+        let folded = fold(candidate);
+        if folded == name {
             return None;
         }
-        if let Some(distance) = distance_below(&name, &lower, limit) {
+        if let Some(distance) = distance_below(name, &folded, limit) {
             best = Some(candidate);
             limit = distance;
         }
@@ -95,4 +110,21 @@ fn distance_below(left: &str, right: &str, limit: usize) -> Option<usize> {
         }
     }
     row.last().copied().filter(|distance| *distance < limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_follow_edit_distance() {
+        let names = ["COPY", "ADD", "CMD", "FROM"];
+        assert_eq!(closest("CPOY", names.into_iter()), Some("COPY"));
+        assert_eq!(closest("foo", names.into_iter()), Some("FROM"));
+        assert_eq!(closest("copy", names.into_iter()), None);
+        assert_eq!(closest("entrypoint", names.into_iter()), None);
+        assert_eq!(closest_same_case("u", ["s", "e"].into_iter()), Some("s"));
+        assert_eq!(closest_same_case("copy", names.into_iter()), None);
+        assert_eq!(closest_same_case("", ["ab", "a"].into_iter()), Some("a"));
+    }
 }

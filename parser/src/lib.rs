@@ -31,7 +31,7 @@ mod text;
 mod words;
 
 pub use ast::*;
-pub use diagnostic::{Diagnostic, closest};
+pub use diagnostic::{Diagnostic, closest, closest_same_case};
 pub use duration::{format_duration, parse_duration};
 pub use expand::{
     ExpandError, Expansion, MAX_EXPANDED, Variables, expand, expand_for_display, expand_heredoc,
@@ -40,8 +40,10 @@ pub use expand::{
 pub use ignore::{IgnoreMatcher, IgnoreReason, MatchState, glob_match};
 pub use lint::{CheckConfig, LintFinding, Linter, RULES, Rule};
 pub use mode::{ChmodMode, ChownSpec, NameOrId, SymbolicMode};
-pub use mount::{MountError, MountKind, MountSpec, Sharing, expand_mount, parse_mount};
-pub use parse::{Parsed, parse, parse_trigger};
+pub use mount::{
+    DeviceSpec, MountError, MountKind, MountSpec, Sharing, expand_mount, parse_device, parse_mount,
+};
+pub use parse::{MAX_FILE, MAX_INSTRUCTIONS, Parsed, parse, parse_trigger};
 pub use platform::Platform;
 pub use ports::{PortSpec, parse_port_spec};
 pub use print::{fix, format, print};

@@ -37,3 +37,11 @@ pub struct LintFinding {
     /// What to do.
     pub help: Option<String>,
 }
+
+/// Runs the checks that need the tree only.
+pub(crate) fn check_tree(
+    _dockerfile: &crate::Dockerfile,
+    _blank_lines: &[(LineRange, Span)],
+) -> Vec<LintFinding> {
+    Vec::new()
+}
