@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::args;
 use crate::support::process::with_path;
-use crate::support::tree::{Compare, Tree, assert_same, read_directory, read_tar};
+use crate::support::tree::{Compare, Tree, assert_same, read_directory, read_tar, tar_xattrs};
 use crate::support::{TestEnv, base, layout};
 
 /// Files of many kinds: owners, modes, links, odd names.
@@ -276,4 +276,21 @@ fn the_image_id_is_written_to_a_file_on_request() {
     let metadata: Value = serde_json::from_slice(&fs::read(&metadata).unwrap()).unwrap();
     assert_eq!(metadata["containerimage.config.digest"], id.as_str());
     assert_eq!(metadata["image.name"], "docker.io/library/x:latest");
+}
+
+#[test]
+fn file_capabilities_come_through_copy_and_export() {
+    let env = TestEnv::new();
+    // Version 2 of the attribute: `cap_net_bind_service`, permitted and effective.
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let text = "FROM scratch AS first\nCOPY f /f\nFROM scratch\nCOPY --from=first /f /g\n";
+    let context = env.files("c", &[("Dockerfile", text), ("f", "x")]);
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(context.join("f"), "security.capability", &capability, flags).unwrap();
+    let image = env.build_layout("capable", &context);
+    let attributes = tar_xattrs(image.layer_tars[0].as_slice());
+    assert_eq!(
+        attributes["g"],
+        [("security.capability".to_owned(), capability.to_vec())]
+    );
 }
