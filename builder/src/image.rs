@@ -13,8 +13,10 @@
 //! compression or pushed, and then get a manifest of their own. The image ID, the digest of the
 //! config, is the same in all forms.
 
+mod archive;
 mod base;
 pub(crate) mod bundle;
+mod changes;
 mod config;
 pub(crate) mod document;
 mod error;
@@ -26,6 +28,7 @@ mod load;
 pub(crate) mod manifest;
 pub(crate) mod media;
 mod platform;
+mod pump;
 mod save;
 pub(crate) mod stored;
 

@@ -192,26 +192,75 @@ pub(crate) fn choose(
     for descriptor in start {
         collect(source, name, descriptor, 0, &mut candidates)?;
     }
+    let mut ranked = Vec::new();
     let mut available = Vec::new();
-    let mut best: Option<(usize, &Descriptor)> = None;
     for candidate in &candidates {
         let platform = platform_of(source, name, candidate)?;
-        if let Some(rank) = platform::rank(wanted, &platform)
-            && best.is_none_or(|(least, _)| rank < least)
-        {
-            best = Some((rank, candidate));
-        }
+        ranked.extend(platform::rank(wanted, &platform).map(|rank| (rank, candidate)));
         available.push(platform.text());
     }
-    let Some((_, descriptor)) = best else {
-        available.retain(|text| text != "unknown/unknown");
-        let platform = wanted.to_string();
-        return Err(ImageError::NoPlatform {
-            name: name.to_owned(),
-            platform,
-            available,
-        });
-    };
+    // The first of the best.
+    match ranked.into_iter().min_by_key(|(rank, _)| *rank) {
+        Some((_, descriptor)) => manifest_at(source, name, descriptor),
+        None => {
+            available.retain(|text| text != UNKNOWN);
+            let (name, platform) = (name.to_owned(), wanted.to_string());
+            Err(ImageError::NoPlatform {
+                name,
+                platform,
+                available,
+            })
+        }
+    }
+}
+
+/// Like [`choose`] among what is there: manifests that are missing do not count, and without one for
+/// `wanted` any other will do. For archives, which rarely hold all platforms of an index.
+pub(crate) fn choose_present(
+    source: &dyn Documents,
+    name: &str,
+    top: &Descriptor,
+    wanted: &Platform,
+) -> Result<Chosen, ImageError> {
+    let mut candidates = Vec::new();
+    collect(source, name, top, 0, &mut candidates)?;
+    let mut first_error = None;
+    let mut best: Option<(usize, Chosen)> = None;
+    for candidate in &candidates {
+        let chosen = match manifest_at(source, name, candidate) {
+            Ok(chosen) => chosen,
+            Err(error @ ImageError::Missing { .. }) => {
+                first_error = first_error.or(Some(error));
+                continue;
+            }
+            // An artifact beside the images.
+            Err(ImageError::NotAnImage { .. }) if candidates.len() > 1 => continue,
+            Err(error) => return Err(error),
+        };
+        let platform = DescriptorPlatform::of_config(&chosen.config);
+        let platform = candidate.platform.as_ref().unwrap_or(&platform);
+        if platform.text() == UNKNOWN {
+            continue;
+        }
+        let rank = platform::rank(wanted, platform).unwrap_or(usize::MAX);
+        if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+            best = Some((rank, chosen));
+        }
+    }
+    let nothing = || ImageError::document(format!("index {} of {name}", top.digest), "it is empty");
+    best.map(|(_, chosen)| chosen)
+        .ok_or_else(|| first_error.unwrap_or_else(nothing))
+}
+
+/// Platform of what is no image for any machine, such as an attestation.
+const UNKNOWN: &str = "unknown/unknown";
+
+/// Reads the manifest that a descriptor promises, and its config.
+fn manifest_at(
+    source: &dyn Documents,
+    name: &str,
+    descriptor: &Descriptor,
+) -> Result<Chosen, ImageError> {
     match read_document(source, name, descriptor)? {
         Document::Manifest(manifest) => complete(source, descriptor.clone(), manifest),
         Document::Index(_) => Err(ImageError::document(
@@ -437,7 +486,7 @@ mod tests {
             os: "linux".into(),
             architecture: "amd64".into(),
             variant: None,
-            os_version: None,
+            ..Platform::host()
         }
     }
 

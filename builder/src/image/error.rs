@@ -73,6 +73,14 @@ pub enum ImageError {
         /// The digest that was found.
         actual: Digest,
     },
+    /// A manifest of something else than a container image.
+    #[error("manifest {manifest} is not that of an image: its config is `{media_type}`")]
+    NotAnImage {
+        /// Digest of the manifest.
+        manifest: Digest,
+        /// Media type of its config.
+        media_type: String,
+    },
     /// The number of layers in the manifest and of diff IDs in the config differ.
     #[error("{name}: the manifest lists {layers} layers, the config {diff_ids} diff IDs")]
     LayerCount {

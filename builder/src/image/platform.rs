@@ -110,7 +110,7 @@ mod tests {
             os: "linux".into(),
             architecture: architecture.into(),
             variant: variant.map(Into::into),
-            os_version: None,
+            ..Platform::host()
         }
     }
 

@@ -139,7 +139,9 @@ impl Assembled {
         }
         let mut size = 0;
         for diff_id in &image.diff_ids {
-            size += store.layer(diff_id)?.map_or(0, |layer| layer.size());
+            size += store
+                .layer(diff_id)?
+                .map_or(0, |layer| layer.content_size());
         }
         Ok(ImageRecord {
             manifest: self.top.digest,

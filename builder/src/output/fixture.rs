@@ -105,6 +105,6 @@ pub(crate) fn platform(architecture: &str) -> Platform {
         os: "linux".into(),
         architecture: architecture.into(),
         variant: None,
-        os_version: None,
+        ..Platform::host()
     }
 }
