@@ -3,12 +3,12 @@
 //! # The shared network
 //!
 //! ```text
-//! sandbox: eth0 10.89.X.N ──veth── rbvN ┐
-//! sandbox: eth0 10.89.X.M ──veth── rbvM ┴ rbuild0 10.89.X.1 ── masquerade ── the host's routes
+//! sandbox: eth0 10.89.X.N ──veth── rbv0-N ┐
+//! sandbox: eth0 10.89.X.M ──veth── rbv0-M ┴ rbuild0 10.89.X.1 ── masquerade ── the host's routes
 //! ```
 //!
-//! All programs on a host share one bridge. What they need to agree on lies in
-//! `STATE_DIR/network/`:
+//! All programs that use one state directory share one bridge; those of another get `rbuild1` and so
+//! on. What they need to agree on lies in `STATE_DIR/network/`:
 //!
 //! ```text
 //! lock            flock: held while bridge, rules and settings are made or removed
@@ -42,10 +42,6 @@ use link::Links;
 
 pub(crate) use shared::Membership;
 
-/// Name of the bridge, and of nothing else on the host.
-const BRIDGE: &str = "rbuild0";
-/// Prefix of the host's ends of veth pairs; the last byte of the address follows.
-const VETH: &str = "rbv";
 /// Numbers of hosts in a /24 network beside network, gateway and broadcast.
 const HOSTS: std::ops::RangeInclusive<u8> = 2..=254;
 
@@ -72,8 +68,7 @@ pub(crate) fn connect(state_dir: &Path) -> Step<()> {
     .step("open the network namespace")?;
 
     let step = "connect the sandbox to the network";
-    let start = rustix::process::getpid().as_raw_nonzero().get();
-    let address = claim_address(&mut host, &network, &namespace, start)?;
+    let address = claim_address(&mut host, &network, &namespace)?;
     let mut inside = Links::open().step("open a netlink socket")?;
     inside.up(1).step("bring the loopback interface up")?;
     let eth0 = inside.index_of("eth0").step(step)?;
@@ -87,14 +82,18 @@ fn claim_address(
     host: &mut Links,
     network: &shared::Network,
     namespace: &std::os::fd::OwnedFd,
-    start: i32,
 ) -> Step<Ipv4Addr> {
-    let bridge = host.index_of(BRIDGE).step_at("find the bridge", BRIDGE)?;
+    // Begins anywhere, so that sandboxes that start at once seldom ask for the same.
+    let mut start = [0];
+    rustix::rand::getrandom(&mut start, rustix::rand::GetRandomFlags::empty())
+        .step("choose an address")?;
+    let bridge = network.name();
+    let bridge = host.index_of(&bridge).step_at("find the bridge", &bridge)?;
     let (first, last) = (*HOSTS.start(), *HOSTS.end());
-    let count = i32::from(last - first) + 1;
+    let count = u16::from(last - first) + 1;
     for attempt in 0..count {
-        let number = first + (start.wrapping_add(attempt)).rem_euclid(count) as u8;
-        let name = format!("{VETH}{number}");
+        let number = first + ((u16::from(start[0]) + attempt) % count) as u8;
+        let name = network.veth(number);
         let address = network.host(number);
         match host.add_veth(&name, bridge, namespace, address) {
             Ok(()) => {

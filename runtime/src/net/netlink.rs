@@ -28,6 +28,7 @@ const ACK_MESSAGE: u16 = 1;
 pub(super) struct Message {
     kind: u16,
     flags: u16,
+    acknowledged: bool,
     body: Vec<u8>,
 }
 
@@ -36,7 +37,18 @@ impl Message {
     pub(super) fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
         let mut body = fixed.to_vec();
         pad(&mut body);
-        Self { kind, flags, body }
+        Self {
+            kind,
+            flags,
+            acknowledged: true,
+            body,
+        }
+    }
+
+    /// Asks for no answer, as for the messages that begin and end a transaction.
+    pub(super) fn unacknowledged(mut self) -> Self {
+        self.acknowledged = false;
+        self
     }
 
     /// Appends an attribute.
@@ -152,22 +164,18 @@ impl Netlink {
         self.batch(std::slice::from_ref(message))
     }
 
-    /// Sends several requests as one packet; returns the first error.
-    ///
-    /// Only messages that are acknowledged are waited for: those that begin and end a transaction
-    /// of nftables are not.
+    /// Sends several requests as one packet, waits for their answers; returns the first error.
     pub(super) fn batch(&mut self, messages: &[Message]) -> io::Result<()> {
         let mut packet = Vec::new();
         let mut waiting = Vec::new();
         for message in messages {
             self.sequence += 1;
-            let framing = (libc::NFNL_MSG_BATCH_BEGIN..=libc::NFNL_MSG_BATCH_END)
-                .contains(&libc::c_int::from(message.kind));
-            let ack = if framing { 0 } else { FLAG_ACK };
-            if !framing {
+            let mut flags = FLAG_REQUEST;
+            if message.acknowledged {
+                flags |= FLAG_ACK;
                 waiting.push(self.sequence);
             }
-            message.encode(self.sequence, FLAG_REQUEST | ack, &mut packet);
+            message.encode(self.sequence, flags, &mut packet);
         }
         self.send(&packet)?;
         let mut buffer = vec![0; 16 << 10];

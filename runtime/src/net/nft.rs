@@ -1,17 +1,13 @@
 //! Address translation and filter rules, over nftables' netlink family.
+//!
+//! The table has the name of the bridge, and everything in it is ours.
 
 use std::io;
 use std::net::Ipv4Addr;
 
 use rustix::net::netlink::NETFILTER;
 
-use super::BRIDGE;
 use super::netlink::{Attributes, CREATE, DUMP, Message, Netlink, attribute};
-
-/// Name of our table; everything in it is ours.
-const TABLE: &str = "rbuild";
-/// Marks rules that we put into tables of others.
-const MARK: &[u8] = b"rbuild shared network";
 
 /// `linux/netfilter/nf_tables.h` and its neighbours.
 mod uapi {
@@ -67,6 +63,11 @@ mod uapi {
     pub(super) const KNOWN_CONNECTION: u32 = 2 | 4;
 }
 
+/// Marks rules that we put into tables of others.
+fn mark(bridge: &str) -> Vec<u8> {
+    format!("made for {bridge}").into_bytes()
+}
+
 /// The expressions of a rule.
 #[derive(Default)]
 struct Rule(Attributes);
@@ -109,6 +110,15 @@ impl Rule {
         let mut padded = [0; 16];
         padded[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
         self.expression("meta", &data).compare(operation, &padded)
+    }
+
+    /// Matches what does not go out by a bridge of ours, whatever its number.
+    fn not_to_any_bridge(self) -> Self {
+        let data = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, uapi::OUT_NAME);
+        self.expression("meta", &data)
+            .compare(uapi::NOT_EQUAL, b"rbuild")
     }
 
     fn from_network(self, network: Ipv4Addr) -> Self {
@@ -161,11 +171,8 @@ fn message(kind: u16, flags: u16, family: u8) -> Message {
 fn transaction(messages: Vec<Message>) -> io::Result<()> {
     let subsystem = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
     let frame = |kind: i32| {
-        Message::new(
-            kind as u16,
-            0,
-            &[uapi::UNSPECIFIED, 0, subsystem[0], subsystem[1]],
-        )
+        let fixed = [uapi::UNSPECIFIED, 0, subsystem[0], subsystem[1]];
+        Message::new(kind as u16, 0, &fixed).unacknowledged()
     };
     let mut batch = vec![frame(libc::NFNL_MSG_BATCH_BEGIN)];
     batch.extend(messages);
@@ -173,35 +180,36 @@ fn transaction(messages: Vec<Message>) -> io::Result<()> {
     Netlink::open(Some(NETFILTER))?.batch(&batch)
 }
 
-fn chain(name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+fn chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
     let hook = Attributes::default()
         .number(uapi::HOOK_NUMBER, hook)
         .attribute(uapi::HOOK_PRIORITY, &priority.to_be_bytes());
     message(uapi::NEW_CHAIN, CREATE, uapi::IPV4)
-        .text(uapi::CHAIN_TABLE, TABLE)
+        .text(uapi::CHAIN_TABLE, table)
         .text(uapi::CHAIN_NAME, name)
         .nest(uapi::CHAIN_HOOK, &hook)
         .text(uapi::CHAIN_TYPE, kind)
 }
 
-fn table(kind: u16, flags: u16) -> Message {
-    message(kind, flags, uapi::IPV4).text(uapi::TABLE_NAME, TABLE)
+fn table(kind: u16, flags: u16, name: &str) -> Message {
+    message(kind, flags, uapi::IPV4).text(uapi::TABLE_NAME, name)
 }
 
 /// Makes the table, whatever was there before.
 ///
 /// `opened` are the interfaces on which forwarding was off until we needed it: what came in there
-/// was never forwarded, and still is not, except to the bridge.
-pub(super) fn install(network: Ipv4Addr, opened: &[String]) -> io::Result<()> {
+/// was never forwarded, and still is not, except to the bridges.
+pub(super) fn install(bridge: &str, network: Ipv4Addr, opened: &[String]) -> io::Result<()> {
     let append = libc::NLM_F_APPEND as u16;
-    let forward = |rule: Rule| rule.message(uapi::IPV4, TABLE, "forward", append);
+    let forward = |rule: Rule| rule.message(uapi::IPV4, bridge, "forward", append);
     let (accept, drop) = (uapi::ACCEPT, uapi::DROP);
     let (equal, not_equal) = (uapi::EQUAL, uapi::NOT_EQUAL);
     let mut messages = vec![
-        table(uapi::NEW_TABLE, CREATE),
-        table(uapi::DEL_TABLE, 0),
-        table(uapi::NEW_TABLE, CREATE),
+        table(uapi::NEW_TABLE, CREATE, bridge),
+        table(uapi::DEL_TABLE, 0, bridge),
+        table(uapi::NEW_TABLE, CREATE, bridge),
         chain(
+            bridge,
             "postrouting",
             "nat",
             uapi::POST_ROUTING,
@@ -209,47 +217,47 @@ pub(super) fn install(network: Ipv4Addr, opened: &[String]) -> io::Result<()> {
         ),
         Rule::default()
             .from_network(network)
-            .interface(uapi::OUT_NAME, not_equal, BRIDGE)
+            .interface(uapi::OUT_NAME, not_equal, bridge)
             .masquerade()
-            .message(uapi::IPV4, TABLE, "postrouting", append),
-        chain("forward", "filter", uapi::FORWARD, 0),
+            .message(uapi::IPV4, bridge, "postrouting", append),
+        chain(bridge, "forward", "filter", uapi::FORWARD, 0),
         forward(
             Rule::default()
-                .interface(uapi::OUT_NAME, equal, BRIDGE)
+                .interface(uapi::OUT_NAME, equal, bridge)
                 .known_connection()
                 .verdict(accept),
         ),
         forward(
             Rule::default()
-                .interface(uapi::OUT_NAME, equal, BRIDGE)
+                .interface(uapi::OUT_NAME, equal, bridge)
                 .verdict(drop),
         ),
     ];
     for name in opened {
         let rule = Rule::default()
             .interface(uapi::IN_NAME, equal, name)
-            .interface(uapi::OUT_NAME, not_equal, BRIDGE)
+            .not_to_any_bridge()
             .verdict(drop);
         messages.push(forward(rule));
     }
     transaction(messages)?;
-    pass_foreign_chains()
+    pass_foreign_chains(bridge)
 }
 
 /// Says whether our table is there.
-pub(super) fn is_installed() -> bool {
+pub(super) fn is_installed(bridge: &str) -> bool {
     let answer = Netlink::open(Some(NETFILTER))
-        .and_then(|mut socket| socket.request(&table(uapi::GET_TABLE, 0)));
+        .and_then(|mut socket| socket.request(&table(uapi::GET_TABLE, 0, bridge)));
     answer.is_ok()
 }
 
 /// Removes our table, and our rules from the tables of others.
-pub(super) fn remove() -> io::Result<()> {
+pub(super) fn remove(bridge: &str) -> io::Result<()> {
     let mut messages = Vec::new();
-    if is_installed() {
-        messages.push(table(uapi::DEL_TABLE, 0));
+    if is_installed(bridge) {
+        messages.push(table(uapi::DEL_TABLE, 0, bridge));
     }
-    messages.extend(marked_rules()?);
+    messages.extend(marked_rules(bridge)?);
     if messages.is_empty() {
         Ok(())
     } else {
@@ -259,15 +267,15 @@ pub(super) fn remove() -> io::Result<()> {
 
 /// Lets the bridge through where someone drops what is forwarded by default, as Docker does: a
 /// packet passes only if every chain at the hook lets it pass.
-fn pass_foreign_chains() -> io::Result<()> {
-    let mut messages = marked_rules()?;
+fn pass_foreign_chains(bridge: &str) -> io::Result<()> {
+    let mut messages = marked_rules(bridge)?;
     for (family, table, chain) in dropping_chains()? {
         for direction in [uapi::IN_NAME, uapi::OUT_NAME] {
             let rule = Rule::default()
-                .interface(direction, uapi::EQUAL, BRIDGE)
+                .interface(direction, uapi::EQUAL, bridge)
                 .verdict(uapi::ACCEPT)
                 .message(family, &table, &chain, 0)
-                .attribute(uapi::RULE_USERDATA, MARK);
+                .attribute(uapi::RULE_USERDATA, &mark(bridge));
             messages.push(rule);
         }
     }
@@ -294,19 +302,19 @@ fn dropping_chain(answer: &[u8]) -> Option<(u8, String, String)> {
     let forwards = attribute(hook, uapi::HOOK_NUMBER)? == uapi::FORWARD.to_be_bytes();
     let drops = attribute(attributes, uapi::CHAIN_POLICY)? == uapi::DROP.to_be_bytes();
     let table = text(attributes, uapi::CHAIN_TABLE)?;
-    let concerned = matches!(family, uapi::IPV4 | uapi::INET) && table != TABLE;
+    let concerned = matches!(family, uapi::IPV4 | uapi::INET) && !table.starts_with("rbuild");
     (forwards && drops && concerned).then_some((family, table, text(attributes, uapi::CHAIN_NAME)?))
 }
 
 /// Requests that delete our rules in the tables of others.
-fn marked_rules() -> io::Result<Vec<Message>> {
+fn marked_rules(bridge: &str) -> io::Result<Vec<Message>> {
     let request = message(uapi::GET_RULE, DUMP, uapi::UNSPECIFIED);
     let answers = Netlink::open(Some(NETFILTER))?.dump(&request)?;
     Ok(answers
         .iter()
         .filter_map(|answer| {
             let (&family, attributes) = (answer.first()?, answer.get(4..)?);
-            if attribute(attributes, uapi::RULE_USERDATA)? != MARK {
+            if attribute(attributes, uapi::RULE_USERDATA)? != mark(bridge) {
                 return None;
             }
             let rule = message(uapi::DEL_RULE, 0, family)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::link::{Links, Route};
-use super::{BRIDGE, forwarding, nft};
+use super::{forwarding, nft};
 use crate::cgroup::owner_name;
 use crate::wire::{Failure, InStep as _, Step};
 
@@ -18,13 +18,28 @@ use crate::wire::{Failure, InStep as _, Step};
 pub(super) struct Network {
     /// The boot in which it was made: nothing of it outlives that.
     boot: String,
+    /// Number in the name of the bridge and of the table of rules.
+    number: u8,
     /// Third byte of the network's address.
     third: u8,
     /// Interfaces on which forwarding was off before.
     opened: Vec<String>,
 }
 
+/// More networks than anybody has state directories.
+const NUMBERS: std::ops::Range<u8> = 0..16;
+
 impl Network {
+    /// Name of the bridge, and of the table of rules.
+    pub(super) fn name(&self) -> String {
+        format!("rbuild{}", self.number)
+    }
+
+    /// Name of the host's end of the veth pair of a host in it.
+    pub(super) fn veth(&self, host: u8) -> String {
+        format!("rbv{}-{host}", self.number)
+    }
+
     /// The address of a host in it.
     pub(super) fn host(&self, number: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 89, self.third, number)
@@ -118,13 +133,7 @@ pub(super) fn ensure(state_dir: &Path) -> Step<Network> {
     {
         return Ok(network.clone());
     }
-    make(
-        &directory,
-        boot,
-        known.map_or_else(Vec::new, |network| network.opened),
-        &mut links,
-    )
-    .map_err(|failure| {
+    make(&directory, boot, known, &mut links).map_err(|failure| {
         // Do not leave half of it behind.
         let _ = tear_down(&directory);
         failure
@@ -133,36 +142,46 @@ pub(super) fn ensure(state_dir: &Path) -> Step<Network> {
 
 fn is_whole(network: &Network, links: &mut Links) -> bool {
     let addresses = links
-        .index_of(BRIDGE)
+        .index_of(&network.name())
         .and_then(|index| links.addresses(index));
-    addresses.is_ok_and(|addresses| addresses.contains(&network.gateway())) && nft::is_installed()
+    addresses.is_ok_and(|addresses| addresses.contains(&network.gateway()))
+        && nft::is_installed(&network.name())
 }
 
 fn make(
     directory: &Path,
     boot: String,
-    mut opened: Vec<String>,
+    remains: Option<Network>,
     links: &mut Links,
 ) -> Step<Network> {
-    if let Ok(index) = links.index_of(BRIDGE) {
+    if let Some(remains) = &remains
+        && let Ok(index) = links.index_of(&remains.name())
+    {
         links
             .remove(index)
-            .step_at("remove the remains of the bridge", BRIDGE)?;
+            .step_at("remove the remains of the bridge", remains.name())?;
     }
     let routes = links.routes().step("read the routes")?;
-    let third = free_network(&routes).ok_or_else(|| {
-        let taken = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
-        Failure::new("find a free network", &taken).because("all of 10.89.0.0/16 is routed")
-    })?;
     let names = links.names().step("read the interfaces")?;
+    let mut opened = remains.map_or_else(Vec::new, |network| network.opened);
     let outward = outward_interfaces(&routes, &names);
     for name in forwarding::missing(outward).step("read the forwarding settings")? {
         if !opened.contains(&name) {
             opened.push(name);
         }
     }
+    let third = free_network(&routes).ok_or_else(|| {
+        let taken = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        Failure::new("find a free network", &taken).because("all of 10.89.0.0/16 is routed")
+    })?;
+    let number = free_number(&names).ok_or_else(|| {
+        let taken = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        Failure::new("find a free name", &taken)
+            .because("too many bridges of other state directories are there")
+    })?;
     let network = Network {
         boot,
+        number,
         third,
         opened,
     };
@@ -171,26 +190,32 @@ fn make(
 
     let host_network = "without them, use the host network";
     let step = "make the bridge";
+    let bridge = network.name();
     links
-        .add_bridge(BRIDGE, network.gateway())
+        .add_bridge(&bridge, network.gateway())
         .map_err(|error| {
-            Failure::new(step, &error).at(BRIDGE).because(format!(
+            Failure::new(step, &error).at(&bridge).because(format!(
                 "{error}; bridges are needed for an own network: {host_network}"
             ))
         })?;
-    let index = links.index_of(BRIDGE).step_at(step, BRIDGE)?;
+    let index = links.index_of(&bridge).step_at(step, &bridge)?;
     links
         .add_address(index, network.gateway(), 24)
-        .step_at(step, BRIDGE)?;
-    links.up(index).step_at(step, BRIDGE)?;
-    for name in network.opened.iter().map(String::as_str).chain([BRIDGE]) {
+        .step_at(step, &bridge)?;
+    links.up(index).step_at(step, &bridge)?;
+    for name in network
+        .opened
+        .iter()
+        .map(String::as_str)
+        .chain([bridge.as_str()])
+    {
         forwarding::enable(name).map_err(|error| {
             Failure::new("switch forwarding on for", &error)
                 .at(name)
                 .because(format!("{error}; an own network needs it: {host_network}"))
         })?;
     }
-    nft::install(network.host(0), &network.opened).map_err(|error| {
+    nft::install(&bridge, network.host(0), &network.opened).map_err(|error| {
         let why = "nftables with masquerade (nft_masq, nft_ct) are needed for an own network";
         Failure::new("install the address translation", &error)
             .because(format!("{error}; {why}: {host_network}"))
@@ -200,14 +225,14 @@ fn make(
 
 /// Removes everything that [`make`] makes and puts settings back. Goes on after errors.
 fn tear_down(directory: &Path) -> io::Result<()> {
-    let rules = nft::remove();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let settings = match load(directory).filter(|network| network.boot == boot) {
-        Some(network) => forwarding::restore(&network.opened),
-        None => Ok(()),
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let Some(network) = load(directory).filter(|network| network.boot == boot) else {
+        return Ok(());
     };
+    let rules = nft::remove(&network.name());
+    let settings = forwarding::restore(&network.opened);
     let mut links = Links::open()?;
-    let bridge = match links.index_of(BRIDGE) {
+    let bridge = match links.index_of(&network.name()) {
         Ok(index) => links.remove(index),
         Err(_) => Ok(()),
     };
@@ -241,13 +266,21 @@ fn free_network(routes: &[Route]) -> Option<u8> {
     })
 }
 
+/// Picks a number whose bridge nobody else has made.
+fn free_number(names: &[(u32, String)]) -> Option<u8> {
+    NUMBERS.clone().find(|number| {
+        let bridge = format!("rbuild{number}");
+        names.iter().all(|(_, name)| *name != bridge)
+    })
+}
+
 /// Interfaces that some route goes out by.
 fn outward_interfaces(routes: &[Route], names: &[(u32, String)]) -> Vec<String> {
     let mut found: Vec<String> = names
         .iter()
         .filter(|(index, name)| {
             let routed = routes.iter().any(|route| route.interface == *index);
-            routed && name != "lo" && name != BRIDGE
+            routed && name != "lo" && !name.starts_with("rbuild")
         })
         .map(|(_, name)| name.clone())
         .collect();
@@ -283,7 +316,7 @@ mod tests {
             (1, "lo".to_owned()),
             (2, "eth0".to_owned()),
             (3, "idle0".to_owned()),
-            (4, BRIDGE.into()),
+            (4, "rbuild0".into()),
         ];
         let routes = [
             route("0.0.0.0", 0, 2),

@@ -4,5 +4,6 @@ mod basics;
 mod confinement;
 mod lifetime;
 mod mounts;
+mod network;
 mod support;
 mod system;

@@ -13,8 +13,9 @@ use tempfile::TempDir;
 
 /// A directory with a root layer, an upper directory and a runtime.
 pub(crate) struct Host {
-    pub(crate) directory: TempDir,
+    /// First, so that the spawner has ended before its directory goes.
     pub(crate) runtime: Runtime,
+    pub(crate) directory: TempDir,
 }
 
 /// What a command did.
