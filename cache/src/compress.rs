@@ -1,4 +1,17 @@
 //! Compression of layers, and recognition of compressed streams.
+//!
+//! The digest of a compressed layer depends on every detail here: block size, level, library. None
+//! of them depends on the machine.
+
+use std::io::Write;
+use std::num::NonZero;
+
+use crate::error::StoreError;
+
+mod detect;
+mod gzip;
+
+pub use detect::{StreamKind, detect_and_decompress, detect_and_decompress_within};
 
 /// How a layer blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,27 +68,53 @@ impl Default for Compression {
     }
 }
 
-/// How a stream is compressed, found by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StreamKind {
-    /// None of the known ones.
-    Plain,
-    /// gzip (RFC 1952).
-    Gzip,
-    /// Zstandard (RFC 8878), skippable frames first allowed.
-    Zstd,
-    /// bzip2.
-    Bzip2,
-    /// xz.
-    Xz,
+impl Compression {
+    /// The level that is used, within what the kind knows; none for plain layers.
+    pub(crate) fn effective_level(&self) -> Option<i32> {
+        match self.kind {
+            CompressionKind::Uncompressed => None,
+            CompressionKind::Gzip => Some(self.level.unwrap_or(6).clamp(0, 9)),
+            CompressionKind::Zstd => Some(self.level.unwrap_or(3).clamp(-7, 22)),
+        }
+    }
+
+    /// Compresses what `produce` writes into `out`, on all cores.
+    pub(crate) fn run<W: Write + Send, T>(
+        &self,
+        out: W,
+        produce: impl FnOnce(&mut dyn Write) -> Result<T, StoreError>,
+    ) -> Result<(W, T), StoreError> {
+        let level = self.effective_level().unwrap_or_default();
+        match self.kind {
+            CompressionKind::Uncompressed => {
+                let mut out = out;
+                let value = produce(&mut out)?;
+                Ok((out, value))
+            }
+            CompressionKind::Gzip => gzip::compress(level.unsigned_abs(), out, produce),
+            CompressionKind::Zstd => zstd(level, out, produce),
+        }
+    }
 }
 
-/// Recognises the compression of a stream and returns it with a reader of the plain bytes.
+/// One zstd frame.
 ///
-/// All decompression happens in this process, with a bound on memory.
-pub fn detect_and_decompress<'a>(
-    reader: impl std::io::Read + Send + 'a,
-) -> std::io::Result<(StreamKind, Box<dyn std::io::Read + Send + 'a>)> {
-    let _ = &reader;
-    Err(std::io::ErrorKind::Unsupported.into())
+/// Without worker threads the library gives other bytes than with any number of them, so there is
+/// always at least one.
+fn zstd<W: Write, T>(
+    level: i32,
+    out: W,
+    produce: impl FnOnce(&mut dyn Write) -> Result<T, StoreError>,
+) -> Result<(W, T), StoreError> {
+    let starting = |error| StoreError::stream("start the compression")(error);
+    let mut encoder = zstd::stream::write::Encoder::new(out, level).map_err(starting)?;
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    encoder
+        .multithread(workers.try_into().unwrap_or(1))
+        .map_err(starting)?;
+    let value = produce(&mut encoder)?;
+    let out = encoder
+        .finish()
+        .map_err(StoreError::stream("compress the layer"))?;
+    Ok((out, value))
 }

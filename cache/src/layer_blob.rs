@@ -1,15 +1,18 @@
 //! Layers as blobs and as plain tars.
+//!
+//! A layer that was made here has no blob until somebody wants one: its canonical tar is written
+//! from the tree and must hash to the diff ID again. A layer from outside has the blob that it came
+//! with; its tar is what is in there, byte for byte.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use crate::blob::BlobInfo;
-use crate::compress::{Compression, CompressionKind};
-use crate::digest::{DiffId, Digest, DigestWriter};
+use crate::compress::{Compression, CompressionKind, detect_and_decompress};
+use crate::digest::{DiffId, DigestWriter};
 use crate::error::StoreError;
 use crate::meta::KnownBlob;
 use crate::store::Store;
 use crate::tar_write::PaxWriter;
-use crate::tree::Layer;
 use crate::tree_tar::{self, Content, RewriteTimestamps};
 
 /// A layer as a blob.
@@ -21,16 +24,20 @@ pub struct LayerBlob {
     pub kind: CompressionKind,
 }
 
-impl Store {
-    /// Unpacks a layer blob (gzip, zstd or plain, by content) into a sealed tree.
-    ///
-    /// Checks both digests; nothing is published if one of them differs.
-    pub fn unpack(&self, blob: &Digest, diff_id: &DiffId) -> Result<Layer, StoreError> {
-        let _ = (blob, diff_id);
-        Err(pending("unpack"))
+impl From<KnownBlob> for LayerBlob {
+    fn from(known: KnownBlob) -> LayerBlob {
+        LayerBlob {
+            blob: known.blob,
+            kind: known.kind,
+        }
     }
+}
 
+impl Store {
     /// Remembers that `blob` is the layer `diff_id`, compressed as `kind`.
+    ///
+    /// [`unpack`](Store::unpack) does this by itself; a layer that is only kept as a blob needs it
+    /// to be found.
     pub fn remember_layer_blob(
         &self,
         diff_id: &DiffId,
@@ -48,24 +55,114 @@ impl Store {
     }
 
     /// Returns the layer as a blob, making it from the tree if need be.
+    ///
+    /// Unless `force` is set, any blob that the layer has is returned, in whatever compression, as
+    /// BuildKit does. The same layer and options give the same bytes every time.
     pub fn layer_blob(
         &self,
         diff_id: &DiffId,
         compression: &Compression,
     ) -> Result<LayerBlob, StoreError> {
-        let _ = (diff_id, compression);
-        Err(pending("layer blob"))
+        if let Some(known) = self.fitting_blob(diff_id, compression)? {
+            return Ok(known);
+        }
+        let level = compression.effective_level();
+        let kind = compression.kind;
+        let _single =
+            self.single_flight(&format!("layer-blob:{diff_id}:{}:{level:?}", kind.name()))?;
+        if let Some(known) = self.fitting_blob(diff_id, compression)? {
+            return Ok(known);
+        }
+        let writer = self.blob_writer()?;
+        let (writer, ()) =
+            compression.run(writer, |mut out| self.original_tar(diff_id, &mut out))?;
+        let expected = (kind == CompressionKind::Uncompressed).then_some(diff_id.digest());
+        let blob = writer.commit(expected)?;
+        self.meta()
+            .put_layer_blob(diff_id, &KnownBlob { blob, kind, level })?;
+        Ok(LayerBlob { blob, kind })
+    }
+
+    /// A blob of the layer that is there and will do.
+    fn fitting_blob(
+        &self,
+        diff_id: &DiffId,
+        compression: &Compression,
+    ) -> Result<Option<LayerBlob>, StoreError> {
+        let known = self.known_blobs(diff_id)?;
+        let wanted = compression.level.and(compression.effective_level());
+        let exact = |known: &&KnownBlob| {
+            known.kind == compression.kind && (wanted.is_none() || known.level == wanted)
+        };
+        let found = known.iter().find(exact);
+        let found = match found {
+            None if !compression.force => known.first(),
+            found => found,
+        };
+        Ok(found.copied().map(LayerBlob::from))
+    }
+
+    /// The blobs of a layer that are really there.
+    fn known_blobs(&self, diff_id: &DiffId) -> Result<Vec<KnownBlob>, StoreError> {
+        let mut known = self.meta().layer_blobs(diff_id)?;
+        if known.is_empty()
+            && let Some(source) = self.layer(diff_id)?.and_then(|layer| layer.source_blob())
+        {
+            // The database was lost, but the seal remembers.
+            known.push(source);
+        }
+        known.retain(|known| {
+            matches!(self.blob_size(&known.blob.digest), Ok(Some(size)) if size == known.blob.size)
+        });
+        Ok(known)
+    }
+
+    /// Writes the tar whose digest is the diff ID.
+    fn original_tar(&self, diff_id: &DiffId, out: &mut dyn Write) -> Result<(), StoreError> {
+        let mut out = DigestWriter::new(out);
+        match self.layer(diff_id)?.filter(|layer| layer.seal().canonical) {
+            Some(layer) => {
+                let mut tar = PaxWriter::new(&mut out);
+                tree_tar::write_tree(layer.root_fd()?, &mut tar, Content::Full, None)?;
+                tar.finish()
+                    .map_err(StoreError::stream("write the layer"))?;
+            }
+            None => {
+                let known = self.known_blobs(diff_id)?;
+                let known = known
+                    .first()
+                    .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
+                let file = self.open_blob(&known.blob.digest)?;
+                let (_, mut plain) =
+                    detect_and_decompress(file).map_err(StoreError::stream("read the layer"))?;
+                io::copy(&mut plain, &mut out).map_err(StoreError::stream("copy the layer"))?;
+            }
+        }
+        let (_, actual, _) = out.finish();
+        if actual != *diff_id.digest() {
+            return Err(StoreError::Corrupt {
+                what: "layer",
+                expected: *diff_id.digest(),
+                actual,
+            });
+        }
+        Ok(())
     }
 
     /// Writes the layer as a plain tar and returns the diff ID of what was written.
     ///
-    /// With `rewrite`, later file times are clamped, so the diff ID is another one.
+    /// With `rewrite`, later file times are clamped, so the diff ID is another one; such a tar is
+    /// always in the canonical form, also that of a layer from outside, which has to be unpacked.
     pub fn layer_tar(
         &self,
         diff_id: &DiffId,
         out: &mut dyn Write,
         rewrite: Option<RewriteTimestamps>,
     ) -> Result<DiffId, StoreError> {
+        if rewrite.is_none() {
+            self.original_tar(diff_id, out)?;
+            return Ok(*diff_id);
+        }
         let layer = self
             .layer(diff_id)?
             .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
@@ -75,12 +172,5 @@ impl Store {
             .finish()
             .map_err(StoreError::stream("write the layer"))?;
         Ok(DiffId::from_digest(out.finish().1))
-    }
-}
-
-fn pending(what: &str) -> StoreError {
-    StoreError::Document {
-        what: what.to_owned(),
-        reason: "not available yet".to_owned(),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The crate starts no process, prints nothing and reads no environment.
 
+mod apply;
 mod blob;
 mod compress;
 mod diff;
@@ -27,13 +28,17 @@ mod session;
 mod steps;
 mod store;
 mod sys;
+mod tar_read;
 pub mod tar_write;
 mod tree;
 mod tree_tar;
+mod unpack;
 mod view;
 
 pub use blob::{BlobInfo, BlobWriter};
-pub use compress::{Compression, CompressionKind, StreamKind, detect_and_decompress};
+pub use compress::{
+    Compression, CompressionKind, StreamKind, detect_and_decompress, detect_and_decompress_within,
+};
 pub use digest::{ChainId, DiffId, Digest, DigestWriter, Hasher, ParseDigestError};
 pub use draft::{CommitOptions, Draft};
 pub use entry::{FileKind, Metadata, Timestamp};
@@ -49,6 +54,7 @@ pub use records::{BuildRecord, ImageEntry, ImageRecord};
 pub use scaffold::{ScaffoldTarget, TargetKind, scaffold};
 pub use session::Scratch;
 pub use store::{CacheMount, Durability, Store, StoreOptions};
+pub use tar_read::looks_like_tar;
 pub use tree::Layer;
 pub use tree_tar::RewriteTimestamps;
 pub use view::{Follow, Resolved, RootView, ViewEntry, WalkAction};

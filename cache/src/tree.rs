@@ -19,10 +19,13 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, Mode};
 use serde::{Deserialize, Serialize};
 
+use crate::blob::BlobInfo;
+use crate::compress::CompressionKind;
 use crate::digest::{DiffId, Digest};
 use crate::error::{StoreError, ViewError};
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
+use crate::meta::KnownBlob;
 use crate::remove::remove_tree;
 use crate::store::Store;
 use crate::sys;
@@ -47,12 +50,23 @@ pub(crate) struct Seal {
     pub(crate) opaque: bool,
     /// The tar had an entry for `/`.
     pub(crate) root_entry: bool,
+    /// The blob that it was unpacked from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<SourceBlob>,
     /// Digest of the tar headers that the tree gives, without content.
     pub(crate) headers: Digest,
     /// Boot in which it was written.
     pub(crate) boot: String,
     /// Whether tree and seal have been flushed.
     pub(crate) durable: bool,
+}
+
+/// The blob of a layer that came from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceBlob {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) kind: String,
 }
 
 impl Seal {
@@ -67,6 +81,7 @@ impl Seal {
             canonical: true,
             opaque: false,
             root_entry: false,
+            source: None,
             headers,
             boot: crate::session::boot_id().to_owned(),
             durable: false,
@@ -155,6 +170,21 @@ impl Layer {
 
     pub(crate) fn has_root_entry(&self) -> bool {
         self.0.seal.root_entry
+    }
+
+    /// The blob that it was unpacked from, if it came from outside.
+    pub(crate) fn source_blob(&self) -> Option<KnownBlob> {
+        let source = self.0.seal.source.as_ref()?;
+        let kind = CompressionKind::from_name(&source.kind)?;
+        let blob = BlobInfo {
+            digest: source.digest,
+            size: source.size,
+        };
+        Some(KnownBlob {
+            blob,
+            kind,
+            level: None,
+        })
     }
 
     pub(crate) fn seal(&self) -> &Seal {

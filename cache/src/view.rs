@@ -258,6 +258,16 @@ impl RootView {
         }
     }
 
+    /// The same view with a directory in overlay form on top.
+    pub(crate) fn stacked(&self, upper: &Path) -> RootView {
+        let mut sources: Vec<Source> = self.sources.iter().map(Source::again).collect();
+        sources.push(Source::live(upper, true));
+        RootView {
+            sources,
+            directories: Mutex::default(),
+        }
+    }
+
     /// Forgets which layers merge where; needed after directories of the upper were made or
     /// removed.
     pub(crate) fn forget_directories(&self) {
@@ -553,6 +563,17 @@ pub(crate) fn is_overlay_attribute(name: &[u8]) -> bool {
 }
 
 impl Source {
+    /// The same tree once more.
+    fn again(&self) -> Source {
+        match &self.place {
+            Place::Layer(layer) => Source {
+                place: Place::Layer(layer.clone()),
+                overlay: self.overlay,
+            },
+            Place::Live { path, .. } => Source::live(path, self.overlay),
+        }
+    }
+
     fn live(path: &Path, overlay: bool) -> Source {
         Source {
             place: Place::Live {

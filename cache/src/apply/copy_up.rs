@@ -1,0 +1,125 @@
+//! Bringing what only lower layers have into the tree, as overlay does before it changes something.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::{Apply, open_directory, times};
+use crate::entry::FileKind;
+use crate::error::StoreError;
+use crate::sys;
+use crate::view::{Follow, ViewEntry, absolute, join, split};
+
+impl Apply<'_> {
+    /// Opens a directory of the merged tree in the tree itself, making it with its parents.
+    pub(super) fn copy_up_directory(&mut self, path: &[u8]) -> Result<OwnedFd, StoreError> {
+        let mut here = sys::open_beneath(&self.root, b"", sys::LIST)
+            .map_err(StoreError::inside("open", b""))?;
+        let mut canonical = Vec::new();
+        for name in path
+            .split(|&byte| byte == b'/')
+            .filter(|name| !name.is_empty())
+        {
+            canonical = join(&canonical, name);
+            let next = match open_directory(&here, name) {
+                Err(Errno::NOENT) => self.make_copy(&here, name, &canonical)?,
+                result => result.map_err(StoreError::inside("open the directory", &canonical))?,
+            };
+            here = next;
+        }
+        Ok(here)
+    }
+
+    /// Makes a directory with the metadata that it has below.
+    fn make_copy(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<OwnedFd, StoreError> {
+        let failed = |action| StoreError::inside::<Errno>(action, path);
+        let below = match self.below {
+            Some(below) => below.lookup(absolute(path), Follow::None)?,
+            None => None,
+        };
+        let below = below.filter(ViewEntry::is_directory);
+        // The parent did not change: it only got a name for what it had already.
+        let before = sys::fstat(parent).map_err(StoreError::inside("look at", path))?;
+        rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(failed("create the directory"))?;
+        rustix::fs::futimens(parent, &times(before.mtime))
+            .map_err(failed("set the times above"))?;
+        let made = open_directory(parent, name).map_err(failed("open the directory"))?;
+        match below {
+            Some(below) => {
+                self.same_metadata(&made, &below)?;
+                let time = below.metadata.mtime;
+                rustix::fs::futimens(&made, &times(time)).map_err(failed("set the times of"))?;
+            }
+            None => self.implied_directory(&made, path)?,
+        }
+        Ok(made)
+    }
+
+    /// Gives a file the owner, mode and attributes of another one.
+    fn same_metadata(&mut self, made: &OwnedFd, below: &ViewEntry) -> Result<(), StoreError> {
+        let path = below.key();
+        let old = &below.metadata;
+        let (uid, gid) = (Uid::from_raw(old.uid), Gid::from_raw(old.gid));
+        let owned = rustix::fs::fchown(made, Some(uid), Some(gid));
+        self.owner_result(owned, path)?;
+        rustix::fs::fchmod(made, Mode::from_raw_mode(old.mode))
+            .map_err(StoreError::inside("set the mode of", path))?;
+        for (name, value) in self.merged.xattrs(below)? {
+            if let Err(error) = rustix::fs::fsetxattr(made, &name, &value, XattrFlags::empty()) {
+                self.attribute_error(error, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file or symlink of a lower layer into the tree; nothing to do if it is there.
+    pub(super) fn copy_up(&mut self, entry: &ViewEntry) -> Result<(), StoreError> {
+        let path = entry.key();
+        let (directory, name) = split(path);
+        let parent = self.copy_up_directory(directory)?;
+        if sys::lstat(&parent, name)
+            .map_err(StoreError::inside("look at", path))?
+            .is_some()
+        {
+            return Ok(());
+        }
+        let before = sys::fstat(&parent).map_err(StoreError::inside("look at", directory))?;
+        let failed = |action| StoreError::inside::<Errno>(action, path);
+        match (entry.metadata.kind, &entry.link_target) {
+            (FileKind::File, _) => {
+                let mut old = self.merged.open(entry)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let made = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)
+                    .map_err(failed("create"))?;
+                let mut new = std::fs::File::from(made);
+                std::io::copy(&mut old, &mut new).map_err(StoreError::inside("copy", path))?;
+                let made = OwnedFd::from(new);
+                self.same_metadata(&made, entry)?;
+                rustix::fs::futimens(&made, &times(entry.metadata.mtime))
+                    .map_err(failed("set the times of"))?;
+            }
+            (FileKind::Symlink, Some(target)) => {
+                rustix::fs::symlinkat(target, &parent, name).map_err(failed("create"))?;
+                let old = &entry.metadata;
+                let (uid, gid) = (Uid::from_raw(old.uid), Gid::from_raw(old.gid));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let owned = rustix::fs::chownat(&parent, name, Some(uid), Some(gid), flags);
+                self.owner_result(owned, path)?;
+                rustix::fs::utimensat(&parent, name, &times(old.mtime), flags)
+                    .map_err(failed("set the times of"))?;
+            }
+            _ => {
+                let reason = "it is a hard link to a device or pipe of a lower layer".to_owned();
+                return Err(crate::tar_read::entry_error(path, reason));
+            }
+        }
+        rustix::fs::futimens(&parent, &times(before.mtime))
+            .map_err(StoreError::inside("set the times of", directory))
+    }
+}
