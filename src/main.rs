@@ -1,2 +1,106 @@
 //! The `rbuild` command.
-fn main() {}
+//!
+//! The libraries do the work; here is what a user touches: flags, environment, terminal, exit
+//! status.
+
+mod arguments;
+mod cli;
+mod commands;
+mod config;
+mod container;
+mod csv;
+mod env;
+mod failure;
+mod format;
+mod hostflags;
+mod outfile;
+mod refused;
+mod signals;
+mod terminal;
+mod time;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::FromArgMatches as _;
+
+use cli::{Cli, Command};
+use config::Settings;
+use env::Environment;
+use failure::{Failure, status};
+use ui::style::Palette;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        ui::message(&format!(
+            "rbuild: this is a bug in rbuild, not in your build: {panic}\n\
+             Please report it with the command and `rbuild version`.\n"
+        ));
+    }));
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let settings = Settings::new(&cli.global, Environment::read());
+    start_log(&settings);
+    let word = match &cli.command {
+        Command::Build(_) => "ERROR:",
+        _ => "Error:",
+    };
+    match commands::dispatch(&settings, cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            ui::fail(&settings.palette, word, &failure);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Parses the command line; what is left to do otherwise is to exit with a code.
+fn parse() -> Result<Cli, ExitCode> {
+    let mut tree = cli::command();
+    tree.build();
+    let refuse = |failure: &Failure| {
+        ui::fail(&Palette::default(), "ERROR:", failure);
+        ExitCode::from(failure.status)
+    };
+    let arguments = arguments::normalise(&tree, std::env::args_os().collect())
+        .map_err(|failure| refuse(&failure))?;
+    if arguments.len() <= 1 {
+        return Err(match ui::print(cli::SHORT_HELP) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => ExitCode::from(failure.status),
+        });
+    }
+    let run = arguments::command_name(&tree, &arguments) == Some("run");
+    cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| {
+            // A reader that went away is no news; clap writes help to standard output, errors to
+            // standard error.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                // As Docker: what the container's own status cannot be.
+                _ if run => ExitCode::from(status::ENGINE),
+                _ => ExitCode::from(status::USAGE),
+            }
+        })
+}
+
+/// The developers' log: `RBUILD_LOG`, or everything of interest with `--debug`.
+fn start_log(settings: &Settings) {
+    let filter = match (&settings.environment.log, settings.debug) {
+        (Some(filter), _) => filter.as_str(),
+        (None, true) => "debug",
+        (None, false) => return,
+    };
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(settings.palette != Palette::default());
+    // A second logger cannot be there: this is called once.
+    let _ = logger.try_init();
+}

@@ -1,0 +1,271 @@
+//! The tree of commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{
+    build, fsck, history, images, import, info, inspect, load, prune, rmi, run, save, system, tag,
+    version,
+};
+use crate::env::{VARIABLES, Variable};
+use crate::failure::Failure;
+
+/// Build container images from Dockerfiles
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    bin_name = "rbuild",
+    version,
+    disable_help_subcommand = false,
+    arg_required_else_help = false,
+    args_override_self = true,
+    max_term_width = 100,
+    help_template = HELP
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct GlobalArgs {
+    /// Directory of the store
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) root: Option<PathBuf>,
+    /// Tell more: hints of warnings, causes, developer log
+    #[arg(short = 'D', long, global = true, help_heading = "Global options")]
+    pub(crate) debug: bool,
+}
+
+/// The whole tree of commands, with the environment variables in the overview.
+pub(crate) fn command() -> clap::Command {
+    let widest = VARIABLES.iter().map(|variable| variable.name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = VARIABLES
+        .iter()
+        .map(|Variable { name, help }| format!("  {name:widest$}  {help}"))
+        .collect();
+    let environment = format!("Environment:\n{}\n{EXAMPLES}", lines.join("\n"));
+    <Cli as clap::CommandFactory>::command().after_help(environment)
+}
+
+/// What `rbuild` alone prints.
+pub(crate) const SHORT_HELP: &str = "\
+rbuild builds container images from Dockerfiles.
+
+  rbuild -t NAME[:TAG] PATH      build PATH/Dockerfile and store the image
+  rbuild run NAME[:TAG] [CMD]    run it
+  rbuild images                  list images
+
+See `rbuild --help` for all commands and `rbuild build --help` for the options of a build.
+";
+
+const HELP: &str = "\
+{about}
+
+Usage: rbuild [build] [OPTIONS] PATH
+       rbuild COMMAND [OPTIONS] …
+
+Build and run:
+  build      Build an image (the word may be left out)
+  run        Run a command in a new container
+
+Images:
+  images     List images
+  inspect    Show all about images
+  history    Show how an image came about
+  tag        Give an image another name
+  rmi        Remove images
+  save       Write images to a tar archive
+  load       Read images from a tar archive
+  import     Make an image of a root file system
+  image      All of these under their long names: ls, inspect, history, tag, rm, …
+
+Store and system:
+  prune      Remove build cache that nobody needs
+  system     Show disk usage (`system df`), remove unused data
+  du         Show disk usage
+  fsck       Check the store
+  info       Show what this host allows
+  version    Show the version
+  help       Show help for a command
+
+{options}{after-help}";
+
+const EXAMPLES: &str = "
+Examples:
+  rbuild -t app .
+  rbuild -t app --target test --build-arg VERSION=1.2 .
+  rbuild -o type=oci,dest=app.tar .
+  rbuild run --rm app";
+
+/// A command.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
+    /// Run a command in a new container
+    Run(Box<run::RunArgs>),
+    /// List images
+    Images(images::ImagesArgs),
+    /// Show all about images
+    Inspect(inspect::InspectArgs),
+    /// Show how an image came about
+    History(history::HistoryArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+    /// Remove images
+    Rmi(rmi::RmiArgs),
+    /// Write images to a tar archive
+    Save(save::SaveArgs),
+    /// Read images from a tar archive
+    Load(load::LoadArgs),
+    /// Make an image of a root file system
+    Import(import::ImportArgs),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Remove build cache that nobody needs
+    Prune(prune::CachePruneArgs),
+    /// Manage the build cache
+    #[command(subcommand)]
+    Builder(BuilderCommand),
+    /// Show and free disk space
+    #[command(subcommand)]
+    System(SystemCommand),
+    /// Show disk usage
+    Du(system::DfArgs),
+    /// Check the store
+    Fsck(fsck::FsckArgs),
+    /// Show what this host allows
+    Info(info::InfoArgs),
+    /// Show the version
+    Version(version::VersionArgs),
+    /// Commands that other tools have and this one does not have yet
+    #[command(flatten)]
+    Missing(MissingCommand),
+}
+
+/// `rbuild image …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum ImageCommand {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
+    /// List images
+    #[command(alias = "list")]
+    Ls(images::ImagesArgs),
+    /// Show all about images
+    Inspect(inspect::InspectArgs),
+    /// Show how an image came about
+    History(history::HistoryArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+    /// Remove images
+    #[command(alias = "remove")]
+    Rm(rmi::RmiArgs),
+    /// Remove images without a name
+    Prune(prune::ImagePruneArgs),
+    /// Write images to a tar archive
+    Save(save::SaveArgs),
+    /// Read images from a tar archive
+    Load(load::LoadArgs),
+    /// Make an image of a root file system
+    Import(import::ImportArgs),
+}
+
+/// `rbuild builder …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum BuilderCommand {
+    /// Show disk usage
+    Du(system::DfArgs),
+    /// Remove build cache that nobody needs
+    Prune(prune::CachePruneArgs),
+}
+
+/// `rbuild system …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum SystemCommand {
+    /// Show disk usage
+    Df(system::DfArgs),
+    /// Show what this host allows
+    Info(info::InfoArgs),
+    /// Remove build cache and images without a name
+    Prune(prune::SystemPruneArgs),
+}
+
+/// Arguments of a command that is not there: anything goes.
+#[derive(Debug, Args)]
+pub(crate) struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<std::ffi::OsString>,
+}
+
+macro_rules! missing_commands {
+    ($($variant:ident = $name:literal),* $(,)?) => {
+        /// Commands that other tools have and this one does not have yet.
+        #[derive(Debug, Subcommand)]
+        pub(crate) enum MissingCommand {
+            $(#[command(name = $name, hide = true, disable_help_flag = true)] $variant(Anything),)*
+        }
+
+        impl MissingCommand {
+            /// The refusal.
+            pub(crate) fn failure(&self) -> Failure {
+                let name = match self {
+                    $(MissingCommand::$variant(_) => $name,)*
+                };
+                Failure::unsupported(&format!("`rbuild {name}`")).hint(format!(
+                    "to build a directory of this name, write `rbuild ./{name}`"
+                ))
+            }
+        }
+    };
+}
+
+missing_commands! {
+    Attach = "attach", Bake = "bake", Buildx = "buildx", Commit = "commit",
+    Container = "container", Cp = "cp", Create = "create", Diff = "diff", Events = "events",
+    Exec = "exec", Export = "export", Imagetools = "imagetools", Kill = "kill", Login = "login",
+    Logout = "logout", Logs = "logs", Manifest = "manifest", Network = "network",
+    Pause = "pause", Port = "port", Ps = "ps", Pull = "pull", Push = "push", Rename = "rename",
+    Restart = "restart", Rm = "rm", Search = "search", Serve = "serve", Start = "start",
+    Stats = "stats", Stop = "stop", Top = "top", Unpause = "unpause", Update = "update",
+    Volume = "volume", Wait = "wait",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_overview_names_every_command() {
+        let help = command().render_help().to_string();
+        for command in command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let name = command.get_name();
+            let listed = help
+                .lines()
+                .any(|line| line.split_whitespace().next() == Some(name));
+            assert!(listed || name == "builder", "{name} is not in the overview");
+        }
+    }
+}

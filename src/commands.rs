@@ -1,0 +1,89 @@
+//! The commands: each file translates its flags into calls of the libraries and shows the result.
+
+pub(crate) mod build;
+pub(crate) mod filter;
+pub(crate) mod fsck;
+pub(crate) mod history;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod load;
+pub(crate) mod lookup;
+pub(crate) mod prune;
+pub(crate) mod rmi;
+pub(crate) mod run;
+pub(crate) mod save;
+pub(crate) mod system;
+pub(crate) mod tag;
+pub(crate) mod version;
+
+use rbuild_cache::{Store, StoreOptions};
+
+use crate::cli::{BuilderCommand, Command, ImageCommand, SystemCommand};
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::ui;
+
+/// Carries out a command.
+///
+/// `build` and `run` come here while the process has one thread only: they start the sandbox's
+/// helper first.
+pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Failure> {
+    let done = |result: Result<(), Failure>| result.map(|()| 0);
+    match command {
+        Command::Build(args) | Command::Image(ImageCommand::Build(args)) => {
+            build::run(settings, &args)
+        }
+        Command::Run(args) => run::run(settings, &args),
+        Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
+            done(images::run(settings, &args))
+        }
+        Command::Inspect(args) | Command::Image(ImageCommand::Inspect(args)) => {
+            inspect::run(settings, &args)
+        }
+        Command::History(args) | Command::Image(ImageCommand::History(args)) => {
+            done(history::run(settings, &args))
+        }
+        Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => {
+            done(tag::run(settings, &args))
+        }
+        Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => rmi::run(settings, &args),
+        Command::Save(args) | Command::Image(ImageCommand::Save(args)) => {
+            done(save::run(settings, &args))
+        }
+        Command::Load(args) | Command::Image(ImageCommand::Load(args)) => {
+            done(load::run(settings, &args))
+        }
+        Command::Import(args) | Command::Image(ImageCommand::Import(args)) => {
+            done(import::run(settings, &args))
+        }
+        Command::Image(ImageCommand::Prune(args)) => done(prune::images(settings, &args)),
+        Command::Prune(args) | Command::Builder(BuilderCommand::Prune(args)) => {
+            done(prune::cache(settings, &args))
+        }
+        Command::System(SystemCommand::Prune(args)) => done(prune::system(settings, &args)),
+        Command::System(SystemCommand::Df(args))
+        | Command::Builder(BuilderCommand::Du(args))
+        | Command::Du(args) => done(system::df(settings, &args)),
+        Command::System(SystemCommand::Info(args)) | Command::Info(args) => {
+            done(info::run(settings, &args))
+        }
+        Command::Fsck(args) => fsck::run(settings, &args),
+        Command::Version(args) => done(version::run(&args)),
+        Command::Missing(command) => Err(command.failure()),
+    }
+}
+
+/// Opens the store and tells what was found damaged.
+pub(crate) fn open_store(settings: &Settings) -> Result<Store, Failure> {
+    let root = settings.store_root()?;
+    let store = Store::open(&root, &StoreOptions::default()).map_err(|error| {
+        let failure = Failure::from(error);
+        failure.within(format!("could not open the store `{}`", root.display()))
+    })?;
+    for warning in store.warnings() {
+        ui::warn(&settings.palette, &warning);
+    }
+    Ok(store)
+}

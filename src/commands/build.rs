@@ -1,0 +1,222 @@
+//! `rbuild build`: flags to one request, one call, one report.
+
+mod context;
+mod metadata;
+mod options;
+mod outputs;
+mod request;
+mod secrets;
+
+use clap::ValueEnum as _;
+use rbuild_builder::output::validate_outputs;
+use rbuild_builder::request::{ArchiveTarget, Destination, OutputKind};
+use rbuild_builder::{BuildError, BuildErrorKind, BuildRequest, BuildResult, Cancel, Engine};
+use rbuild_cache::Digest;
+use rbuild_runtime::{Runtime, RuntimeOptions, SandboxError};
+
+use crate::config::Settings;
+use crate::failure::{Failure, status};
+use crate::signals;
+use crate::ui::journal::Journal;
+use crate::ui::progress::{Display, Progress, ProgressMode};
+use crate::ui::{self, report};
+
+pub(crate) use options::BuildArgs;
+
+/// Builds.
+pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> {
+    args.refused.check()?;
+    // The sandbox's helper is started first, while this process is small and has one thread. A host
+    // that does not allow sandboxes can still build what runs no command.
+    let runtime = Runtime::start(RuntimeOptions {
+        state_dir: settings.state_dir()?,
+    });
+    let mode = progress_mode(settings, args)?;
+    let failed = |failure: Failure| match &failure.message {
+        Some(message) if failure.status == status::ERROR => Failure {
+            message: Some(format!("failed to build: {message}")),
+            ..failure
+        },
+        _ => failure,
+    };
+    let request = request::request(settings, args, &mut std::io::stdin().lock()).map_err(failed)?;
+    validate_outputs(&request, settings.stdout_terminal).map_err(|error| {
+        let hints = error.hints();
+        failed(hints.into_iter().fold(Failure::from(error), Failure::hint))
+    })?;
+    if let Some(path) = &args.iidfile {
+        metadata::remove_stale(path)?;
+    }
+    let store = super::open_store(settings).map_err(failed)?;
+    let (runtime, refusal) = match runtime {
+        Ok(runtime) => (Some(runtime), None),
+        Err(error) => (None, Some(error)),
+    };
+    build(
+        settings,
+        args,
+        mode,
+        &Engine { store, runtime },
+        &request,
+        refusal.as_ref(),
+    )
+}
+
+fn progress_mode(settings: &Settings, args: &BuildArgs) -> Result<ProgressMode, Failure> {
+    if args.quiet {
+        if !matches!(
+            args.progress,
+            None | Some(ProgressMode::Auto | ProgressMode::Quiet)
+        ) {
+            return Err(
+                Failure::new("`--progress` and `--quiet` cannot be used together")
+                    .with_status(status::USAGE),
+            );
+        }
+        return Ok(ProgressMode::Quiet);
+    }
+    let mode = match (args.progress, &settings.environment.progress) {
+        (Some(mode), _) => mode,
+        (None, Some(name)) => ProgressMode::from_str(name, true).map_err(|_| {
+            Failure::new(format!("BUILDKIT_PROGRESS: invalid progress mode {name:?}"))
+                .with_status(status::USAGE)
+        })?,
+        (None, None) => ProgressMode::Auto,
+    };
+    match mode {
+        ProgressMode::Auto if settings.stderr_terminal && !settings.environment.dumb_terminal => {
+            Ok(ProgressMode::Tty)
+        }
+        ProgressMode::Auto => Ok(ProgressMode::Plain),
+        ProgressMode::Tty if !settings.stderr_terminal => Err(Failure::new(
+            "`--progress tty` needs a terminal as standard error",
+        )),
+        mode => Ok(mode),
+    }
+}
+
+fn build(
+    settings: &Settings,
+    args: &BuildArgs,
+    mode: ProgressMode,
+    engine: &Engine,
+    request: &BuildRequest,
+    refusal: Option<&SandboxError>,
+) -> Result<u8, Failure> {
+    let cancel = Cancel::new()?;
+    let received = signals::cancel_on_signals(cancel.clone(), move || {
+        if mode == ProgressMode::Plain {
+            ui::message("stopping; press Ctrl-C again to end at once\n");
+        }
+    })?;
+    let display = Display {
+        palette: settings.palette,
+        terminal: settings.stderr_terminal,
+        log_lines: settings.log_lines(),
+    };
+    let progress = Progress::start(mode, display)?;
+    let result = rbuild_builder::build(engine, request, &progress, &cancel);
+    let journal = progress.finish();
+    match result {
+        Ok(result) => {
+            succeed(settings, args, mode, request, &result)?;
+            Ok(0)
+        }
+        Err(mut error) => {
+            if error.kind == BuildErrorKind::Host
+                && let Some(refusal) = refusal
+            {
+                error
+                    .causes
+                    .extend(Failure::new("").because(refusal).causes);
+            }
+            fail(settings, mode, &error, &journal);
+            Ok(match error.kind {
+                BuildErrorKind::Cancelled => received.exit_status().unwrap_or(status::INTERRUPTED),
+                _ => status::ERROR,
+            })
+        }
+    }
+}
+
+fn fail(settings: &Settings, mode: ProgressMode, error: &BuildError, journal: &Journal) {
+    if mode != ProgressMode::Rawjson {
+        let warnings = journal.warnings();
+        ui::message(&report::warnings(
+            warnings,
+            &settings.palette,
+            settings.debug,
+        ));
+    }
+    let shown = mode == ProgressMode::Plain;
+    ui::message(&report::failure(error, journal, &settings.palette, shown));
+}
+
+fn succeed(
+    settings: &Settings,
+    args: &BuildArgs,
+    mode: ProgressMode,
+    request: &BuildRequest,
+    result: &BuildResult,
+) -> Result<(), Failure> {
+    if let Some(path) = &args.iidfile {
+        metadata::write_id(path, result)?;
+    }
+    if let Some(path) = &args.metadata_file {
+        metadata::write_metadata(path, request, result)?;
+    }
+    match mode {
+        // Standard output may be the archive itself.
+        ProgressMode::Quiet if args.quiet && !writes_to_stdout(request) => {
+            ui::println(&result.image_id.to_string())
+        }
+        ProgressMode::Quiet | ProgressMode::Rawjson => Ok(()),
+        _ => {
+            let warnings = &result.warnings;
+            ui::message(&report::warnings(
+                warnings,
+                &settings.palette,
+                settings.debug,
+            ));
+            ui::message(&format!(
+                "{}\n",
+                conclusion(request, &result.image_id, &result.names)
+            ));
+            Ok(())
+        }
+    }
+}
+
+fn writes_to_stdout(request: &BuildRequest) -> bool {
+    request.outputs.iter().any(|output| {
+        matches!(
+            &output.kind,
+            OutputKind::Tar(Destination::Stdout)
+                | OutputKind::Oci(ArchiveTarget::Tar(Destination::Stdout))
+                | OutputKind::Docker(ArchiveTarget::Tar(Destination::Stdout))
+        )
+    })
+}
+
+/// The last line of a build: what came out, and where it went.
+fn conclusion(request: &BuildRequest, image_id: &Digest, names: &[String]) -> String {
+    let id: String = image_id.hex().chars().take(12).collect();
+    let mut places: Vec<String> = Vec::new();
+    if !names.is_empty() {
+        places.push(format!("as {}", names.join(", ")));
+    }
+    for output in &request.outputs {
+        let path = match &output.kind {
+            OutputKind::Oci(ArchiveTarget::Tar(Destination::File(path)))
+            | OutputKind::Oci(ArchiveTarget::Directory(path))
+            | OutputKind::Docker(ArchiveTarget::Tar(Destination::File(path)))
+            | OutputKind::Docker(ArchiveTarget::Directory(path))
+            | OutputKind::Tar(Destination::File(path))
+            | OutputKind::Local(path) => path,
+            _ => continue,
+        };
+        places.push(format!("to {}", path.display()));
+    }
+    let places = places.join(", ");
+    format!("built sha256:{id} {places}").trim_end().to_owned()
+}

@@ -1,0 +1,234 @@
+//! The options of a build.
+
+use std::path::PathBuf;
+
+use crate::failure::status;
+use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
+use crate::ui::progress::ProgressMode;
+
+const WHAT: &str = "What to build";
+const STEPS: &str = "How steps run";
+const CACHE: &str = "Cache";
+const RESULT: &str = "Result";
+const REPORT: &str = "Report";
+
+/// Build an image from a Dockerfile
+///
+/// PATH is the directory that COPY and ADD read from, the context. Without `-f`, its `Dockerfile`
+/// is built. Without `-o`, the image goes into the store.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "rbuild [build] [OPTIONS] PATH\n       rbuild [build] [OPTIONS] - < Dockerfile",
+    after_help = "Examples:
+  rbuild -t app .
+  rbuild -t app:1.2 --build-arg VERSION=1.2 -f docker/app.Dockerfile .
+  rbuild --target test --no-cache-filter test .
+  rbuild -o type=oci,dest=app.tar .
+  rbuild -o out .
+  rbuild --secret id=token,src=token.txt --build-context base=oci-layout://base .
+
+Exit status: 0 when the image was built, 1 when it was not, 2 for a wrong command line, 130 after
+Ctrl-C."
+)]
+pub(crate) struct BuildArgs {
+    /// Directory of the build context; `-` reads a Dockerfile from standard input
+    #[arg(value_name = "PATH")]
+    pub(super) context: Option<String>,
+
+    /// Dockerfile; `-` reads standard input [default: `Dockerfile` in PATH]
+    #[arg(short, long, value_name = "FILE", help_heading = WHAT)]
+    pub(super) file: Option<String>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE", help_heading = WHAT)]
+    pub(super) target: Option<String>,
+    /// Set an ARG; `NAME` alone takes the value from the environment
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = WHAT)]
+    pub(super) build_arg: Vec<String>,
+    /// Name another context: a directory, `oci-layout://DIR[:TAG][@DIGEST]`, `docker-image://IMAGE`
+    #[arg(long, value_name = "NAME=SOURCE", help_heading = WHAT)]
+    pub(super) build_context: Vec<String>,
+    /// Platform to build for [default: this host's]
+    #[arg(long, value_name = "OS/ARCH,…", value_delimiter = ',', help_heading = WHAT)]
+    pub(super) platform: Vec<String>,
+    /// Ignore file, instead of the `.dockerignore` of the Dockerfile or the context
+    #[arg(long, value_name = "FILE", help_heading = WHAT)]
+    pub(super) ignorefile: Option<PathBuf>,
+
+    /// Give steps a secret: `id=ID[,src=FILE|,env=NAME]`
+    #[arg(long, value_name = "SECRET", help_heading = STEPS)]
+    pub(super) secret: Vec<String>,
+    /// Network of RUN: `default`, `none` or `host`
+    #[arg(long, value_name = "MODE", help_heading = STEPS)]
+    pub(super) network: Option<String>,
+    /// Add a line to `/etc/hosts` of RUN
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = STEPS)]
+    pub(super) add_host: Vec<String>,
+    /// Grant a right: `network.host`, `security.insecure`
+    #[arg(long, value_name = "RIGHT", value_delimiter = ',', help_heading = STEPS)]
+    pub(super) allow: Vec<String>,
+    /// Size of `/dev/shm` in RUN [default: 64m]
+    #[arg(long, value_name = "SIZE", help_heading = STEPS)]
+    pub(super) shm_size: Option<String>,
+    /// Limit a resource of RUN, such as `nofile=1024:2048`
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = STEPS)]
+    pub(super) ulimit: Vec<String>,
+    /// Steps at once; 0 means as many as are useful
+    #[arg(short, long, value_name = "N", help_heading = STEPS)]
+    pub(super) jobs: Option<usize>,
+
+    /// Run all steps again
+    #[arg(long, help_heading = CACHE)]
+    pub(super) no_cache: bool,
+    /// Run the steps of these stages again
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', help_heading = CACHE)]
+    pub(super) no_cache_filter: Vec<String>,
+
+    /// Name the image
+    #[arg(short, long, value_name = "NAME[:TAG]", help_heading = RESULT)]
+    pub(super) tag: Vec<String>,
+    /// Write the result: a directory, `-` for a tar, or `type=image|oci|docker|tar|local|cacheonly,…`
+    #[arg(
+        short,
+        long,
+        value_name = "OUTPUT",
+        allow_hyphen_values = true,
+        help_heading = RESULT
+    )]
+    pub(super) output: Vec<String>,
+    /// Store the image too, when there are other outputs
+    #[arg(long, help_heading = RESULT)]
+    pub(super) load: bool,
+    /// Add a label to the image
+    #[arg(long, value_name = "NAME=VALUE", help_heading = RESULT)]
+    pub(super) label: Vec<String>,
+    /// Add an annotation to the manifest
+    #[arg(long, value_name = "[LEVEL:]NAME=VALUE", help_heading = RESULT)]
+    pub(super) annotation: Vec<String>,
+
+    /// Show progress as `auto`, `tty`, `plain`, `quiet` or `rawjson`
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = REPORT
+    )]
+    pub(super) progress: Option<ProgressMode>,
+    /// Print nothing but the image ID
+    #[arg(short, long, help_heading = REPORT)]
+    pub(super) quiet: bool,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "FILE", help_heading = REPORT)]
+    pub(super) iidfile: Option<PathBuf>,
+    /// Write digests of the result to a file, as JSON
+    #[arg(long, value_name = "FILE", help_heading = REPORT)]
+    pub(super) metadata_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) refused: Refused<BuildRefused>,
+}
+
+/// Options of `docker build`, `docker buildx build`, `podman build` and `buildah build` that are not
+/// there yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BuildRefused;
+
+impl RefusedList for BuildRefused {
+    const STATUS: u8 = status::ERROR;
+    const OPTIONS: &'static [RefusedOption] = &[
+        flag("push"),
+        flag("pull").harmless(&["false", "missing"]),
+        flag("squash"),
+        flag("squash-all"),
+        flag("check"),
+        flag("provenance").harmless(&["false"]),
+        flag("sbom").harmless(&["false"]),
+        flag("rm").harmless(&["true"]),
+        flag("force-rm").harmless(&["true", "false"]),
+        flag("layers").harmless(&["true"]),
+        flag("skip-unused-stages").harmless(&["true"]),
+        flag("compress").harmless(&["true", "false"]),
+        flag("disable-content-trust").harmless(&["true", "false"]),
+        flag("all-platforms"),
+        flag("rewrite-timestamp"),
+        flag("no-hosts"),
+        flag("no-hostname"),
+        flag("stdin"),
+        flag("omit-history"),
+        flag("identity-label"),
+        flag("inherit-labels").harmless(&["true"]),
+        flag("inherit-annotations").harmless(&["true"]),
+        flag("save-stages"),
+        flag("stage-labels"),
+        flag("http-proxy"),
+        flag("logsplit"),
+        flag("tls-verify").harmless(&["true"]),
+        flag("disable-compression"),
+        flag("force-compression"),
+        value("cache-from"),
+        value("cache-to"),
+        value("cache-ttl"),
+        value("ssh"),
+        value("attest"),
+        value("call").harmless(&["build"]),
+        value("policy"),
+        value("source-policy-file"),
+        value("builder").harmless(&["default"]),
+        value("cgroup-parent"),
+        value("resource"),
+        value("memory").short('m'),
+        value("memory-swap"),
+        value("cpu-shares").short('c'),
+        value("cpu-period"),
+        value("cpu-quota"),
+        value("cpuset-cpus"),
+        value("cpuset-mems"),
+        value("isolation").harmless(&["default"]),
+        value("format").harmless(&["oci"]),
+        value("build-arg-file"),
+        value("arch"),
+        value("os"),
+        value("variant"),
+        value("os-version"),
+        value("timestamp"),
+        value("source-date-epoch"),
+        value("userns"),
+        value("userns-uid-map"),
+        value("userns-gid-map"),
+        value("pid"),
+        value("ipc"),
+        value("uts"),
+        value("cgroupns"),
+        value("cap-add"),
+        value("cap-drop"),
+        value("security-opt"),
+        value("device"),
+        value("group-add"),
+        value("hooks-dir"),
+        value("runtime"),
+        value("runtime-flag"),
+        value("volume").short('v'),
+        value("mount"),
+        value("dns"),
+        value("dns-option"),
+        value("dns-search"),
+        value("env"),
+        value("unsetenv"),
+        value("unsetlabel"),
+        value("from"),
+        value("manifest"),
+        value("layer-label"),
+        value("compression-format"),
+        value("compression-level"),
+        value("authfile"),
+        value("creds"),
+        value("cert-dir"),
+        value("retry"),
+        value("retry-delay"),
+        value("sign-by"),
+        value("decryption-key"),
+        value("signature-policy"),
+        value("logfile"),
+        value("iidfile-raw"),
+    ];
+}

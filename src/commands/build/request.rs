@@ -1,0 +1,293 @@
+//! The options of a build made into one typed request.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use rbuild_builder::BuildRequest;
+use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault};
+use rbuild_cache::Digest;
+use rbuild_parser::{ImageReference, Platform, SourceKind, parse_size, source_kind};
+
+use super::context::{self, Sought};
+use super::options::BuildArgs;
+use super::{outputs, secrets};
+use crate::config::Settings;
+use crate::env;
+use crate::failure::Failure;
+use crate::hostflags;
+
+/// Makes the request; reads the Dockerfile, but none of the context.
+pub(super) fn request(
+    settings: &Settings,
+    args: &BuildArgs,
+    stdin: &mut dyn Read,
+) -> Result<BuildRequest, Failure> {
+    // Flags first: a mistake in them is told before anything is read.
+    let mut outputs = outputs::parse(&args.output, args.load)?;
+    outputs::add_annotations(&mut outputs, &args.annotation)?;
+    let tags = args
+        .tag
+        .iter()
+        .map(|tag| parse_tag(tag))
+        .collect::<Result<_, _>>()?;
+    let (network, entitlements) = network(args)?;
+    let extra_hosts = args
+        .add_host
+        .iter()
+        .map(|host| hostflags::add_host(host))
+        .collect::<Result<_, _>>()?;
+    let ulimits = args
+        .ulimit
+        .iter()
+        .map(|limit| hostflags::ulimit(limit))
+        .collect::<Result<_, _>>()?;
+    let shm_size = args.shm_size.as_deref().map(parse_size).transpose();
+    let shm_size =
+        shm_size.map_err(|reason| Failure::new(format!("invalid --shm-size: {reason}")))?;
+    let mut request = BuildRequest {
+        build_args: build_args(settings, &args.build_arg)?,
+        named_contexts: named_contexts(&args.build_context)?,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        platforms: platforms(settings, &args.platform)?,
+        labels: labels(&args.label),
+        tags,
+        outputs,
+        no_cache: args.no_cache,
+        no_cache_filter: args
+            .no_cache_filter
+            .iter()
+            .map(|stage| stage.to_lowercase())
+            .collect(),
+        secrets: secrets::parse(&args.secret, &|name| env::by_name(name))?,
+        network,
+        extra_hosts,
+        entitlements,
+        shm_size,
+        ulimits,
+        jobs: args.jobs.filter(|jobs| *jobs > 0),
+        dockerfile: rbuild_builder::request::DockerfileSource {
+            name: String::new(),
+            text: Vec::new(),
+        },
+        context: rbuild_builder::request::ContextSource::Empty,
+    };
+    let sought = Sought {
+        context: args.context.as_deref(),
+        file: args.file.as_deref(),
+        ignore_file: args.ignorefile.as_deref(),
+    };
+    (request.dockerfile, request.context) = context::load(sought, stdin)?;
+    Ok(request)
+}
+
+fn parse_tag(tag: &str) -> Result<ImageReference, Failure> {
+    match ImageReference::parse(tag) {
+        Ok(reference) if reference.digest().is_some() => Err(Failure::new(format!(
+            "invalid tag {tag:?}: a name with a digest cannot be given"
+        ))),
+        Ok(reference) => Ok(reference.with_default_tag()),
+        Err(reason) => Err(Failure::new(format!("invalid tag {tag:?}: {reason}"))),
+    }
+}
+
+fn build_args(settings: &Settings, given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut args = BTreeMap::new();
+    if let Some(epoch) = &settings.environment.source_date_epoch {
+        args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.clone());
+    }
+    for arg in given {
+        args.extend(hostflags::from_environment(arg)?);
+    }
+    Ok(args)
+}
+
+fn labels(given: &[String]) -> BTreeMap<String, String> {
+    given
+        .iter()
+        .map(|label| label.split_once('=').unwrap_or((label, "")))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn platforms(settings: &Settings, given: &[String]) -> Result<Vec<Platform>, Failure> {
+    let default = settings
+        .environment
+        .default_platform
+        .iter()
+        .filter(|_| given.is_empty());
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in given.iter().chain(default).map(|text| text.trim()) {
+        let platform = match text {
+            "local" => Platform::host(),
+            text => Platform::parse(text).map_err(Failure::new)?,
+        };
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+fn network(args: &BuildArgs) -> Result<(NetworkDefault, Vec<Entitlement>), Failure> {
+    let mut entitlements = Vec::new();
+    for right in &args.allow {
+        entitlements.push(match right.as_str() {
+            "network.host" => Entitlement::NetworkHost,
+            "security.insecure" => Entitlement::SecurityInsecure,
+            "device" => return Err(Failure::unsupported("`--allow device`")),
+            other => {
+                return Err(Failure::new(format!("invalid entitlement {other:?}"))
+                    .hint("known entitlements: network.host, security.insecure"));
+            }
+        });
+    }
+    let network = match args.network.as_deref() {
+        None | Some("" | "default") => NetworkDefault::Default,
+        Some("none") => NetworkDefault::None,
+        // Who asks for it on the command line has granted it.
+        Some("host") => {
+            entitlements.push(Entitlement::NetworkHost);
+            NetworkDefault::Host
+        }
+        Some(other) => {
+            return Err(
+                Failure::new(format!("network mode {other:?} is not supported"))
+                    .hint("known modes: default, none, host"),
+            );
+        }
+    };
+    Ok((network, entitlements))
+}
+
+fn named_contexts(given: &[String]) -> Result<BTreeMap<String, NamedContext>, Failure> {
+    let mut contexts = BTreeMap::new();
+    for value in given {
+        let Some((name, source)) = value.split_once('=') else {
+            return Err(Failure::new(format!(
+                "invalid context value: {value}, expected key=value"
+            )));
+        };
+        contexts.insert(context_name(name)?, named_context(name, source)?);
+    }
+    Ok(contexts)
+}
+
+/// The form in which named contexts are matched: short, lower case, without `:latest`.
+fn context_name(name: &str) -> Result<String, Failure> {
+    let lower = name.to_lowercase();
+    let (image, platform) = match lower.split_once("::") {
+        Some((image, platform)) => (image, Some(platform)),
+        None => (lower.as_str(), None),
+    };
+    let reference = ImageReference::parse(image)
+        .map_err(|reason| Failure::new(format!("invalid context name {name}: {reason}")))?;
+    let familiar = reference.familiar();
+    let familiar = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+    Ok(match platform {
+        Some(platform) => format!("{familiar}::{platform}"),
+        None => familiar.to_owned(),
+    })
+}
+
+fn named_context(name: &str, source: &str) -> Result<NamedContext, Failure> {
+    if let Some(layout) = source.strip_prefix("oci-layout://") {
+        return oci_layout(name, layout);
+    }
+    let image = source
+        .strip_prefix("docker-image://")
+        .or(source.strip_prefix("container-image://"));
+    if let Some(image) = image {
+        return ImageReference::parse(image)
+            .map(NamedContext::Image)
+            .map_err(|reason| Failure::new(format!("invalid context {name}: {reason}")));
+    }
+    let path = Path::new(source);
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(NamedContext::Directory(path.to_path_buf())),
+        Err(error) => {
+            let remote = ["target:", "input:"]
+                .iter()
+                .any(|prefix| source.starts_with(prefix))
+                || !matches!(source_kind(source), SourceKind::Path);
+            if remote {
+                return Err(Failure::unsupported(&format!(
+                    "the build context `{name}={source}`"
+                )));
+            }
+            let failure = Failure::new(format!("failed to get build context path {source:?}"));
+            Err(failure.because(&error))
+        }
+        Ok(_) => Err(Failure::new(format!(
+            "failed to get build context path {source:?}: not a directory"
+        ))),
+    }
+}
+
+/// `DIR[:TAG][@DIGEST]`.
+fn oci_layout(name: &str, layout: &str) -> Result<NamedContext, Failure> {
+    let (rest, digest) = match layout.rsplit_once('@') {
+        Some((rest, digest)) => {
+            let digest = digest
+                .parse::<Digest>()
+                .map_err(|reason| Failure::new(format!("invalid context {name}: {reason}")))?;
+            (rest, Some(digest))
+        }
+        None => (layout, None),
+    };
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') && !tag.is_empty() => (path, Some(tag.to_owned())),
+        _ => (rest, None),
+    };
+    Ok(NamedContext::OciLayout {
+        path: path.into(),
+        tag,
+        digest,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_names_are_short_and_lower_case() {
+        for (name, want) in [
+            ("BB", "bb"),
+            ("docker.io/library/alpine:latest", "alpine"),
+            ("alpine:3.20", "alpine:3.20"),
+            ("base::linux/arm64", "base::linux/arm64"),
+        ] {
+            assert_eq!(context_name(name).unwrap(), want);
+        }
+        assert!(context_name("a b").is_err());
+    }
+
+    #[test]
+    fn layouts_have_tags_and_digests() {
+        let digest = Digest::of(b"x");
+        let parts = |text: &str| match oci_layout("n", text).unwrap() {
+            NamedContext::OciLayout { path, tag, digest } => {
+                (path.to_str().unwrap().to_owned(), tag, digest)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parts("/a/b"), ("/a/b".into(), None, None));
+        assert_eq!(parts("a:1/b"), ("a:1/b".into(), None, None));
+        assert_eq!(parts("a:1/b:2"), ("a:1/b".into(), Some("2".into()), None));
+        assert_eq!(
+            parts(&format!("d:t@{digest}")),
+            ("d".into(), Some("t".into()), Some(digest))
+        );
+        assert!(oci_layout("n", "d@sha256:12").is_err());
+    }
+
+    #[test]
+    fn contexts_that_are_not_there_yet_are_refused() {
+        for source in ["https://example.org/x.git", "target:other"] {
+            let message = named_context("n", source).unwrap_err().message.unwrap();
+            assert!(message.ends_with("is not supported yet"), "{message}");
+        }
+        assert!(named_context("n", "/no/such/place").is_err());
+    }
+}

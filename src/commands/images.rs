@@ -1,0 +1,135 @@
+//! `rbuild images`.
+
+use std::cmp::Reverse;
+
+use jiff::Timestamp;
+use rbuild_cache::ImageEntry;
+
+use super::filter::Filters;
+use super::lookup::{familiar_parts, short_id};
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::format::Value;
+use crate::time::{created_at, created_since, parse_created};
+use crate::ui::listing::Listing;
+use crate::ui::{self, units};
+
+/// List images
+///
+/// Newest first. An image with several names has a line for each; one without shows `<none>`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Placeholders of --format: .ID .Repository .Tag .Digest .CreatedSince \
+.CreatedAt .Size .VirtualSize .SharedSize .UniqueSize .Containers"
+)]
+pub(crate) struct ImagesArgs {
+    /// Show only images of this repository, or with this name; wildcards are allowed
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+    /// Show all images; there are no hidden ones
+    #[arg(short, long)]
+    all: bool,
+    /// Show only IDs
+    #[arg(short, long)]
+    quiet: bool,
+    /// Do not shorten IDs
+    #[arg(long)]
+    no_trunc: bool,
+    /// Show digests of manifests
+    #[arg(long)]
+    digests: bool,
+    /// Show only what meets a condition: dangling=, label=, reference=, before=, since=, until=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Show each image by a Go template, `table TEMPLATE` or `json`
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Show platforms below each image
+    #[arg(long, hide = true)]
+    tree: bool,
+}
+
+const HEADERS: &[(&str, &str)] = &[
+    ("Containers", "CONTAINERS"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedSince", "CREATED"),
+    ("Digest", "DIGEST"),
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("SharedSize", "SHARED SIZE"),
+    ("Size", "SIZE"),
+    ("Tag", "TAG"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "VIRTUAL SIZE"),
+];
+
+/// Lists images.
+pub(crate) fn run(settings: &Settings, args: &ImagesArgs) -> Result<(), Failure> {
+    if args.tree {
+        return Err(Failure::unsupported("`--tree`"));
+    }
+    let store = super::open_store(settings)?;
+    let mut filters = Filters::parse(&store, &args.filter)?;
+    if let Some(name) = &args.name {
+        filters.reference(name);
+    }
+    let mut entries = store.images()?;
+    entries.sort_by_key(|entry| Reverse(parse_created(entry.record.created.as_deref())));
+    let now = Timestamp::now();
+    let mut rows = Vec::new();
+    for entry in &entries {
+        if !filters.accepts(&store, entry)? {
+            continue;
+        }
+        if entry.names.is_empty() && !filters.by_name() {
+            rows.push(row(args, entry, None, now));
+        }
+        for name in entry.names.iter().filter(|name| filters.accepts_name(name)) {
+            rows.push(row(args, entry, Some(name), now));
+        }
+    }
+    ui::print(&listing(args).render(&rows)?)
+}
+
+fn listing(args: &ImagesArgs) -> Listing<'_> {
+    let table = if args.digests {
+        "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+    } else {
+        "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+    };
+    let format = match &args.format {
+        None if args.quiet => Some("{{.ID}}"),
+        format => format.as_deref(),
+    };
+    Listing {
+        headers: HEADERS,
+        table,
+        format,
+    }
+}
+
+fn row(args: &ImagesArgs, entry: &ImageEntry, name: Option<&String>, now: Timestamp) -> Value {
+    let record = &entry.record;
+    let none = || "<none>".to_owned();
+    let (repository, tag) = name.map_or_else(|| (none(), none()), |name| familiar_parts(name));
+    let id = if args.no_trunc {
+        record.config.to_string()
+    } else {
+        short_id(&record.config)
+    };
+    let created = parse_created(record.created.as_deref());
+    let size = units::size(record.size);
+    Value::Struct(vec![
+        ("Containers", "N/A".into()),
+        ("CreatedAt", created_at(created).into()),
+        ("CreatedSince", created_since(created, now).into()),
+        ("Digest", record.manifest.to_string().into()),
+        ("ID", id.into()),
+        ("Repository", repository.into()),
+        ("SharedSize", "N/A".into()),
+        ("Size", size.clone().into()),
+        ("Tag", tag.into()),
+        ("UniqueSize", "N/A".into()),
+        ("VirtualSize", size.into()),
+    ])
+}

@@ -1,0 +1,69 @@
+//! `rbuild info`.
+
+use rbuild_parser::Platform;
+use rbuild_runtime::{HostReport, probe};
+
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::format::{Template, Value};
+use crate::ui;
+
+/// Show what this host allows
+///
+/// Tries what a sandbox needs, and tells how each of it went.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    /// Show it by a Go template, or `json`
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+/// Shows what the host allows.
+pub(crate) fn run(settings: &Settings, args: &InfoArgs) -> Result<(), Failure> {
+    let report = probe();
+    let root = settings.store_root()?.to_string_lossy().into_owned();
+    match args.format.as_deref() {
+        None => ui::print(&text(&root, &report)),
+        Some("json") => ui::println(&value(&root, &report).to_json()),
+        Some(template) => ui::println(&Template::parse(template)?.render(&value(&root, &report))?),
+    }
+}
+
+fn text(root: &str, report: &HostReport) -> String {
+    let mut lines = vec![
+        format!("Version:\t{}", env!("CARGO_PKG_VERSION")),
+        format!("Store:\t{root}"),
+        format!("Platform:\t{}", Platform::host()),
+    ];
+    for ability in &report.abilities {
+        let verdict = if ability.ok { "yes" } else { "no" };
+        let detail = match ability.detail.as_str() {
+            "" => String::new(),
+            detail => format!(" ({})", ui::control::visible(detail)),
+        };
+        lines.push(format!("{}:\t{verdict}{detail}", ability.name));
+    }
+    ui::table::columns(lines.iter().map(String::as_str))
+}
+
+fn value(root: &str, report: &HostReport) -> Value {
+    let abilities = report
+        .abilities
+        .iter()
+        .map(|ability| {
+            Value::Struct(vec![
+                ("Name", ability.name.into()),
+                ("OK", ability.ok.into()),
+                ("Detail", ability.detail.clone().into()),
+            ])
+        })
+        .collect();
+    Value::Struct(vec![
+        ("ServerVersion", env!("CARGO_PKG_VERSION").into()),
+        ("DockerRootDir", root.into()),
+        ("OSType", std::env::consts::OS.into()),
+        ("Architecture", std::env::consts::ARCH.into()),
+        ("Platform", Platform::host().to_string().into()),
+        ("Abilities", Value::List(abilities)),
+    ])
+}

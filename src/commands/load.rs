@@ -1,0 +1,52 @@
+//! `rbuild load`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use rbuild_builder::image::load_archive;
+
+use super::lookup::familiar;
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::ui;
+
+/// Read images from a tar archive
+///
+/// Takes what `docker save`, `podman save` and `rbuild save` write, and OCI layouts, compressed or
+/// not.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// Read a file instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Print nothing but the names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Loads images.
+pub(crate) fn run(settings: &Settings, args: &LoadArgs) -> Result<(), Failure> {
+    let mut reader: Box<dyn Read> = match &args.input {
+        Some(path) => Box::new(File::open(path).map_err(|error| {
+            Failure::new(format!("could not open `{}`", path.display())).because(&error)
+        })?),
+        None if settings.stdin_terminal => {
+            return Err(
+                Failure::new("requested load from stdin, but stdin is a terminal")
+                    .hint("name an archive with `-i FILE`, or redirect standard input"),
+            );
+        }
+        None => Box::new(std::io::stdin().lock()),
+    };
+    let store = super::open_store(settings)?;
+    for loaded in load_archive(&store, &mut reader)? {
+        if loaded.names.is_empty() {
+            ui::println(&format!("Loaded image ID: {}", loaded.id))?;
+        }
+        for name in &loaded.names {
+            ui::println(&format!("Loaded image: {}", familiar(name)))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! `rbuild prune`, `rbuild image prune`, `rbuild system prune`.
+
+use std::io::BufRead as _;
+
+use rbuild_cache::{PruneOptions, PruneReport, Store};
+use rbuild_parser::{parse_duration, parse_size};
+
+use super::filter::Filters;
+use super::lookup::familiar;
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::ui::{self, units};
+
+/// Remove build cache that nobody needs
+///
+/// Without options, removes what no image, no build record and no running build needs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CachePruneArgs {
+    /// Remove all build cache, also what the next build would use
+    #[arg(short, long)]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Keep this much of the cache, what was used last first
+    #[arg(
+        long,
+        value_name = "SIZE",
+        visible_alias = "max-used-space",
+        aliases = ["reserved-space", "keep-bytes"]
+    )]
+    keep_storage: Option<String>,
+    /// Remove only what meets a condition: until=DURATION
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Only tell what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Remove images without a name
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImagePruneArgs {
+    /// Remove images with names too
+    #[arg(short, long)]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Remove only what meets a condition: label=, until=
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+}
+
+/// Remove build cache and images without a name
+#[derive(Debug, clap::Args)]
+pub(crate) struct SystemPruneArgs {
+    /// Remove images with names and all build cache too
+    #[arg(short, long)]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Remove volumes too; there are none
+    #[arg(long, hide = true)]
+    volumes: bool,
+    /// Remove only images that meet a condition: label=, until=
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+}
+
+/// Removes build cache.
+pub(crate) fn cache(settings: &Settings, args: &CachePruneArgs) -> Result<(), Failure> {
+    let options = PruneOptions {
+        all: args.all || args.keep_storage.is_some() || !args.filter.is_empty(),
+        unused_for: unused_for(&args.filter)?,
+        keep_bytes: args.keep_storage.as_deref().map(bytes).transpose()?,
+        dangling_images: false,
+        dry_run: args.dry_run,
+    };
+    if !args.dry_run && !args.force {
+        let what = if options.all {
+            "build cache"
+        } else {
+            "build cache that nobody needs"
+        };
+        confirm(&format!("This will remove {what}."))?;
+    }
+    let store = super::open_store(settings)?;
+    let report = store.prune(&options)?;
+    tell_cache(&report, args.dry_run)?;
+    total(report.reclaimed)
+}
+
+/// Removes images.
+pub(crate) fn images(settings: &Settings, args: &ImagePruneArgs) -> Result<(), Failure> {
+    if !args.force {
+        confirm(warning(args.all))?;
+    }
+    let store = super::open_store(settings)?;
+    remove_images(&store, args.all, &args.filter)?;
+    let report = store.prune(&PruneOptions::default())?;
+    total(report.reclaimed)
+}
+
+/// Removes images and build cache.
+pub(crate) fn system(settings: &Settings, args: &SystemPruneArgs) -> Result<(), Failure> {
+    if !args.force {
+        confirm(&format!(
+            "{} The same goes for build cache.",
+            warning(args.all)
+        ))?;
+    }
+    let store = super::open_store(settings)?;
+    remove_images(&store, args.all, &args.filter)?;
+    let report = store.prune(&PruneOptions {
+        all: args.all,
+        ..PruneOptions::default()
+    })?;
+    tell_cache(&report, false)?;
+    total(report.reclaimed)
+}
+
+fn warning(all: bool) -> &'static str {
+    if all {
+        "This will remove all images."
+    } else {
+        "This will remove all images without a name."
+    }
+}
+
+/// Asks before something is lost.
+fn confirm(warning: &str) -> Result<(), Failure> {
+    ui::message(&format!(
+        "WARNING! {warning}\nAre you sure you want to continue? [y/N] "
+    ));
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::new("nothing was removed").hint("answer `y`, or add `--force`"))
+}
+
+fn remove_images(store: &Store, all: bool, filters: &[String]) -> Result<(), Failure> {
+    let filters = Filters::parse(store, filters)?;
+    let mut lines = String::new();
+    for entry in store.images()? {
+        let wanted = all || entry.names.is_empty();
+        if !wanted || !filters.accepts(store, &entry)? {
+            continue;
+        }
+        store.remove_image(&entry.record.manifest)?;
+        for name in &entry.names {
+            lines.push_str(&format!("untagged: {}\n", familiar(name)));
+        }
+        lines.push_str(&format!("deleted: {}\n", entry.record.config));
+    }
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        ui::print(&format!("Deleted Images:\n{lines}\n"))
+    }
+}
+
+fn tell_cache(report: &PruneReport, dry_run: bool) -> Result<(), Failure> {
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let counts = [
+        (report.layers.len() as u64, "layers"),
+        (report.blobs.len() as u64, "blobs"),
+        (report.records, "build records"),
+        (report.cache_mounts, "cache mounts"),
+    ];
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        ui::println(&format!("{verb} {what}: {count}"))?;
+    }
+    Ok(())
+}
+
+fn total(bytes: u64) -> Result<(), Failure> {
+    ui::println(&format!(
+        "Total reclaimed space: {}",
+        units::exact_size(bytes)
+    ))
+}
+
+/// A size such as `10GB`; `GB` means the same as `GiB` here, as in Docker.
+fn bytes(size: &str) -> Result<u64, Failure> {
+    parse_size(size).map_err(Failure::new)
+}
+
+fn unused_for(filters: &[String]) -> Result<Option<std::time::Duration>, Failure> {
+    let mut longest = None;
+    for filter in filters {
+        let Some(value) = filter
+            .strip_prefix("until=")
+            .or(filter.strip_prefix("unused-for="))
+        else {
+            return Err(Failure::new(format!("invalid filter {filter:?}"))
+                .hint("the build cache knows `until=DURATION` only, such as `until=24h`"));
+        };
+        let nanoseconds = parse_duration(value).map_err(Failure::new)?;
+        let duration = std::time::Duration::from_nanos(nanoseconds.max(0).unsigned_abs());
+        longest = longest.max(Some(duration));
+    }
+    Ok(longest)
+}

@@ -1,0 +1,83 @@
+//! `rbuild rmi`.
+
+use std::collections::BTreeSet;
+
+use rbuild_cache::Store;
+use rbuild_parser::ImageReference;
+
+use super::lookup::{self, Found, familiar, repository, short_id};
+use crate::config::Settings;
+use crate::failure::{Failure, status};
+use crate::ui;
+
+/// Remove images
+///
+/// A name is taken away; with its last name the image goes. Layers that the build cache still needs
+/// stay until `rbuild prune`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RmiArgs {
+    /// Names or IDs of images
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// Remove an image with all its names when its ID is given; do not mind missing images
+    #[arg(short, long)]
+    force: bool,
+    /// Do not delete untagged parents; there are none
+    #[arg(long, hide = true)]
+    no_prune: bool,
+}
+
+/// Removes images; goes on after errors.
+pub(crate) fn run(settings: &Settings, args: &RmiArgs) -> Result<u8, Failure> {
+    let store = super::open_store(settings)?;
+    let mut result = 0;
+    for image in &args.images {
+        let removed = match lookup::find(&store, image) {
+            Ok(Some(found)) => remove(&store, &found, args.force),
+            Ok(None) => {
+                let failure = Failure::new(format!("No such image: {image}"));
+                ui::fail(&settings.palette, "Error:", &failure);
+                result = if args.force { result } else { status::ERROR };
+                continue;
+            }
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = removed {
+            ui::fail(&settings.palette, "Error:", &failure);
+            result = status::ERROR;
+        }
+    }
+    Ok(result)
+}
+
+fn remove(store: &Store, found: &Found, force: bool) -> Result<(), Failure> {
+    let entry = &found.entry;
+    if let Some(name) = &found.name {
+        let canonical = name.canonical();
+        if entry.names.len() > 1 {
+            store.untag(&canonical)?;
+            return ui::println(&format!("Untagged: {}", familiar(&canonical)));
+        }
+    } else if !force && repositories(&entry.names) > 1 {
+        return Err(Failure::new(format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple \
+             repositories",
+            short_id(&entry.record.config)
+        )));
+    }
+    store.remove_image(&entry.record.manifest)?;
+    for name in &entry.names {
+        ui::println(&format!("Untagged: {}", familiar(name)))?;
+    }
+    ui::println(&format!("Deleted: {}", entry.record.config))
+}
+
+fn repositories(names: &[String]) -> usize {
+    let repositories: BTreeSet<String> = names
+        .iter()
+        .map(|name| {
+            ImageReference::parse(name).map_or_else(|_| name.clone(), |name| repository(&name))
+        })
+        .collect();
+    repositories.len()
+}

@@ -1,0 +1,284 @@
+//! `rbuild run`.
+
+mod options;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use rbuild_runtime::{ExitStatus, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::Signals;
+
+use super::lookup;
+use crate::config::Settings;
+use crate::container;
+use crate::failure::{Failure, status};
+use crate::terminal::{RawMode, converse, copy_in_thread, copy_size};
+use crate::ui;
+
+pub(crate) use options::RunArgs;
+
+/// How often Ctrl-C is passed on before the container is killed.
+const PATIENCE: usize = 3;
+
+/// Runs a container.
+pub(crate) fn run(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
+    start(settings, args).map_err(|failure| match failure.status {
+        status::ERROR | status::USAGE => failure.with_status(status::ENGINE),
+        _ => failure,
+    })
+}
+
+fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
+    args.refused.check()?;
+    let options = args.options()?;
+    if args.tty && args.interactive && !settings.stdin_terminal {
+        return Err(Failure::new("the input device is not a TTY")
+            .hint("leave `-t` out when standard input is not a terminal"));
+    }
+    // First of all: the process is still small and has one thread.
+    let runtime = Runtime::start(RuntimeOptions {
+        state_dir: settings.state_dir()?,
+    })?;
+    let store = super::open_store(settings)?;
+    let (image, _) = args.image();
+    let found = lookup::find(&store, &image)?.ok_or_else(|| {
+        Failure::new(format!("No such image: {image}"))
+            .hint("`rbuild images` lists what is there; pulling is not supported yet")
+    })?;
+    let prepared = container::prepare(&store, &found, &options)?;
+    let sandbox = &prepared.sandbox;
+    let status = if args.tty {
+        with_terminal(settings, &runtime, sandbox, args.interactive)?
+    } else {
+        with_streams(settings, &runtime, sandbox, args.interactive)?
+    };
+    Ok(exit_code(settings, sandbox, status))
+}
+
+fn exit_code(settings: &Settings, sandbox: &Sandbox, status: ExitStatus) -> u8 {
+    match status {
+        ExitStatus::Code(code) => code,
+        ExitStatus::Signal(signal, out_of_memory) => {
+            if out_of_memory {
+                let limit = sandbox
+                    .limits
+                    .memory
+                    .map(ui::units::size)
+                    .unwrap_or_default();
+                let text =
+                    format!("the container ran out of memory (limit {limit}) and was killed");
+                ui::warn(&settings.palette, &text);
+            }
+            (128 + signal) as u8
+        }
+    }
+}
+
+/// Starts the sandbox; what it goes without is told.
+fn spawn(
+    settings: &Settings,
+    runtime: &Runtime,
+    sandbox: &Sandbox,
+    stdio: Stdio,
+) -> Result<Running, Failure> {
+    let running = runtime
+        .spawn(sandbox, stdio)
+        .map_err(|error| spawn_failure(sandbox, error))?;
+    for warning in running.warnings() {
+        ui::warn(&settings.palette, warning);
+    }
+    Ok(running)
+}
+
+/// The command that cannot be executed has exit statuses of its own.
+fn spawn_failure(sandbox: &Sandbox, error: SandboxError) -> Failure {
+    let SandboxError::Exec { source, .. } = &error else {
+        return Failure::from(error);
+    };
+    let program = sandbox
+        .process
+        .args
+        .first()
+        .map_or(OsStr::new(""), |program| program.as_os_str());
+    let shown = program.to_string_lossy();
+    let has_slash = Path::new(program).components().count() > 1 || shown.starts_with('/');
+    if source.kind() == io::ErrorKind::NotFound {
+        let reason = if has_slash {
+            "no such file or directory"
+        } else {
+            "executable file not found in $PATH"
+        };
+        return Failure::new(format!("exec: {shown:?}: {reason}")).with_status(status::NOT_FOUND);
+    }
+    let reason = crate::failure::io_text(source);
+    Failure::new(format!("exec: {shown:?}: {reason}")).with_status(status::NOT_EXECUTABLE)
+}
+
+/// Runs with pipes between the container and our own streams.
+fn with_streams(
+    settings: &Settings,
+    runtime: &Runtime,
+    sandbox: &Sandbox,
+    interactive: bool,
+) -> Result<ExitStatus, Failure> {
+    let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdin_end, stdin) = if interactive {
+        let (end, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
+        (Some(end), Some(stdin))
+    } else {
+        (None, None)
+    };
+    let stdio = Stdio {
+        stdin: stdin_end,
+        stdout: stdout_end,
+        stderr: stderr_end,
+    };
+    let mut running = spawn(settings, runtime, sandbox, stdio)?;
+    forward_signals(&running, None)?;
+    let own_stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    let own_stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    let copies = [
+        copy_in_thread("stdout", stdout, own_stdout)?,
+        copy_in_thread("stderr", stderr, own_stderr)?,
+    ];
+    if let Some(stdin) = stdin {
+        // Not waited for: it may be blocked in reading a terminal when the container ends.
+        copy_in_thread("stdin", io::stdin().as_fd().try_clone_to_owned()?, stdin)?;
+    }
+    let status = running.wait()?;
+    for copy in copies {
+        // A reader of ours that went away has stopped the copy; the container's status counts.
+        let _ = copy.join();
+    }
+    Ok(status)
+}
+
+/// Runs with a terminal of the container's own.
+fn with_terminal(
+    settings: &Settings,
+    runtime: &Runtime,
+    sandbox: &Sandbox,
+    interactive: bool,
+) -> Result<ExitStatus, Failure> {
+    // With a terminal the descriptors are not used, but there have to be some.
+    let unused = || rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, 0.into());
+    let stdio = Stdio {
+        stdin: None,
+        stdout: unused()?,
+        stderr: unused()?,
+    };
+    let mut running = spawn(settings, runtime, sandbox, stdio)?;
+    let Some(master) = running.take_terminal() else {
+        return Err(Failure::new("the container has no terminal"));
+    };
+    let own = own_terminal(settings);
+    if let Some(own) = &own {
+        copy_size(own.as_fd(), master.as_fd());
+    }
+    forward_signals(
+        &running,
+        own.map(|own| Ok::<_, io::Error>((own, master.try_clone()?)))
+            .transpose()?,
+    )?;
+    let stdin = io::stdin();
+    let raw = match interactive && settings.stdin_terminal {
+        true => Some(RawMode::enter(stdin.as_fd())?),
+        false => None,
+    };
+    let gone = running.pidfd().try_clone_to_owned()?;
+    let result = converse(master, interactive.then(|| stdin.as_fd()), gone.as_fd());
+    let status = running.wait();
+    drop(raw);
+    result?;
+    Ok(status?)
+}
+
+/// The terminal that the user sees, if any.
+fn own_terminal(settings: &Settings) -> Option<OwnedFd> {
+    if settings.stdin_terminal {
+        io::stdin().as_fd().try_clone_to_owned().ok()
+    } else if settings.stdout_terminal {
+        io::stdout().as_fd().try_clone_to_owned().ok()
+    } else {
+        None
+    }
+}
+
+/// Passes signals on to the container; with terminals, a change of the first one's size too.
+fn forward_signals(
+    running: &Running,
+    terminals: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(), Failure> {
+    let container = running.pidfd().try_clone_to_owned()?;
+    let forwarded = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+    let mut signals = Signals::new(forwarded)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut impatient = 0;
+            for signal in signals.forever() {
+                if signal == SIGWINCH {
+                    if let Some((own, master)) = &terminals {
+                        copy_size(own.as_fd(), master.as_fd());
+                    }
+                    continue;
+                }
+                impatient += usize::from(signal == SIGINT || signal == SIGTERM);
+                let signal = if impatient > PATIENCE {
+                    Signal::KILL
+                } else {
+                    named(signal)
+                };
+                // A container that is gone needs no signal.
+                let _ = pidfd_send_signal(&container, signal);
+            }
+        })?;
+    Ok(())
+}
+
+fn named(signal: i32) -> Signal {
+    match signal {
+        SIGHUP => Signal::HUP,
+        SIGINT => Signal::INT,
+        SIGQUIT => Signal::QUIT,
+        SIGUSR1 => Signal::USR1,
+        SIGUSR2 => Signal::USR2,
+        _ => Signal::TERM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_runtime::RootFs;
+
+    use super::*;
+
+    fn failure(program: &str, kind: io::ErrorKind) -> Failure {
+        let sandbox = Sandbox::new(RootFs::default(), [program]);
+        let error = SandboxError::Exec {
+            path: program.into(),
+            source: kind.into(),
+        };
+        spawn_failure(&sandbox, error)
+    }
+
+    #[test]
+    fn commands_that_do_not_start_have_their_own_status() {
+        let missing = failure("nope", io::ErrorKind::NotFound);
+        assert_eq!(missing.status, 127);
+        let text = "exec: \"nope\": executable file not found in $PATH";
+        assert_eq!(missing.message.as_deref(), Some(text));
+        let missing = failure("/bin/nope", io::ErrorKind::NotFound);
+        assert_eq!(
+            missing.message.as_deref(),
+            Some("exec: \"/bin/nope\": no such file or directory")
+        );
+        assert_eq!(failure("/etc", io::ErrorKind::PermissionDenied).status, 126);
+    }
+}

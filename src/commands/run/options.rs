@@ -1,0 +1,400 @@
+//! The options of a container.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use rbuild_parser::parse_size;
+use rbuild_runtime::{Limits, Network, Rlimit, RlimitKind, Seccomp, Security};
+
+use crate::container::environment::{self, Change};
+use crate::container::mounts::{Volume, parse_mount, parse_tmpfs, parse_volume};
+use crate::container::{Options, capabilities};
+use crate::failure::{Failure, status};
+use crate::hostflags;
+use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
+
+/// Run a command in a new container
+///
+/// The container is removed when its command ends, and what it wrote goes with it, with `--rm` and
+/// without. Everything behind IMAGE belongs to the command.
+#[derive(Debug, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND] [ARG…]",
+    after_help = "Examples:
+  rbuild run --rm app
+  rbuild run -it --rm -v ./src:/src -w /src app sh
+
+Exit status: that of the command; 128 and the number of the signal that killed it; 125 when the
+container could not be started, 126 when the command cannot be executed, 127 when there is none."
+)]
+pub(crate) struct RunArgs {
+    /// Name or ID of the image, and a command with its arguments
+    #[arg(
+        value_name = "IMAGE",
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(super) image_and_command: Vec<OsString>,
+
+    /// Remove the container when it ends; that is done anyway
+    #[arg(long)]
+    _rm: bool,
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// Set a variable; `NAME` alone takes the value from the environment
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Set variables from a file
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User and group, as names or numbers
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Replace the image's ENTRYPOINT
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    /// Host name
+    #[arg(short = 'h', long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Make a small init process 1, which reaps orphans and passes signals on
+    #[arg(long)]
+    init: bool,
+
+    /// Mount a directory or file of this machine
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", help_heading = "Files")]
+    volume: Vec<String>,
+    /// Mount something: `type=bind|tmpfs,src=,dst=,readonly,tmpfs-size=,tmpfs-mode=`
+    #[arg(long, value_name = "MOUNT", help_heading = "Files")]
+    mount: Vec<String>,
+    /// Mount an empty directory in memory
+    #[arg(long, value_name = "TARGET[:size=,mode=,ro]", help_heading = "Files")]
+    tmpfs: Vec<String>,
+    /// Make the root file system read-only
+    #[arg(long, help_heading = "Files")]
+    read_only: bool,
+    /// Size of `/dev/shm` [default: 64m]
+    #[arg(long, value_name = "SIZE", help_heading = "Files")]
+    shm_size: Option<String>,
+
+    /// `bridge` (outgoing connections), `none` or `host`
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_name = "MODE",
+        default_value = "bridge",
+        help_heading = "Network"
+    )]
+    network: String,
+    /// Add a line to `/etc/hosts`
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
+    add_host: Vec<String>,
+
+    /// Most memory
+    #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
+    memory: Option<String>,
+    /// Most processor time, as a number of processors
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    cpus: Option<f64>,
+    /// Most processes; -1 for any number
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
+    pids_limit: Option<i64>,
+    /// Limit a resource of each process, such as `nofile=1024:2048`
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
+    ulimit: Vec<String>,
+
+    /// Add a capability, or ALL
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Rights"
+    )]
+    cap_add: Vec<String>,
+    /// Take a capability away, or ALL
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Rights"
+    )]
+    cap_drop: Vec<String>,
+    /// `seccomp=unconfined`, `no-new-privileges`
+    #[arg(long, value_name = "OPTION", help_heading = "Rights")]
+    security_opt: Vec<String>,
+    /// Give it all rights
+    #[arg(long, help_heading = "Rights")]
+    privileged: bool,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+
+    #[command(flatten)]
+    pub(super) refused: Refused<RunRefused>,
+}
+
+/// Options of `docker run` that are not there yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunRefused;
+
+impl RefusedList for RunRefused {
+    const STATUS: u8 = status::ENGINE;
+    const OPTIONS: &'static [RefusedOption] = &[
+        flag("detach").short('d'),
+        flag("sig-proxy").harmless(&["true"]),
+        flag("publish-all").short('P'),
+        flag("oom-kill-disable"),
+        flag("no-healthcheck").harmless(&["true", "false"]),
+        flag("disable-content-trust").harmless(&["true", "false"]),
+        flag("quiet").short('q').harmless(&["true", "false"]),
+        value("attach").short('a'),
+        value("detach-keys"),
+        value("name"),
+        value("cidfile"),
+        value("label").short('l'),
+        value("label-file"),
+        value("annotation"),
+        value("domainname"),
+        value("pull").harmless(&["missing", "never"]),
+        value("platform"),
+        value("group-add"),
+        value("stop-signal"),
+        value("stop-timeout"),
+        value("oom-score-adj"),
+        value("memory-swap"),
+        value("memory-reservation"),
+        value("memory-swappiness"),
+        value("cpu-shares").short('c'),
+        value("cpu-period"),
+        value("cpu-quota"),
+        value("cpu-rt-period"),
+        value("cpu-rt-runtime"),
+        value("cpuset-cpus"),
+        value("cpuset-mems"),
+        value("blkio-weight"),
+        value("blkio-weight-device"),
+        value("device-read-bps"),
+        value("device-read-iops"),
+        value("device-write-bps"),
+        value("device-write-iops"),
+        value("cgroup-parent"),
+        value("cgroupns"),
+        value("volumes-from"),
+        value("volume-driver"),
+        value("storage-opt"),
+        value("network-alias"),
+        value("ip"),
+        value("ip6"),
+        value("mac-address"),
+        value("link-local-ip"),
+        value("publish").short('p'),
+        value("expose"),
+        value("dns"),
+        value("dns-option"),
+        value("dns-search"),
+        value("link"),
+        value("userns"),
+        value("device"),
+        value("device-cgroup-rule"),
+        value("gpus"),
+        value("pid"),
+        value("ipc").harmless(&["private"]),
+        value("uts"),
+        value("sysctl"),
+        value("runtime"),
+        value("restart").harmless(&["no"]),
+        value("health-cmd"),
+        value("health-interval"),
+        value("health-timeout"),
+        value("health-retries"),
+        value("health-start-period"),
+        value("health-start-interval"),
+        value("log-driver"),
+        value("log-opt"),
+    ];
+}
+
+/// Smallest memory limit, as in Docker.
+const LEAST_MEMORY: u64 = 6 << 20;
+
+impl RunArgs {
+    /// The image and the command behind it.
+    pub(super) fn image(&self) -> (String, &[OsString]) {
+        match self.image_and_command.split_first() {
+            Some((image, command)) => (image.to_string_lossy().into_owned(), command),
+            None => (String::new(), &[]),
+        }
+    }
+
+    /// The options in typed form.
+    pub(super) fn options(&self) -> Result<Options, Failure> {
+        Ok(Options {
+            entrypoint: self.entrypoint.clone(),
+            command: self.image().1.to_vec(),
+            environment: self.environment()?,
+            workdir: self.workdir.clone(),
+            user: self.user.clone(),
+            volumes: self.volumes()?,
+            network: self.network()?,
+            hostname: self.hostname.clone().map(check_hostname).transpose()?,
+            extra_hosts: self
+                .add_host
+                .iter()
+                .map(|host| hostflags::add_host(host))
+                .collect::<Result<_, _>>()?,
+            read_only: self.read_only,
+            init: self.init,
+            terminal: self.tty,
+            security: self.security()?,
+            shm_size: self
+                .shm_size
+                .as_deref()
+                .map(|size| bytes("--shm-size", size))
+                .transpose()?,
+            rlimits: self
+                .ulimit
+                .iter()
+                .map(|limit| rlimit(limit))
+                .collect::<Result<_, _>>()?,
+            limits: self.limits()?,
+        })
+    }
+
+    fn environment(&self) -> Result<Vec<Change>, Failure> {
+        let mut changes = Vec::new();
+        for file in &self.env_file {
+            changes.extend(environment::parse_file(file)?);
+        }
+        for variable in &self.env {
+            changes.push(environment::parse(variable)?);
+        }
+        Ok(changes)
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, Failure> {
+        let volumes = self.volume.iter().map(|volume| parse_volume(volume));
+        let mounts = self.mount.iter().map(|mount| parse_mount(mount));
+        let tmpfs = self.tmpfs.iter().map(|tmpfs| parse_tmpfs(tmpfs));
+        volumes.chain(mounts).chain(tmpfs).collect()
+    }
+
+    fn network(&self) -> Result<Network, Failure> {
+        match self.network.as_str() {
+            "bridge" | "default" | "private" => Ok(Network::Private),
+            "none" => Ok(Network::None),
+            "host" => Ok(Network::Host),
+            other => Err(Failure::unsupported(&format!("the network `{other}`"))
+                .hint("known networks: bridge, none, host")),
+        }
+    }
+
+    fn security(&self) -> Result<Security, Failure> {
+        let mut security = Security {
+            capabilities: capabilities::combine(&self.cap_add, &self.cap_drop)?,
+            privileged: self.privileged,
+            ..Security::default()
+        };
+        if self.privileged {
+            security.capabilities = capabilities::combine(&["ALL".into()], &self.cap_drop)?;
+            security.seccomp = Seccomp::Unconfined;
+            security.masked_paths = false;
+        }
+        for option in &self.security_opt {
+            match option.replace(':', "=").as_str() {
+                "seccomp=unconfined" => security.seccomp = Seccomp::Unconfined,
+                "no-new-privileges" | "no-new-privileges=true" => {
+                    security.no_new_privileges = true;
+                }
+                "no-new-privileges=false" => security.no_new_privileges = false,
+                // Neither is set up for the sandbox.
+                "label=disable" | "apparmor=unconfined" => {}
+                other => {
+                    return Err(Failure::unsupported(&format!("`--security-opt {other}`")));
+                }
+            }
+        }
+        Ok(security)
+    }
+
+    fn limits(&self) -> Result<Limits, Failure> {
+        let memory = self
+            .memory
+            .as_deref()
+            .map(|size| bytes("--memory", size))
+            .transpose()?;
+        let memory = memory.filter(|bytes| *bytes > 0);
+        if memory.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+            return Err(Failure::new("Minimum memory limit allowed is 6MB"));
+        }
+        if self
+            .cpus
+            .is_some_and(|cpus| !cpus.is_finite() || cpus < 0.0)
+        {
+            return Err(Failure::new("invalid --cpus: it must be a positive number"));
+        }
+        Ok(Limits {
+            memory,
+            cpus: self.cpus.filter(|cpus| *cpus > 0.0),
+            pids: self
+                .pids_limit
+                .filter(|pids| *pids > 0)
+                .map(i64::unsigned_abs),
+        })
+    }
+}
+
+fn bytes(flag: &str, size: &str) -> Result<u64, Failure> {
+    parse_size(size).map_err(|reason| Failure::new(format!("invalid {flag}: {reason}")))
+}
+
+/// The kernel takes 64 bytes, RFC 1123 letters, digits, dashes and dots.
+fn check_hostname(name: String) -> Result<String, Failure> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    if name.is_empty() || name.len() > 63 || !name.bytes().all(plain) {
+        return Err(Failure::new(format!("invalid hostname: {name:?}")));
+    }
+    Ok(name)
+}
+
+fn rlimit(value: &str) -> Result<Rlimit, Failure> {
+    let (name, soft, hard) = hostflags::ulimit(value)?;
+    let resource = match name.as_str() {
+        "as" => RlimitKind::As,
+        "core" => RlimitKind::Core,
+        "cpu" => RlimitKind::Cpu,
+        "data" => RlimitKind::Data,
+        "fsize" => RlimitKind::Fsize,
+        "locks" => RlimitKind::Locks,
+        "memlock" => RlimitKind::Memlock,
+        "msgqueue" => RlimitKind::Msgqueue,
+        "nice" => RlimitKind::Nice,
+        "nofile" => RlimitKind::Nofile,
+        "nproc" => RlimitKind::Nproc,
+        "rss" => RlimitKind::Rss,
+        "rtprio" => RlimitKind::Rtprio,
+        "rttime" => RlimitKind::Rttime,
+        "sigpending" => RlimitKind::Sigpending,
+        "stack" => RlimitKind::Stack,
+        other => return Err(Failure::new(format!("invalid ulimit type: {other}"))),
+    };
+    Ok(Rlimit {
+        resource,
+        soft,
+        hard,
+    })
+}

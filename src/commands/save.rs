@@ -1,0 +1,68 @@
+//! `rbuild save`.
+
+use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
+
+use rbuild_builder::image::{SaveItem, save_archive};
+
+use super::lookup;
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::outfile::OutFile;
+
+/// Write images to a tar archive
+///
+/// The archive is an OCI image layout and at the same time what `docker save` writes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SaveArgs {
+    /// Names or IDs of images
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// Write to a file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Saves images.
+pub(crate) fn run(settings: &Settings, args: &SaveArgs) -> Result<(), Failure> {
+    if args.output.is_none() && settings.stdout_terminal {
+        return Err(Failure::new(
+            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
+        ));
+    }
+    let store = super::open_store(settings)?;
+    let mut items: Vec<SaveItem> = Vec::new();
+    for image in &args.images {
+        let found = lookup::require(&store, image)?;
+        let item = SaveItem {
+            name: found.name,
+            record: found.entry.record,
+        };
+        let known = items
+            .iter()
+            .any(|other| other.name == item.name && other.record.manifest == item.record.manifest);
+        if !known {
+            items.push(item);
+        }
+    }
+    let Some(path) = &args.output else {
+        let mut stdout = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+        save_archive(&store, &items, &mut stdout)?;
+        return Ok(stdout.flush()?);
+    };
+    let failed = |error: std::io::Error| {
+        Failure::new(format!(
+            "failed to save image: could not write `{}`",
+            path.display()
+        ))
+        .because(&error)
+    };
+    let mut out = BufWriter::with_capacity(1 << 16, OutFile::create(path).map_err(failed)?);
+    save_archive(&store, &items, &mut out).map_err(|error| {
+        Failure::from(error).within(format!("could not save `{}`", path.display()))
+    })?;
+    let file = out
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    file.commit().map_err(failed)
+}

@@ -1,0 +1,473 @@
+//! From an image and the options of `rbuild run` to a sandbox.
+
+pub(crate) mod capabilities;
+pub(crate) mod environment;
+pub(crate) mod mounts;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rbuild_builder::etc::{hosts_file, resolv_conf};
+use rbuild_builder::image::{
+    BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
+};
+use rbuild_builder::users::{ResolvedUser, lookup_user};
+use rbuild_cache::{
+    Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
+};
+use rbuild_runtime::{
+    Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security, UpperDir, User,
+};
+
+use crate::commands::lookup::Found;
+use crate::failure::Failure;
+use environment::Environment;
+use mounts::{Volume, VolumeKind};
+
+/// What a container gets beyond its image.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Replaces `ENTRYPOINT` and drops `CMD`; empty means none.
+    pub(crate) entrypoint: Option<String>,
+    /// Replaces `CMD`.
+    pub(crate) command: Vec<OsString>,
+    /// Changes of the environment.
+    pub(crate) environment: Vec<environment::Change>,
+    /// Replaces `WORKDIR`.
+    pub(crate) workdir: Option<String>,
+    /// Replaces `USER`.
+    pub(crate) user: Option<String>,
+    /// Mounts, in order.
+    pub(crate) volumes: Vec<Volume>,
+    /// What it sees of the network.
+    pub(crate) network: Network,
+    /// Host name; none for one made up.
+    pub(crate) hostname: Option<String>,
+    /// Lines for `/etc/hosts`.
+    pub(crate) extra_hosts: Vec<(String, String)>,
+    /// The root file system cannot be written to.
+    pub(crate) read_only: bool,
+    /// A small init is process 1.
+    pub(crate) init: bool,
+    /// It has a terminal.
+    pub(crate) terminal: bool,
+    /// Rights.
+    pub(crate) security: Security,
+    /// Size of `/dev/shm`.
+    pub(crate) shm_size: Option<u64>,
+    /// Limits of each process.
+    pub(crate) rlimits: Vec<Rlimit>,
+    /// Limits of all processes together.
+    pub(crate) limits: Limits,
+}
+
+/// A container ready to start; dropping it removes what it wrote.
+pub(crate) struct Prepared {
+    /// What to start.
+    pub(crate) sandbox: Sandbox,
+    // Kept until the container has ended: its layers, its writable directories, its mount targets.
+    _lease: Lease,
+    _drafts: Vec<Draft>,
+    _scratch: Scratch,
+}
+
+/// Paths that the sandbox itself provides.
+const KERNEL_TREES: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Prepares a container of an image.
+pub(crate) fn prepare(
+    store: &Store,
+    found: &Found,
+    options: &Options,
+) -> Result<Prepared, Failure> {
+    let lease = store.lease()?;
+    let digests: Vec<_> = found
+        .entry
+        .record
+        .layers
+        .iter()
+        .map(|layer| *layer.digest())
+        .collect();
+    lease.protect_all(&digests)?;
+    let (config, layers) = unpack(store, found)?;
+    let view = RootView::new(&layers);
+    let user = user(&view, options, &config.config)?;
+    let args = command_line(options, &config.config)?;
+    let cwd = workdir(options, &config.config)?;
+    let hostname = hostname(options)?;
+    let mut drafts = Vec::new();
+    let scratch = store.scratch()?;
+    let mut mounts = system_files(options, &hostname);
+    mounts.extend(volumes(
+        store,
+        options,
+        &config.config,
+        &layers,
+        &mut drafts,
+    )?);
+    let scaffold = prepare_targets(&view, &scratch, &cwd, &mut mounts)?;
+    let upper = if options.read_only {
+        None
+    } else {
+        Some(store.draft_on(&layers)?)
+    };
+    let environment = Environment {
+        image: &config.config.env,
+        changes: &options.environment,
+        hostname: &hostname,
+        home: &user.home,
+        terminal: options.terminal,
+    };
+    let sandbox = Sandbox {
+        root: RootFs {
+            lowers: lowers(&scaffold, &layers),
+            upper: upper.as_ref().map(upper_dir),
+            readonly: options.read_only,
+        },
+        process: Process {
+            args,
+            env: environment
+                .build()
+                .into_iter()
+                .map(OsString::from)
+                .collect(),
+            cwd,
+            user: User {
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.groups,
+            },
+            terminal: options.terminal,
+        },
+        mounts: mounts.into_iter().map(|(mount, _)| mount).collect(),
+        hostname,
+        network: options.network,
+        security: options.security.clone(),
+        shm_size: options.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
+        rlimits: options.rlimits.clone(),
+        limits: options.limits,
+        init: options.init,
+    };
+    drafts.extend(upper);
+    Ok(Prepared {
+        sandbox,
+        _lease: lease,
+        _drafts: drafts,
+        _scratch: scratch,
+    })
+}
+
+/// Reads the config and makes sure that all layers are unpacked.
+fn unpack(store: &Store, found: &Found) -> Result<(ImageConfig, Vec<Layer>), Failure> {
+    let record = &found.entry.record;
+    let config = image_config(store, record)?;
+    let manifest = manifest_of(store, record)?;
+    let layers = config.rootfs.diff_ids.iter().zip(&manifest.layers);
+    let image = BaseImage {
+        name: record.config.to_string(),
+        manifest: manifest.descriptor.digest,
+        layers: layers
+            .map(|(diff_id, descriptor)| BaseLayer {
+                diff_id: *diff_id,
+                blob: descriptor.digest,
+                size: descriptor.size,
+                media_type: descriptor.media_type.clone(),
+            })
+            .collect(),
+        config,
+        origin: Origin::Store,
+    };
+    let layers = image.ensure_layers(store, &|_, _| {})?;
+    Ok((image.config, layers))
+}
+
+fn user(
+    view: &RootView,
+    options: &Options,
+    config: &ContainerConfig,
+) -> Result<ResolvedUser, Failure> {
+    let spec = options.user.as_deref().unwrap_or(&config.user);
+    Ok(lookup_user(view, spec)?)
+}
+
+fn command_line(options: &Options, config: &ContainerConfig) -> Result<Vec<OsString>, Failure> {
+    let words = |words: &Option<Vec<String>>| -> Vec<OsString> {
+        words.iter().flatten().map(OsString::from).collect()
+    };
+    let mut args = match options.entrypoint.as_deref() {
+        None => words(&config.entrypoint),
+        Some("") => Vec::new(),
+        Some(entrypoint) => vec![entrypoint.into()],
+    };
+    if !options.command.is_empty() {
+        args.extend(options.command.iter().cloned());
+    } else if options.entrypoint.is_none() {
+        args.extend(words(&config.cmd));
+    }
+    if args.is_empty() {
+        return Err(Failure::new("no command specified")
+            .hint("the image has neither ENTRYPOINT nor CMD: name a command behind the image"));
+    }
+    Ok(args)
+}
+
+fn workdir(options: &Options, config: &ContainerConfig) -> Result<PathBuf, Failure> {
+    let workdir = options.workdir.as_deref().unwrap_or(&config.working_dir);
+    match workdir {
+        "" => Ok(PathBuf::from("/")),
+        absolute if absolute.starts_with('/') => Ok(PathBuf::from(absolute)),
+        relative => Err(Failure::new(format!(
+            "the working directory {relative:?} is invalid, it needs to be an absolute path"
+        ))),
+    }
+}
+
+fn hostname(options: &Options) -> Result<String, Failure> {
+    if let Some(hostname) = &options.hostname {
+        return Ok(hostname.clone());
+    }
+    if options.network == Network::Host {
+        return Ok(rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned());
+    }
+    // As in Docker: the first digits of an ID, which nothing else needs here.
+    let mut bytes = [0_u8; 6];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The files that Docker puts into every container.
+fn system_files(options: &Options, hostname: &str) -> Vec<(Mount, TargetKind)> {
+    let host_network = options.network == Network::Host;
+    let hosts = if host_network {
+        let mut hosts = std::fs::read("/etc/hosts").unwrap_or_default();
+        for (name, address) in &options.extra_hosts {
+            hosts.extend_from_slice(format!("{address}\t{name}\n").as_bytes());
+        }
+        hosts
+    } else {
+        hosts_file(hostname, &options.extra_hosts)
+    };
+    let files = [
+        ("/etc/hosts", hosts),
+        ("/etc/resolv.conf", resolv_conf(host_network)),
+        ("/etc/hostname", format!("{hostname}\n").into_bytes()),
+    ];
+    files
+        .into_iter()
+        .map(|(target, content)| {
+            let source = MountSource::File {
+                content,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+            };
+            (
+                Mount {
+                    target: target.into(),
+                    source,
+                    readonly: true,
+                },
+                TargetKind::File,
+            )
+        })
+        .collect()
+}
+
+/// The mounts asked for, and the image's volumes where the root cannot be written to.
+fn volumes(
+    store: &Store,
+    options: &Options,
+    config: &ContainerConfig,
+    layers: &[Layer],
+    drafts: &mut Vec<Draft>,
+) -> Result<Vec<(Mount, TargetKind)>, Failure> {
+    let taken = |target: &str| {
+        options
+            .volumes
+            .iter()
+            .any(|volume| volume.target == Path::new(target))
+    };
+    let of_image = config
+        .volumes
+        .iter()
+        .filter(|target| !taken(target))
+        .map(|target| Volume {
+            target: PathBuf::from(target),
+            kind: VolumeKind::Anonymous,
+            readonly: false,
+        });
+    let mut mounts = Vec::new();
+    for volume in of_image.chain(options.volumes.iter().cloned()) {
+        let (source, kind) = match volume.kind {
+            VolumeKind::Bind { source, create } => {
+                let kind = mounts::bind_kind(&source, create)?;
+                (
+                    MountSource::Bind {
+                        source,
+                        subpath: None,
+                    },
+                    kind,
+                )
+            }
+            VolumeKind::Tmpfs { size, mode } => {
+                (MountSource::Tmpfs { size, mode }, TargetKind::Directory)
+            }
+            // The root is thrown away with the container, so it serves as well as a volume that
+            // is thrown away with it.
+            VolumeKind::Anonymous if !options.read_only => continue,
+            VolumeKind::Anonymous => {
+                let draft = store.draft_on(layers)?;
+                let source = MountSource::Overlay {
+                    lowers: layers
+                        .iter()
+                        .rev()
+                        .map(|layer| layer.path().to_path_buf())
+                        .collect(),
+                    upper: Some(upper_dir(&draft)),
+                    subpath: Some(volume.target.clone()),
+                };
+                drafts.push(draft);
+                (source, TargetKind::Directory)
+            }
+        };
+        mounts.push((
+            Mount {
+                target: volume.target,
+                source,
+                readonly: volume.readonly,
+            },
+            kind,
+        ));
+    }
+    Ok(mounts)
+}
+
+/// Makes what is missing of mount targets and working directory in a layer of its own.
+fn prepare_targets(
+    view: &RootView,
+    scratch: &Scratch,
+    cwd: &Path,
+    mounts: &mut [(Mount, TargetKind)],
+) -> Result<PathBuf, Failure> {
+    let directory = |path: &Path| ScaffoldTarget {
+        path: path.to_path_buf(),
+        kind: TargetKind::Directory,
+    };
+    let in_kernel_tree = |path: &Path| {
+        KERNEL_TREES
+            .iter()
+            .any(|tree| path.starts_with(tree) && path != Path::new(tree))
+    };
+    let mut targets: Vec<ScaffoldTarget> = KERNEL_TREES
+        .iter()
+        .map(|tree| directory(Path::new(tree)))
+        .collect();
+    if !in_kernel_tree(cwd) {
+        targets.push(directory(cwd));
+    }
+    let first = targets.len();
+    let mut places = Vec::new();
+    for (index, (mount, kind)) in mounts.iter().enumerate() {
+        if !in_kernel_tree(&mount.target) {
+            targets.push(ScaffoldTarget {
+                path: mount.target.clone(),
+                kind: *kind,
+            });
+            places.push(index);
+        }
+    }
+    let into = scratch.path().join("scaffold");
+    std::fs::create_dir(&into)?;
+    let resolved = scaffold(view, &targets, &into)
+        .map_err(|error| Failure::from(error).within("could not prepare the mount targets"))?;
+    for (index, target) in places.into_iter().zip(resolved.into_iter().skip(first)) {
+        mounts[index].0.target = target;
+    }
+    Ok(into)
+}
+
+fn lowers(scaffold: &Path, layers: &[Layer]) -> Vec<PathBuf> {
+    let layers = layers.iter().rev().map(|layer| layer.path().to_path_buf());
+    std::iter::once(scaffold.to_path_buf())
+        .chain(layers)
+        .collect()
+}
+
+fn upper_dir(draft: &Draft) -> UpperDir {
+    UpperDir {
+        upper: draft.upper().to_path_buf(),
+        work: draft.work().to_path_buf(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            entrypoint: None,
+            command: Vec::new(),
+            environment: Vec::new(),
+            workdir: None,
+            user: None,
+            volumes: Vec::new(),
+            network: Network::None,
+            hostname: None,
+            extra_hosts: Vec::new(),
+            read_only: false,
+            init: false,
+            terminal: false,
+            security: Security::default(),
+            shm_size: None,
+            rlimits: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+
+    fn check(entrypoint: Option<&str>, command: &[&str], want: &[&str]) {
+        let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
+        let config = ContainerConfig {
+            entrypoint: words(&["e1", "e2"]),
+            cmd: words(&["c"]),
+            ..ContainerConfig::default()
+        };
+        let options = Options {
+            entrypoint: entrypoint.map(str::to_owned),
+            command: command.iter().map(OsString::from).collect(),
+            ..options()
+        };
+        assert_eq!(command_line(&options, &config).unwrap_or_default(), want);
+    }
+
+    #[test]
+    fn entrypoint_and_command_combine_as_in_docker() {
+        check(None, &[], &["e1", "e2", "c"]);
+        check(None, &["x", "y"], &["e1", "e2", "x", "y"]);
+        check(Some("n"), &[], &["n"]);
+        check(Some("n"), &["x"], &["n", "x"]);
+        check(Some(""), &["x"], &["x"]);
+        check(Some(""), &[], &[]);
+    }
+
+    #[test]
+    fn host_names_are_short_and_differ() {
+        let name = hostname(&options()).unwrap();
+        assert_eq!(name.len(), 12);
+        assert_ne!(name, hostname(&options()).unwrap());
+    }
+
+    #[test]
+    fn a_relative_working_directory_is_refused() {
+        let config = ContainerConfig::default();
+        assert_eq!(workdir(&options(), &config).unwrap(), Path::new("/"));
+        let relative = Options {
+            workdir: Some("a/b".into()),
+            ..options()
+        };
+        assert!(workdir(&relative, &config).is_err());
+    }
+}

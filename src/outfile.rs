@@ -1,0 +1,138 @@
+//! Files that the command writes: whole or not at all.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// A file that gets its name when it is complete.
+///
+/// It is written beside its place and renamed; dropping it without [`commit`](OutFile::commit)
+/// leaves nothing behind. Devices and pipes are written directly.
+#[derive(Debug)]
+#[must_use = "a file that is dropped is discarded"]
+pub(crate) struct OutFile {
+    file: File,
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl OutFile {
+    /// Starts to write the file at `path`.
+    pub(crate) fn create(path: &Path) -> io::Result<OutFile> {
+        let special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
+        if special {
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(OutFile {
+                file,
+                path: path.to_owned(),
+                temporary: None,
+            });
+        }
+        // The file behind a symlink is replaced, not the link.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = path
+            .file_name()
+            .ok_or(io::ErrorKind::IsADirectory)?
+            .to_string_lossy();
+        let id = std::process::id();
+        for attempt in 0..100 {
+            let temporary = path.with_file_name(format!(".{name}.{id}-{attempt}.tmp"));
+            let made = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o666)
+                .open(&temporary);
+            match made {
+                Ok(file) => {
+                    return Ok(OutFile {
+                        file,
+                        path,
+                        temporary: Some(temporary),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Gives the file its name.
+    pub(crate) fn commit(mut self) -> io::Result<()> {
+        self.file.flush()?;
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.path)?;
+            self.temporary = None;
+        }
+        Ok(())
+    }
+}
+
+impl Write for OutFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for OutFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Failing to tidy up changes nothing about the failure that led here.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Writes a small file.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OutFile::create(path)?;
+    file.write_all(bytes)?;
+    file.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_there_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        let mut file = OutFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert!(names(directory.path()).is_empty());
+        write(&path, b"whole").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+        assert_eq!(names(directory.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_link_is_followed_and_a_device_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let (target, link) = (
+            directory.path().join("target"),
+            directory.path().join("link"),
+        );
+        std::fs::write(&target, b"old").unwrap();
+        std::os::unix::fs::symlink("target", &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        write(Path::new("/dev/null"), b"gone").unwrap();
+    }
+}

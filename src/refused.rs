@@ -1,0 +1,143 @@
+//! Options that other builders have and this one does not have yet.
+//!
+//! They are known, so that nobody reads `unexpected argument` for a flag that they have used for
+//! years; each is refused by name, unless its value asks for what happens anyway.
+
+use clap::builder::ValueParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+
+use crate::failure::Failure;
+
+/// How an option takes its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// None, or one behind `=`.
+    Optional,
+    /// Always one.
+    Value,
+}
+
+/// An option that is known but not there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RefusedOption {
+    pub(crate) long: &'static str,
+    pub(crate) short: Option<char>,
+    pub(crate) takes: Takes,
+    /// Values that ask for what happens anyway; an absent value counts as `true`.
+    pub(crate) harmless: &'static [&'static str],
+}
+
+/// An option that takes a value.
+pub(crate) const fn value(long: &'static str) -> RefusedOption {
+    RefusedOption {
+        long,
+        short: None,
+        takes: Takes::Value,
+        harmless: &[],
+    }
+}
+
+/// An option that may stand alone.
+pub(crate) const fn flag(long: &'static str) -> RefusedOption {
+    RefusedOption {
+        long,
+        short: None,
+        takes: Takes::Optional,
+        harmless: &["false"],
+    }
+}
+
+impl RefusedOption {
+    /// Also known by a letter.
+    pub(crate) const fn short(mut self, letter: char) -> RefusedOption {
+        self.short = Some(letter);
+        self
+    }
+
+    /// Accepted, without effect, with these values.
+    pub(crate) const fn harmless(mut self, values: &'static [&'static str]) -> RefusedOption {
+        self.harmless = values;
+        self
+    }
+
+    fn argument(&self) -> Arg {
+        let argument = Arg::new(self.long)
+            .long(self.long)
+            .hide(true)
+            .action(ArgAction::Append)
+            .value_parser(ValueParser::os_string());
+        let argument = match self.takes {
+            Takes::Value => argument.allow_hyphen_values(true),
+            Takes::Optional => argument
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true"),
+        };
+        match self.short {
+            Some(letter) => argument.short(letter),
+            None => argument,
+        }
+    }
+}
+
+/// A list of options that a command refuses.
+pub(crate) trait RefusedList {
+    /// The options.
+    const OPTIONS: &'static [RefusedOption];
+    /// Exit status of the refusal.
+    const STATUS: u8;
+}
+
+/// The options of a list that were given and are not harmless.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refused<L> {
+    given: Vec<&'static str>,
+    list: std::marker::PhantomData<L>,
+}
+
+impl<L: RefusedList> Refused<L> {
+    /// Fails if there are any.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match self.given.first() {
+            None => Ok(()),
+            Some(long) => Err(Failure::unsupported(&format!("`--{long}`")).with_status(L::STATUS)),
+        }
+    }
+}
+
+impl<L: RefusedList> clap::Args for Refused<L> {
+    fn augment_args(command: Command) -> Command {
+        command.args(L::OPTIONS.iter().map(RefusedOption::argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<L: RefusedList> FromArgMatches for Refused<L> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = L::OPTIONS
+            .iter()
+            .filter(|option| {
+                matches.value_source(option.long) == Some(ValueSource::CommandLine)
+                    && matches
+                        .get_raw(option.long)
+                        .into_iter()
+                        .flatten()
+                        .any(|value| !option.harmless.iter().any(|harmless| value == *harmless))
+            })
+            .map(|option| option.long)
+            .collect();
+        Ok(Refused {
+            given,
+            list: std::marker::PhantomData,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
