@@ -20,7 +20,7 @@ use crate::spec::Limits;
 use crate::wire::{InStep as _, Step};
 
 /// Scheduling period of processor limits in microseconds, as everybody uses it.
-const CPU_PERIOD: u64 = 100_000;
+const CPU_PERIOD: u32 = 100_000;
 
 /// `statfs` type of the version 2 hierarchy.
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
@@ -221,7 +221,7 @@ fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> {
         }),
         Controller::Cpu => limits.cpus.map_or_else(Vec::new, |cpus| {
             // The kernel refuses less than a millisecond.
-            let quota = ((cpus * CPU_PERIOD as f64).round() as u64).max(1000);
+            let quota = ((cpus * f64::from(CPU_PERIOD)).round() as u64).max(1000);
             vec![Setting {
                 unified: "cpu.max",
                 unified_value: format!("{quota} {CPU_PERIOD}"),
@@ -258,6 +258,26 @@ fn enable(parent: &Path, controller: Controller) -> Result<(), String> {
         };
         format!("{}: {error}{why}", file.display())
     })
+}
+
+/// Says which limits can be held here, and by which version.
+pub(crate) fn describe() -> Result<String, String> {
+    let hierarchies = Hierarchies::of_this_process();
+    let found: Vec<String> = Controller::ALL
+        .iter()
+        .filter_map(|&controller| {
+            let version = match hierarchies.home(controller)? {
+                Home::Unified(_) => "v2",
+                Home::Legacy(_) => "v1",
+            };
+            Some(format!("{} ({version})", controller.name()))
+        })
+        .collect();
+    if found.is_empty() {
+        Err("no controller is mounted".into())
+    } else {
+        Ok(found.join(", "))
+    }
 }
 
 /// The hierarchies that are mounted, with the place for new groups in each.

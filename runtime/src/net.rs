@@ -77,6 +77,32 @@ pub(crate) fn connect(state_dir: &Path) -> Step<()> {
     inside.add_default_route(network.gateway()).step(step)
 }
 
+/// Tries what a private network needs, in the network namespace of the calling thread, which is moved
+/// to a new one.
+pub(crate) fn probe() -> Result<(), String> {
+    let missing = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    sys::unshare(libc::CLONE_NEWNET).map_err(|error| missing("network namespace", error))?;
+    let mut links = Links::open().map_err(|error| missing("netlink", error))?;
+    let address = Ipv4Addr::new(10, 89, 0, 1);
+    links
+        .add_bridge("rbuild0", address)
+        .map_err(|error| missing("bridge", error))?;
+    let namespace = open(
+        c"/proc/thread-self/ns/net",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| missing("network namespace", error.into()))?;
+    let bridge = links
+        .index_of("rbuild0")
+        .map_err(|error| missing("bridge", error))?;
+    links
+        .add_veth("rbv0-2", bridge, &namespace, Ipv4Addr::new(10, 89, 0, 2))
+        .map_err(|error| missing("veth", error))?;
+    nft::install("rbuild0", Ipv4Addr::new(10, 89, 0, 0), &["eth0".to_owned()])
+        .map_err(|error| missing("nftables with masquerade", error))
+}
+
 /// Makes a veth pair whose name, and so whose address, nobody else has.
 fn claim_address(
     host: &mut Links,

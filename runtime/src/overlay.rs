@@ -200,3 +200,65 @@ fn forget_volatile(work: BorrowedFd<'_>) -> rustix::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::sys;
+
+    /// Every interface gives the same view; the fallbacks are for kernels that are not here.
+    #[test]
+    fn root_each_interface_mounts_the_same() {
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["top", "bottom", "upper"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("which"), name).unwrap();
+            fs::write(at(name).join(name), name).unwrap();
+        }
+        for interface in [
+            Interface::Descriptors,
+            Interface::Names,
+            Interface::OneString,
+        ] {
+            let work = at(&format!("{interface:?}"));
+            fs::create_dir(&work).unwrap();
+            let lowers = [at("top"), at("bottom")];
+            let upper = UpperDir {
+                upper: at("upper"),
+                work,
+            };
+            let files = std::thread::spawn(move || {
+                sys::unshare_file_system().unwrap();
+                sys::unshare(libc::CLONE_NEWNS).unwrap();
+                let private = rustix::mount::MountPropagationFlags::PRIVATE
+                    | rustix::mount::MountPropagationFlags::REC;
+                rustix::mount::mount_change("/", private).unwrap();
+                let mut stage = Stage::new().unwrap();
+                let layers = Layers::open(&lowers, Some(&upper)).unwrap();
+                let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
+                let mount = layers
+                    .mount_by(interface, nodev, &mut stage)
+                    .unwrap()
+                    .unwrap();
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let open = |name: &str| openat(&mount, name, flags, Mode::empty());
+                assert!(open("top").is_ok() && open("bottom").is_ok());
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+                let new = openat(&mount, "new", flags, Mode::RWXU).unwrap();
+                fs::File::from(new)
+                    .write_all(format!("{interface:?}").as_bytes())
+                    .unwrap();
+                let found = open("which").unwrap();
+                std::io::read_to_string(fs::File::from(found)).unwrap()
+            });
+            assert_eq!(files.join().unwrap(), "upper", "{interface:?}");
+            let new = fs::read_to_string(at("upper").join("new")).unwrap();
+            assert_eq!(new, format!("{interface:?}"));
+        }
+    }
+}

@@ -106,17 +106,39 @@ impl Runtime {
             stderr,
             stdin,
         };
-        request
-            .send(control.as_fd())
-            .map_err(|source| match source.raw_os_error() {
-                Some(libc::EPIPE | libc::ECONNRESET) => SandboxError::SpawnerGone,
-                _ => SandboxError::Host {
+        let answer = match request.send(control.as_fd()) {
+            Ok(()) => {
+                // Our copies of the child's ends would keep its silence from being an end.
+                drop(request);
+                follow(&spawner, status, &setup)
+            }
+            Err(source) => match source.raw_os_error() {
+                Some(libc::EPIPE | libc::ECONNRESET) => Err(SandboxError::SpawnerGone),
+                _ => Err(SandboxError::Host {
                     action: "ask for a sandbox",
                     source,
-                },
-            })?;
-        drop(request);
-        follow(&spawner, status, &setup)
+                }),
+            },
+        };
+        if matches!(answer, Err(SandboxError::SpawnerGone)) {
+            self.forget(&spawner);
+        }
+        answer
+    }
+
+    /// Lets the next sandbox start another spawner: this one was killed.
+    fn forget(&self, dead: &Arc<Spawner>) {
+        let mut slot = self
+            .inner
+            .spawner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if slot
+            .as_ref()
+            .is_some_and(|spawner| Arc::ptr_eq(spawner, dead))
+        {
+            *slot = None;
+        }
     }
 }
 

@@ -108,7 +108,7 @@ impl Spawner {
             }
             if ready[0] {
                 match Request::receive(self.birth.control.as_fd()) {
-                    Ok(Some(request)) => self.begin(request),
+                    Ok(Some(request)) => self.begin(&request),
                     Ok(None) => return,
                     // A request that cannot be read has no one to be told of it but by its sockets,
                     // which are closed by now.
@@ -118,8 +118,8 @@ impl Spawner {
         }
     }
 
-    fn begin(&mut self, request: Request) {
-        if let Err(failure) = self.try_begin(&request) {
+    fn begin(&mut self, request: &Request) {
+        if let Err(failure) = self.try_begin(request) {
             // The program reads this, or has gone.
             let _ = wire::tell(&request.setup, &Setup::Failed(failure), &[]);
         }

@@ -49,13 +49,12 @@ pub(super) fn take_streams(request: &Request, terminal: Option<OwnedFd>, user: &
         dup2_stdout(&terminal).step(step)?;
         return dup2_stderr(&terminal).step(step);
     }
-    match &request.stdin {
-        Some(stdin) => dup2_stdin(stdin).step(step)?,
-        None => {
-            // The write end closes at once: reads find the end, and nobody else has this pipe.
-            let (empty, _) = pipe_with(PipeFlags::CLOEXEC).step(step)?;
-            dup2_stdin(&empty).step(step)?;
-        }
+    if let Some(stdin) = &request.stdin {
+        dup2_stdin(stdin).step(step)?;
+    } else {
+        // The write end closes at once: reads find the end, and nobody else has this pipe.
+        let (empty, _) = pipe_with(PipeFlags::CLOEXEC).step(step)?;
+        dup2_stdin(&empty).step(step)?;
     }
     dup2_stdout(&request.stdout).step(step)?;
     dup2_stderr(&request.stderr).step(step)?;

@@ -121,7 +121,7 @@ impl Rule {
             .compare(uapi::NOT_EQUAL, b"rbuild")
     }
 
-    fn from_network(self, network: Ipv4Addr) -> Self {
+    fn source_in(self, network: Ipv4Addr) -> Self {
         let data = Attributes::default()
             .number(1, uapi::REGISTER)
             .number(2, uapi::NETWORK_HEADER)
@@ -216,7 +216,7 @@ pub(super) fn install(bridge: &str, network: Ipv4Addr, opened: &[String]) -> io:
             uapi::SOURCE_NAT_PRIORITY,
         ),
         Rule::default()
-            .from_network(network)
+            .source_in(network)
             .interface(uapi::OUT_NAME, not_equal, bridge)
             .masquerade()
             .message(uapi::IPV4, bridge, "postrouting", append),
@@ -334,4 +334,58 @@ fn text(attributes: &[u8], kind: u16) -> Option<String> {
             .trim_end_matches('\0')
             .to_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_a_network_of_its_own(test: impl FnOnce() + Send + 'static) {
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
+        let thread = std::thread::spawn(|| {
+            crate::sys::unshare(libc::CLONE_NEWNET).unwrap();
+            test();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn root_the_table_comes_and_goes() {
+        in_a_network_of_its_own(|| {
+            assert!(!is_installed("rbuild0"));
+            for _ in 0..2 {
+                install("rbuild0", Ipv4Addr::new(10, 89, 0, 0), &["eth0".into()]).unwrap();
+                assert!(is_installed("rbuild0") && !is_installed("rbuild1"));
+            }
+            remove("rbuild0").unwrap();
+            assert!(!is_installed("rbuild0"));
+            remove("rbuild0").unwrap();
+        });
+    }
+
+    #[test]
+    fn root_chains_that_drop_by_default_let_the_bridge_pass() {
+        in_a_network_of_its_own(|| {
+            let other =
+                message(uapi::NEW_TABLE, CREATE, uapi::IPV4).text(uapi::TABLE_NAME, "filter");
+            let forward = chain("filter", "FORWARD", "filter", uapi::FORWARD, 0)
+                .attribute(uapi::CHAIN_POLICY, &uapi::DROP.to_be_bytes());
+            let input = chain("filter", "INPUT", "filter", 1, 0)
+                .attribute(uapi::CHAIN_POLICY, &uapi::DROP.to_be_bytes());
+            transaction(vec![other, forward, input]).unwrap();
+            let filter = (uapi::IPV4, "filter".to_owned(), "FORWARD".to_owned());
+            assert_eq!(dropping_chains().unwrap(), [filter]);
+            for _ in 0..2 {
+                install("rbuild0", Ipv4Addr::new(10, 89, 0, 0), &[]).unwrap();
+                assert_eq!(marked_rules("rbuild0").unwrap().len(), 2);
+            }
+            remove("rbuild0").unwrap();
+            assert_eq!(marked_rules("rbuild0").unwrap().len(), 0);
+            assert_eq!(
+                dropping_chains().unwrap().len(),
+                1,
+                "the chain itself stays"
+            );
+        });
+    }
 }

@@ -104,9 +104,8 @@ fn anyone_else(users: &Path) -> bool {
             return false;
         };
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) => true,
             // Not to know is to leave the network alone.
-            Err(TryLockError::Error(_)) => true,
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
             Ok(()) => {
                 let _ = fs::remove_file(entry.path());
                 false
@@ -133,10 +132,9 @@ pub(super) fn ensure(state_dir: &Path) -> Step<Network> {
     {
         return Ok(network.clone());
     }
-    make(&directory, boot, known, &mut links).map_err(|failure| {
+    make(&directory, boot, known, &mut links).inspect_err(|_| {
         // Do not leave half of it behind.
         let _ = tear_down(&directory);
-        failure
     })
 }
 

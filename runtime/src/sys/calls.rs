@@ -41,6 +41,48 @@ pub(crate) fn unshare(namespaces: c_int) -> io::Result<()> {
     check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
 }
 
+/// Gives the calling thread a working directory, root and umask of its own, which a mount namespace
+/// of its own needs.
+pub(crate) fn unshare_file_system() -> io::Result<()> {
+    unshare(libc::CLONE_FS)
+}
+
+/// Says whether the kernel (or the filter that we run under) knows a system call.
+pub(crate) fn is_known(number: libc::c_long) -> bool {
+    // SAFETY: every argument is -1: no valid descriptor, address, size or flag set for any of the
+    // calls that are asked about here, so nothing happens but an error.
+    let result = unsafe { libc::syscall(number, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64) };
+    result >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
+/// Tries something in a forked child, which tells by its exit code how that went.
+///
+/// The attempt may make system calls only: other threads' locks stay locked in the child.
+pub(crate) fn try_in_child(attempt: fn() -> io::Result<()>) -> io::Result<()> {
+    // SAFETY: the child makes system calls and ends by `_exit`, without returning to the caller.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => exit_now(match attempt() {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO).min(255),
+        }),
+        child => {
+            let mut status = 0;
+            // SAFETY: `status` lives during the call.
+            while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            match libc::WEXITSTATUS(status) {
+                0 if libc::WIFEXITED(status) => Ok(()),
+                code => Err(io::Error::from_raw_os_error(code)),
+            }
+        }
+    }
+}
+
 /// Sends `signal` to the process behind `pidfd`.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();

@@ -191,6 +191,29 @@ fn root_two_programs_share_the_network_and_the_last_removes_it() {
 }
 
 #[test]
+fn root_programs_with_other_state_directories_have_other_networks() {
+    on_a_host_with_uplink(|| {
+        let (first, second) = (Host::new(), Host::new());
+        let call = format!("nc {OUTSIDE} 80");
+        assert_eq!(
+            first.run(&private(&first, &call)).text(),
+            format!("hello {HOST}")
+        );
+        assert_eq!(
+            second.run(&private(&second, &call)).text(),
+            format!("hello {HOST}")
+        );
+        assert_eq!(
+            first.run(&private(&first, &call)).text(),
+            format!("hello {HOST}")
+        );
+        assert!(exists("rbuild0") && exists("rbuild1"));
+        drop((second, first));
+        assert!(!exists("rbuild0") && !exists("rbuild1") && !forwards("up0"));
+    });
+}
+
+#[test]
 fn root_many_private_sandboxes_get_different_addresses() {
     on_a_host_with_uplink(|| {
         let host = Host::new();
@@ -241,6 +264,10 @@ fn helper_runs_a_sandbox_until_it_is_killed() {
     running.wait().unwrap();
 }
 
+#[expect(
+    clippy::zombie_processes,
+    reason = "the callers kill it and wait for it"
+)]
 /// Starts the helper; returns it with the sandbox's process id and its directory.
 fn start_helper() -> (Child, u32, String) {
     let name = "network::helper_runs_a_sandbox_until_it_is_killed";
