@@ -32,6 +32,9 @@ mod pump;
 mod save;
 pub(crate) mod stored;
 
+#[cfg(test)]
+mod tests;
+
 pub use base::{BaseImage, BaseLayer, Origin};
 pub use config::{ContainerConfig, HealthConfig, History, ImageConfig, RootFs};
 pub use error::ImageError;

@@ -9,7 +9,9 @@ mod rootfs_tar;
 mod validate;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
 
 use rbuild_cache::{DiffId, Digest, Store};
 use rbuild_parser::{ImageReference, Platform};

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_cache::{DiffId, Digest};
-use serde::de::{Deserializer, IgnoredAny};
+use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -310,21 +310,28 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn absent_or_empty(list: &Option<Vec<String>>) -> bool {
     list.as_ref().is_none_or(Vec::is_empty)
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn absent_or_empty_text(text: &Option<String>) -> bool {
     text.as_ref().is_none_or(String::is_empty)
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with the field"
+)]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
 /// Sets in the form that Go gives `map[string]struct{}`: `{"80/tcp":{}}`.
 mod empty_objects {
-    use super::{BTreeMap, BTreeSet, Deserialize, Deserializer, IgnoredAny, Serializer};
+
+    use super::{BTreeMap, BTreeSet, Deserialize, Deserializer, Serializer, Value};
 
     pub(super) fn serialize<S: Serializer>(
         set: &BTreeSet<String>,
@@ -339,7 +346,7 @@ mod empty_objects {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeSet<String>, D::Error> {
-        let map: Option<BTreeMap<String, IgnoredAny>> = Option::deserialize(deserializer)?;
+        let map: Option<BTreeMap<String, Value>> = Option::deserialize(deserializer)?;
         Ok(map.unwrap_or_default().into_keys().collect())
     }
 }

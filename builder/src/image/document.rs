@@ -81,15 +81,15 @@ impl Document {
                 let layers = read.layers.unwrap_or_default();
                 limits::check(what, "layers", layers.len() as u64, limits::LAYERS)?;
                 Ok(Document::Manifest(ReadManifest {
-                    config: descriptor(what, config)?,
-                    layers: descriptors(what, layers)?,
+                    config: descriptor(what, &config)?,
+                    layers: descriptors(what, &layers)?,
                 }))
             }
             (None, Some(manifests)) if read.layers.is_none() && !media::is_manifest(media_type) => {
                 let entries = manifests.len() as u64;
                 limits::check(what, "index entries", entries, limits::INDEX_ENTRIES)?;
                 Ok(Document::Index(ReadIndex {
-                    manifests: descriptors(what, manifests)?,
+                    manifests: descriptors(what, &manifests)?,
                 }))
             }
             (None, None) => refuse("it is neither a manifest nor an index".to_owned()),
@@ -98,14 +98,12 @@ impl Document {
     }
 }
 
-fn descriptors(what: &str, list: Vec<oci::Descriptor>) -> Result<Vec<Descriptor>, ImageError> {
-    list.into_iter()
-        .map(|entry| descriptor(what, entry))
-        .collect()
+fn descriptors(what: &str, list: &[oci::Descriptor]) -> Result<Vec<Descriptor>, ImageError> {
+    list.iter().map(|entry| descriptor(what, entry)).collect()
 }
 
 /// Takes over a foreign descriptor, whose digest must be a SHA-256.
-fn descriptor(what: &str, foreign: oci::Descriptor) -> Result<Descriptor, ImageError> {
+fn descriptor(what: &str, foreign: &oci::Descriptor) -> Result<Descriptor, ImageError> {
     let digest: Digest = foreign
         .digest()
         .to_string()
@@ -200,18 +198,16 @@ pub(crate) fn choose(
         available.push(platform.text());
     }
     // The first of the best.
-    match ranked.into_iter().min_by_key(|(rank, _)| *rank) {
-        Some((_, descriptor)) => manifest_at(source, name, descriptor),
-        None => {
-            available.retain(|text| text != UNKNOWN);
-            let (name, platform) = (name.to_owned(), wanted.to_string());
-            Err(ImageError::NoPlatform {
-                name,
-                platform,
-                available,
-            })
-        }
-    }
+    let Some((_, descriptor)) = ranked.into_iter().min_by_key(|(rank, _)| *rank) else {
+        available.retain(|text| text != UNKNOWN);
+        let (name, platform) = (name.to_owned(), wanted.to_string());
+        return Err(ImageError::NoPlatform {
+            name,
+            platform,
+            available,
+        });
+    };
+    manifest_at(source, name, descriptor)
 }
 
 /// Like [`choose`] among what is there: manifests that are missing do not count, and without one for
@@ -522,7 +518,7 @@ mod tests {
         // The second has no platform in its descriptor: its config tells.
         let inner = memory.index(&[&on(arm, "arm64"), &amd, &attestation]);
         let outer = memory.index(&[&inner]);
-        let chosen = choose(&memory, "x", &[outer.clone()], &wanted("amd64")).unwrap();
+        let chosen = choose(&memory, "x", std::slice::from_ref(&outer), &wanted("amd64")).unwrap();
         assert_eq!(chosen.descriptor, amd);
         let error = choose(&memory, "x", &[outer], &wanted("s390x")).unwrap_err();
         assert_eq!(
@@ -550,7 +546,7 @@ mod tests {
         let mut memory = Memory::default();
         let mut image = memory.image("amd64", 0);
         image.size += 1;
-        let error = choose(&memory, "x", &[image.clone()], &linux())
+        let error = choose(&memory, "x", std::slice::from_ref(&image), &linux())
             .unwrap_err()
             .to_string();
         assert!(error.contains("its descriptor says"), "{error}");

@@ -1,7 +1,7 @@
 //! What can go wrong with images.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use rbuild_cache::{Digest, StoreError, ViewError};
 
@@ -181,7 +181,7 @@ impl ImageError {
     }
 
     /// Makes a [`Document`](ImageError::Document) error.
-    pub(crate) fn document(what: impl Into<String>, reason: impl ToString) -> ImageError {
+    pub(crate) fn document(what: impl Into<String>, reason: impl fmt::Display) -> ImageError {
         ImageError::Document {
             what: what.into(),
             reason: reason.to_string(),

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn all_bytes_arrive_in_order() {
-        let bytes: Vec<u8> = (0..5_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let read = pump(&mut bytes.as_slice(), |stream| {
             let mut read = Vec::new();
             stream.read_to_end(&mut read).map(|_| read)

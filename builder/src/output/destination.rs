@@ -236,7 +236,7 @@ mod tests {
         let path = directory.path().join("a.tar");
         std::fs::write(&path, "old").unwrap();
         let result = write_to(&Destination::File(path.clone()), &mut |out| {
-            out.write_all(&[1; 1 << 20])
+            out.write_all(&vec![1; 1 << 20])
                 .map_err(OutputError::io("write", &path))?;
             Err(OutputError::Refused("enough".to_owned()))
         });
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_names_the_file() {
-        let error = put(Path::new("/dev/full"), &[0; 1 << 20]).unwrap_err();
+        let error = put(Path::new("/dev/full"), &vec![0; 1 << 20]).unwrap_err();
         assert_eq!(error.to_string(), "could not write `/dev/full`");
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("No space left on device"), "{source}");

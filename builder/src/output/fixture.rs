@@ -1,10 +1,13 @@
-//! A request and results for tests.
+//! Requests, results and other tools for tests.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rbuild_cache::{CommitOptions, DiffId, Store, StoreOptions};
-use rbuild_parser::Platform;
+use rbuild_parser::{ImageReference, Platform};
 
 use super::Finished;
 use crate::image::{History, ImageConfig, RootFs};
@@ -107,4 +110,85 @@ pub(crate) fn platform(architecture: &str) -> Platform {
         variant: None,
         ..Platform::host()
     }
+}
+
+/// A name that is right.
+pub(crate) fn reference(text: &str) -> ImageReference {
+    ImageReference::parse(text).unwrap()
+}
+
+/// Hears of progress.
+pub(crate) fn silent(_: &str, _: u64, _: Option<u64>) {}
+
+/// Two layers: files of several kinds, then a change on top with a whiteout.
+pub(crate) fn two_layers(store: &Store) -> Vec<DiffId> {
+    let below = layer(store, &[], &|root| {
+        fs::create_dir_all(root.join("d/sub")).unwrap();
+        fs::write(root.join("d/file"), "content\n").unwrap();
+        fs::set_permissions(root.join("d/file"), fs::Permissions::from_mode(0o4750)).unwrap();
+        fs::hard_link(root.join("d/file"), root.join("d/sub/again")).unwrap();
+        symlink("../d/file", root.join("link")).unwrap();
+        fs::write(root.join("gone"), "x").unwrap();
+        std::os::unix::fs::chown(root.join("d"), Some(1000), Some(1001)).unwrap();
+        set_times(root, 1_500_000_000);
+    });
+    let above = layer(store, &[below], &|root| {
+        let mode = rustix::fs::Mode::empty();
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, root.join("gone"), kind, mode, 0).unwrap();
+        fs::write(root.join("new"), vec![b'n'; 100_000]).unwrap();
+    });
+    vec![below, above]
+}
+
+/// Sets the times of the files of [`two_layers`].
+pub(crate) fn set_times(root: &Path, seconds: i64) {
+    let time = rustix::fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    for path in ["d/sub/again", "d/sub", "d", "link", "gone"] {
+        rustix::fs::utimensat(rustix::fs::CWD, root.join(path), &times, flags).unwrap();
+    }
+}
+
+/// Runs a program that has to be installed, and returns what it printed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("these tests need `{program}` installed: {error}"));
+    let (out, err) = (output.stdout, output.stderr);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&err)
+    );
+    String::from_utf8(out).unwrap()
+}
+
+/// Entries of a tar as Python sees them: type, mode, owner, size, link, name.
+pub(crate) fn listing(tar: &Path) -> Vec<String> {
+    let script = "
+import sys, tarfile
+kinds = {tarfile.REGTYPE: '-', tarfile.DIRTYPE: 'd', tarfile.SYMTYPE: 'l', tarfile.LNKTYPE: 'h'}
+for m in tarfile.open(sys.argv[1]):
+    link = ' -> ' + m.linkname if m.linkname else ''
+    print(f'{kinds.get(m.type, m.type)}{m.mode:04o} {m.uid}:{m.gid} {m.size} {m.name}{link}')
+";
+    run("python3", &["-c", script, tar.to_str().unwrap()])
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What skopeo says about an image.
+pub(crate) fn inspect(place: &str) -> serde_json::Value {
+    serde_json::from_str(&run("skopeo", &["inspect", place])).unwrap()
 }

@@ -87,7 +87,7 @@ impl<'a> TreeTar<'a> {
         prefix: Option<&str>,
         epoch: Option<i64>,
     ) -> Result<(), OutputError> {
-        let base = prefix.map(Path::new).unwrap_or(Path::new(""));
+        let base = Path::new(prefix.unwrap_or_default());
         if let Some(prefix) = prefix {
             let mut header = TarHeader::new(TarKind::Directory, format!("{prefix}/"));
             header.mode = 0o755;
