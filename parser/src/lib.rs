@@ -50,5 +50,5 @@ pub use print::{fix, format, print};
 pub use reference::ImageReference;
 pub use signal::check_signal;
 pub use size::parse_size;
-pub use source::{GitQuery, GitUrl, SourceKind, source_kind};
+pub use source::{GitQuery, GitUrl, SourceKind, context_kind, source_kind};
 pub use span::{LineRange, Span, Spanned, Word};
