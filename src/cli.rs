@@ -48,7 +48,11 @@ pub(crate) struct GlobalArgs {
 
 /// The whole tree of commands, with the environment variables in the overview.
 pub(crate) fn command() -> clap::Command {
-    let widest = VARIABLES.iter().map(|variable| variable.name.len()).max().unwrap_or(0);
+    let widest = VARIABLES
+        .iter()
+        .map(|variable| variable.name.len())
+        .max()
+        .unwrap_or(0);
     let lines: Vec<String> = VARIABLES
         .iter()
         .map(|Variable { name, help }| format!("  {name:widest$}  {help}"))

@@ -235,7 +235,10 @@ fn hostname(options: &Options) -> Result<String, Failure> {
     // As in Docker: the first digits of an ID, which nothing else needs here.
     let mut bytes = [0_u8; 6];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    let number = bytes
+        .iter()
+        .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    Ok(format!("{number:012x}"))
 }
 
 /// The files that Docker puts into every container.

@@ -20,15 +20,14 @@ pub(crate) fn fields(line: &str) -> Result<Vec<String>, CsvError> {
     let mut rest = line;
     loop {
         let column = line.len() - rest.len() + 1;
-        let (field, after) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted_field(quoted, column)?,
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                if let Some(quote) = rest[..end].find('"') {
-                    return Err(CsvError::BareQuote(column + quote));
-                }
-                (rest[..end].to_owned(), &rest[end..])
+        let (field, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            quoted_field(quoted, column)?
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            if let Some(quote) = rest[..end].find('"') {
+                return Err(CsvError::BareQuote(column + quote));
             }
+            (rest[..end].to_owned(), &rest[end..])
         };
         fields.push(field);
         match after.strip_prefix(',') {

@@ -22,8 +22,8 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::FromArgMatches as _;
+use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
 use config::Settings;

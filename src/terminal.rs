@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 /// Bytes moved at once.
-const CHUNK: usize = 32 * 1024;
+const CHUNK: usize = 16 * 1024;
 
 /// Puts a terminal into raw mode; dropping it puts the terminal back.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) fn converse(
             stdin = None;
         }
         if ready.writable {
-            conversation.write_typed()?;
+            conversation.write_typed();
         }
         if ready.readable {
             output_open = conversation.show()?;
@@ -150,18 +150,12 @@ impl Conversation {
         }
     }
 
-    fn write_typed(&mut self) -> io::Result<()> {
+    fn write_typed(&mut self) {
         match self.master.write(&self.typed) {
-            Ok(length) => {
-                self.typed.drain(..length);
-                Ok(())
-            }
-            Err(error) if is_temporary(&error) => Ok(()),
+            Ok(length) => drop(self.typed.drain(..length)),
+            Err(error) if is_temporary(&error) => {}
             // The container has closed its terminal: what was typed is lost.
-            Err(_) => {
-                self.typed.clear();
-                Ok(())
-            }
+            Err(_) => self.typed.clear(),
         }
     }
 

@@ -206,14 +206,16 @@ fn conclusion(request: &BuildRequest, image_id: &Digest, names: &[String]) -> St
         places.push(format!("as {}", names.join(", ")));
     }
     for output in &request.outputs {
-        let path = match &output.kind {
-            OutputKind::Oci(ArchiveTarget::Tar(Destination::File(path)))
-            | OutputKind::Oci(ArchiveTarget::Directory(path))
-            | OutputKind::Docker(ArchiveTarget::Tar(Destination::File(path)))
-            | OutputKind::Docker(ArchiveTarget::Directory(path))
-            | OutputKind::Tar(Destination::File(path))
-            | OutputKind::Local(path) => path,
-            _ => continue,
+        let (OutputKind::Oci(
+            ArchiveTarget::Tar(Destination::File(path)) | ArchiveTarget::Directory(path),
+        )
+        | OutputKind::Docker(
+            ArchiveTarget::Tar(Destination::File(path)) | ArchiveTarget::Directory(path),
+        )
+        | OutputKind::Tar(Destination::File(path))
+        | OutputKind::Local(path)) = &output.kind
+        else {
+            continue;
         };
         places.push(format!("to {}", path.display()));
     }

@@ -187,9 +187,10 @@ fn with_terminal(
             .transpose()?,
     )?;
     let stdin = io::stdin();
-    let raw = match interactive && settings.stdin_terminal {
-        true => Some(RawMode::enter(stdin.as_fd())?),
-        false => None,
+    let raw = if interactive && settings.stdin_terminal {
+        Some(RawMode::enter(stdin.as_fd())?)
+    } else {
+        None
     };
     let gone = running.pidfd().try_clone_to_owned()?;
     let result = converse(master, interactive.then(|| stdin.as_fd()), gone.as_fd());

@@ -61,7 +61,7 @@ pub(crate) fn parse_file(path: &Path) -> Result<Vec<Change>, Failure> {
         }
         match parse(line)? {
             Change::Remove(_) => {}
-            change => changes.push(change),
+            change @ Change::Set(..) => changes.push(change),
         }
     }
     Ok(changes)

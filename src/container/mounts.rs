@@ -107,15 +107,15 @@ pub(crate) fn parse_mount(value: &str) -> Result<Volume, Failure> {
             "target" | "dst" | "destination" => target = Some(value.to_owned()),
             "readonly" | "ro" => {
                 readonly = truth(value)
-                    .ok_or_else(|| invalid(format!("invalid value for {key}: {value}")))?
+                    .ok_or_else(|| invalid(format!("invalid value for {key}: {value}")))?;
             }
             "bind-propagation" if matches!(value, "private" | "rprivate") => {}
             "tmpfs-size" => size = Some(parse_size(value).map_err(invalid)?),
             "tmpfs-mode" => {
-                mode = Some(
-                    octal(value)
-                        .ok_or_else(|| invalid(format!("invalid value for tmpfs-mode: {value}")))?,
-                )
+                mode =
+                    Some(octal(value).ok_or_else(|| {
+                        invalid(format!("invalid value for tmpfs-mode: {value}"))
+                    })?);
             }
             "bind-propagation" | "bind-nonrecursive" | "bind-recursive" | "consistency"
             | "volume-nocopy" | "volume-label" | "volume-driver" | "volume-opt"

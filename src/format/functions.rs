@@ -243,6 +243,10 @@ fn equal_to_any(args: &[Value]) -> Result<Value, String> {
     Ok(false.into())
 }
 
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Go compares large numbers no better here"
+)]
 fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Int(number) => Some(*number as f64),

@@ -108,7 +108,7 @@ fn number(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<usiz
 
 fn one(directive: &Directive, verb: char, value: &Value) -> String {
     let body = match (verb, value) {
-        ('v', Value::Int(_)) | ('d', Value::Int(_)) => signed(directive, &value.to_string()),
+        ('v' | 'd', Value::Int(_)) => signed(directive, &value.to_string()),
         ('v' | 's', Value::Text(text)) => cut(directive, text),
         ('v' | 's', _) if verb == 'v' || matches!(value, Value::List(_)) => value.to_string(),
         ('q', Value::Text(text)) => format!("{text:?}"),
@@ -140,8 +140,8 @@ fn one(directive: &Directive, verb: char, value: &Value) -> String {
             .ok()
             .and_then(char::from_u32)
             .map_or_else(|| "\u{fffd}".into(), String::from),
-        ('x', Value::Text(text)) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
-        ('X', Value::Text(text)) => text.bytes().map(|byte| format!("{byte:02X}")).collect(),
+        ('x', Value::Text(text)) => hex(text, "0123456789abcdef"),
+        ('X', Value::Text(text)) => hex(text, "0123456789ABCDEF"),
         ('f' | 'F', Value::Float(number)) => signed(
             directive,
             &format!("{number:.*}", directive.precision.unwrap_or(6)),
@@ -155,6 +155,14 @@ fn one(directive: &Directive, verb: char, value: &Value) -> String {
         body,
         matches!(value, Value::Int(_) | Value::Float(_)),
     )
+}
+
+/// The bytes of a text, two digits each.
+fn hex(text: &str, digits: &str) -> String {
+    let digit = |value: u8| char::from(digits.as_bytes()[usize::from(value)]);
+    text.bytes()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }
 
 fn in_base(number: i64, prefix: &str, digits: impl Fn(u64) -> String) -> String {

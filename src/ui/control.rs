@@ -57,6 +57,10 @@ impl Filter {
         }
     }
 
+    #[expect(
+        clippy::match_same_arms,
+        reason = "the table reads best state by state"
+    )]
     fn byte(&mut self, byte: u8, out: &mut Vec<u8>) {
         self.state = match (self.state, byte) {
             (State::Text, 0x1b) => State::Escape,

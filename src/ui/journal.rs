@@ -120,16 +120,7 @@ impl Journal {
             }
             Event::Started { vertex, name } => self.begin(at, vertex, &name, State::Running),
             Event::Cached { vertex, name } => self.begin(at, vertex, &name, State::Cached),
-            Event::CacheMiss { vertex, reason } => match self.steps.get_mut(&vertex) {
-                Some(step) => {
-                    step.miss = Some(visible(&reason.text));
-                    vec![Note::Missed(vertex)]
-                }
-                None => {
-                    self.early.insert(vertex, visible(&reason.text));
-                    Vec::new()
-                }
-            },
+            Event::CacheMiss { vertex, reason } => self.missed(vertex, visible(&reason.text)),
             Event::Output {
                 vertex,
                 stream,
@@ -215,6 +206,15 @@ impl Journal {
             notes.push(Note::Ended(vertex));
         }
         notes
+    }
+
+    fn missed(&mut self, vertex: VertexId, reason: String) -> Vec<Note> {
+        let Some(step) = self.steps.get_mut(&vertex) else {
+            self.early.insert(vertex, reason);
+            return Vec::new();
+        };
+        step.miss = Some(reason);
+        vec![Note::Missed(vertex)]
     }
 
     fn end(&mut self, at: Duration, vertex: VertexId, state: State) -> Vec<Note> {

@@ -43,7 +43,8 @@ impl Listing<'_> {
         if table {
             return Ok(columns(lines.iter().map(String::as_str)));
         }
-        Ok(lines.iter().map(|line| format!("{line}\n")).collect())
+        lines.push(String::new());
+        Ok(lines.join("\n"))
     }
 }
 

@@ -112,7 +112,7 @@ fn place(error: &BuildError) -> String {
 /// Number of the line that a byte of the source is on, from 1.
 fn line_of(location: &Location, offset: usize) -> usize {
     let before = location.source.get(..offset).unwrap_or(&location.source);
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
+    before.split(|byte| *byte == b'\n').count()
 }
 
 fn last_lines(step: &Step, output_shown: bool) -> String {

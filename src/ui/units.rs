@@ -13,6 +13,7 @@ pub(crate) fn exact_size(bytes: u64) -> String {
     significant(bytes, 4)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "only a few digits are shown")]
 fn significant(bytes: u64, digits: i32) -> String {
     let (mut value, mut unit) = (bytes as f64, 0);
     let rounded = |value: f64| {
@@ -33,6 +34,7 @@ fn significant(bytes: u64, digits: i32) -> String {
 }
 
 /// Returns a size with two decimals, as transfers show it: `75B`, `2.10kB`.
+#[expect(clippy::cast_precision_loss, reason = "only a few digits are shown")]
 pub(crate) fn transfer_size(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, 0);
     while unit + 1 < DECIMAL.len() && value >= 999.995 {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rbuild_builder::{BuildRequest, BuildResult};
+use rbuild_parser::ImageReference;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -44,7 +45,7 @@ fn document(request: &BuildRequest, result: &BuildResult) -> serde_json::Value {
             "size": result.manifest_size,
         },
     });
-    let names: Vec<String> = request.tags.iter().map(|tag| tag.canonical()).collect();
+    let names: Vec<String> = request.tags.iter().map(ImageReference::canonical).collect();
     if !names.is_empty() {
         document["image.name"] = names.join(",").into();
     }

@@ -134,9 +134,9 @@ fn from_attributes(mut attributes: BTreeMap<String, String>) -> Result<Output, R
         "docker" if dest.is_none() && tar != Some(false) => OutputKind::Image {
             names: parse_names(names.as_deref())?,
         },
-        "oci" => OutputKind::Oci(archive(dest, tar, "oci")?),
-        "docker" => OutputKind::Docker(archive(dest, tar, "docker")?),
-        "tar" => OutputKind::Tar(destination(dest)),
+        "oci" => OutputKind::Oci(archive(dest.as_deref(), tar, "oci")?),
+        "docker" => OutputKind::Docker(archive(dest.as_deref(), tar, "docker")?),
+        "tar" => OutputKind::Tar(destination(dest.as_deref())),
         "local" => match dest.as_deref() {
             None => return Err("dest is required for local exporter".to_owned().into()),
             Some("-") => return Err("dest cannot be stdout for local exporter".to_owned().into()),
@@ -175,11 +175,11 @@ fn refuse_rest(attributes: &BTreeMap<String, String>) -> Result<(), Reason> {
     Ok(())
 }
 
-fn archive(dest: Option<String>, tar: Option<bool>, kind: &str) -> Result<ArchiveTarget, Reason> {
+fn archive(dest: Option<&str>, tar: Option<bool>, kind: &str) -> Result<ArchiveTarget, Reason> {
     if tar != Some(false) {
         return Ok(ArchiveTarget::Tar(destination(dest)));
     }
-    match dest.as_deref() {
+    match dest {
         Some("-") | None => {
             Err(format!("a directory as dest is required for {kind} with tar=false").into())
         }
@@ -188,8 +188,8 @@ fn archive(dest: Option<String>, tar: Option<bool>, kind: &str) -> Result<Archiv
 }
 
 /// A file, or standard output for `-` and nothing.
-fn destination(dest: Option<String>) -> Destination {
-    match dest.as_deref() {
+fn destination(dest: Option<&str>) -> Destination {
+    match dest {
         None | Some("-") => Destination::Stdout,
         Some(path) => Destination::File(PathBuf::from(path)),
     }
@@ -328,6 +328,8 @@ fn boolean(attributes: &mut BTreeMap<String, String>, key: &str) -> Result<Optio
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn one(value: &str) -> Output {
@@ -348,7 +350,7 @@ mod tests {
             OutputKind::Tar(Destination::Stdout)
         ));
         assert!(
-            matches!(one("out=1").kind, OutputKind::Local(path) if path == PathBuf::from("out=1"))
+            matches!(one("out=1").kind, OutputKind::Local(path) if path.as_path() == Path::new("out=1"))
         );
         assert!(matches!(
             parse(&[], false).unwrap()[0].kind,
@@ -363,7 +365,7 @@ mod tests {
         use {ArchiveTarget as Target, OutputKind as Kind};
         assert!(matches!(
             one("type=oci,dest=a.tar").kind,
-            Kind::Oci(Target::Tar(Destination::File(path))) if path == PathBuf::from("a.tar")
+            Kind::Oci(Target::Tar(Destination::File(path))) if path.as_path() == Path::new("a.tar")
         ));
         assert!(matches!(
             one("type=oci").kind,
@@ -371,7 +373,7 @@ mod tests {
         ));
         assert!(matches!(
             one("type=oci,tar=false,dest=d").kind,
-            Kind::Oci(Target::Directory(path)) if path == PathBuf::from("d")
+            Kind::Oci(Target::Directory(path)) if path.as_path() == Path::new("d")
         ));
         assert!(matches!(one("type=docker").kind, Kind::Image { .. }));
         assert!(matches!(one("type=docker,dest=-").kind, Kind::Docker(_)));
