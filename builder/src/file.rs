@@ -112,6 +112,9 @@ fn view_error(error: &ViewError) -> BuildError {
         ViewError::TooManyLinks { .. } => {
             BuildError::user("too many links").with_help(error.to_string())
         }
+        ViewError::NotADirectory { path } => {
+            BuildError::user(format!("mkdir {}: not a directory", path.display()))
+        }
         error => BuildError::io("could not read the file tree", error),
     }
 }

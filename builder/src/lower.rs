@@ -10,6 +10,8 @@ mod run;
 
 pub(crate) use config::go_quote;
 
+use std::collections::HashMap;
+
 use rbuild_parser::{
     ExpandError, IgnoreMatcher, Instruction, InstructionKind, Linter, Platform, Span, Variables,
     expand, lint::rules,
@@ -99,6 +101,8 @@ struct StageState {
     declared: Vec<String>,
     cmd_set: bool,
     workdir_set: bool,
+    /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage, by name.
+    last_of: HashMap<&'static str, Instruction>,
 }
 
 /// What an instruction is lowered in: its stage, place and running number.
@@ -256,6 +260,7 @@ impl<'a> Lowering<'a> {
                 })?;
                 state.config.config.on_build.clear();
                 state.cmd_set = false;
+                state.last_of.clear();
                 Ok(state)
             }
             Base::Image(image) => {
@@ -537,6 +542,7 @@ impl StageState {
             trailing_history: Vec::new(),
             declared: Vec::new(),
             cmd_set: false,
+            last_of: HashMap::new(),
         }
     }
 

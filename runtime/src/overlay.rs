@@ -8,6 +8,7 @@
 //! Defaults of the kernel are never trusted: distributions switch `redirect_dir` or `metacopy` on,
 //! and then the upper directory is no longer the difference that a layer is made from.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -44,21 +45,31 @@ struct Layers {
 }
 
 /// Mounts the layers, the topmost first; without upper directory the mount is read-only.
+///
+/// Two steps may give the same layer (empty ones often do), and the kernel refuses a directory that
+/// is stacked twice (`ELOOP`). What a layer says at its topmost place hides everything that it says
+/// further down, so only that place counts.
 pub(crate) fn mount(
     lowers: &[impl AsRef<Path>],
     upper: Option<&UpperDir>,
     attributes: MountAttrFlags,
     stage: &mut Stage,
 ) -> Step<Detached> {
-    match (lowers, upper) {
+    let mut seen = HashSet::new();
+    let lowers: Vec<&Path> = lowers
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|path| seen.insert(*path))
+        .collect();
+    match (lowers.as_slice(), upper) {
         ([], None) => {
             let nothing = std::io::Error::from_raw_os_error(libc::EINVAL);
             Err(Failure::new("mount overlay", &nothing).because("a root without any layer"))
         }
         // The kernel wants two directories: with one, the directory itself is the view.
-        ([only], None) => bind(only.as_ref(), attributes | READ_ONLY),
+        ([only], None) => bind(only, attributes | READ_ONLY),
         ([], Some(upper)) => bind(&upper.upper, attributes),
-        _ => {
+        (lowers, upper) => {
             let attributes = if upper.is_none() {
                 attributes | READ_ONLY
             } else {

@@ -26,10 +26,12 @@ impl<'a> Lowering<'a> {
             InstructionKind::Label(pairs) => self.label(state, instruction, pairs, linter),
             InstructionKind::Arg(items) => self.arg(context, state, instruction, items, linter),
             InstructionKind::Cmd(form) => {
+                lint_command(state, instruction, linter);
                 set_cmd(state, form);
                 Ok(())
             }
             InstructionKind::Entrypoint(form) => {
+                lint_command(state, instruction, linter);
                 set_entrypoint(state, form);
                 Ok(())
             }
@@ -54,6 +56,7 @@ impl<'a> Lowering<'a> {
                 Ok(())
             }
             InstructionKind::Healthcheck(check) => {
+                lint_repeated(state, instruction, linter);
                 healthcheck(state, check);
                 Ok(())
             }
@@ -242,6 +245,22 @@ impl<'a> Lowering<'a> {
         state.commit(format!("WORKDIR {stored}"), vertex);
         state.config.config.working_dir = stored;
         Ok(())
+    }
+}
+
+fn lint_command(state: &mut StageState, instruction: &Instruction, linter: &mut Linter) {
+    lint_repeated(state, instruction, linter);
+    let shell_set = state.config.config.shell.is_some();
+    if let Some(finding) = rules::json_args_recommended(instruction, shell_set) {
+        linter.add(finding);
+    }
+}
+
+/// Only the last of these counts in a stage: the earlier one is told.
+fn lint_repeated(state: &mut StageState, instruction: &Instruction, linter: &mut Linter) {
+    let name = instruction.kind.name();
+    if let Some(earlier) = state.last_of.insert(name, instruction.clone()) {
+        linter.add(rules::multiple_instructions(&earlier, name));
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rbuild_builder::request::{ContextSource, DockerfileSource};
 use rbuild_parser::{SourceKind, source_kind};
 
+use crate::cli;
 use crate::failure::{Failure, io_text, status};
 
 /// Names of the Dockerfile when none is given, in the order in which they are looked for.
@@ -45,10 +46,10 @@ pub(super) fn load(
     let directory = directory(context)?;
     let (dockerfile, beside) = match sought.file {
         Some("-") => (read_stdin(stdin, "the Dockerfile")?, None),
-        Some(file) => (
-            read_dockerfile(Path::new(file), file)?,
-            Some(PathBuf::from(file)),
-        ),
+        Some(file) => {
+            let path = lower_case_fallback(Path::new(file));
+            (read_dockerfile(&path, file)?, Some(path))
+        }
         None => default_dockerfile(&directory)?,
     };
     let ignore = ignore_file(&directory, beside.as_deref(), sought.ignore_file)?;
@@ -59,6 +60,17 @@ pub(super) fn load(
             ignore,
         },
     ))
+}
+
+/// `-f DIR/Dockerfile` also finds `DIR/dockerfile`, as the default name does.
+fn lower_case_fallback(file: &Path) -> PathBuf {
+    if file.file_name().is_some_and(|name| name == DOCKERFILES[0]) && !file.exists() {
+        let lower = file.with_file_name(DOCKERFILES[1]);
+        if lower.exists() {
+            return lower;
+        }
+    }
+    file.to_path_buf()
 }
 
 /// `rbuild -`: standard input is the Dockerfile, and there are no files to copy.
@@ -96,9 +108,15 @@ fn directory(context: &str) -> Result<PathBuf, Failure> {
             "a context that is not a directory of this machine",
         )
         .hint("fetch it first, then build its directory")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::new(format!(
-            "unable to prepare context: path {context:?} not found"
-        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let failure = Failure::new(format!(
+                "unable to prepare context: path {context:?} not found"
+            ));
+            Err(match cli::similar_command(context) {
+                Some(command) => failure.hint(format!("did you mean the command `{command}`?")),
+                None => failure,
+            })
+        }
         Err(error) => {
             Err(Failure::new(format!("unable to prepare context: {context}")).because(&error))
         }
