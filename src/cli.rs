@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use rbuild_parser::closest;
 
 use crate::commands::{
     build, fsck, history, images, import, info, inspect, load, prune, rmi, run, save, system, tag,
@@ -59,6 +60,13 @@ pub(crate) fn command() -> clap::Command {
         .collect();
     let environment = format!("Environment:\n{}\n{EXAMPLES}", lines.join("\n"));
     <Cli as clap::CommandFactory>::command().after_help(environment)
+}
+
+/// The command that a word was perhaps meant to be.
+pub(crate) fn similar_command(word: &str) -> Option<String> {
+    let tree = command();
+    let names = tree.get_subcommands().map(clap::Command::get_name);
+    closest(word, names).map(str::to_owned)
 }
 
 /// What `rbuild` alone prints.

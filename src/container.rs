@@ -98,14 +98,18 @@ pub(crate) fn prepare(
     let mut drafts = Vec::new();
     let scratch = store.scratch()?;
     let mut mounts = system_files(options, &hostname);
-    mounts.extend(volumes(
-        store,
-        options,
-        &config.config,
-        &layers,
-        &mut drafts,
-    )?);
-    let scaffold = prepare_targets(&view, &scratch, &cwd, &mut mounts)?;
+    let scaffold = scratch.path().join("scaffold");
+    let lowers = lowers(&scaffold, &layers);
+    let volumes = volumes(options, &config.config, &lowers, &mut || {
+        let draft = store.draft_on(&layers)?;
+        let upper = upper_dir(&draft);
+        drafts.push(draft);
+        Ok(upper)
+    })?;
+    mounts.extend(volumes);
+    // What lies inside another mount comes after it; among equals the order given counts.
+    mounts.sort_by_key(|(mount, _)| mount.target.components().count());
+    prepare_targets(&view, &scaffold, &cwd, &mut mounts)?;
     let upper = if options.read_only {
         None
     } else {
@@ -120,7 +124,7 @@ pub(crate) fn prepare(
     };
     let sandbox = Sandbox {
         root: RootFs {
-            lowers: lowers(&scaffold, &layers),
+            lowers,
             upper: upper.as_ref().map(upper_dir),
             readonly: options.read_only,
         },
@@ -281,11 +285,10 @@ fn system_files(options: &Options, hostname: &str) -> Vec<(Mount, TargetKind)> {
 
 /// The mounts asked for, and the image's volumes where the root cannot be written to.
 fn volumes(
-    store: &Store,
     options: &Options,
     config: &ContainerConfig,
-    layers: &[Layer],
-    drafts: &mut Vec<Draft>,
+    lowers: &[PathBuf],
+    draft: &mut dyn FnMut() -> Result<UpperDir, Failure>,
 ) -> Result<Vec<(Mount, TargetKind)>, Failure> {
     let taken = |target: &str| {
         options
@@ -322,17 +325,11 @@ fn volumes(
             // is thrown away with it.
             VolumeKind::Anonymous if !options.read_only => continue,
             VolumeKind::Anonymous => {
-                let draft = store.draft_on(layers)?;
                 let source = MountSource::Overlay {
-                    lowers: layers
-                        .iter()
-                        .rev()
-                        .map(|layer| layer.path().to_path_buf())
-                        .collect(),
-                    upper: Some(upper_dir(&draft)),
+                    lowers: lowers.to_vec(),
+                    upper: Some(draft()?),
                     subpath: Some(volume.target.clone()),
                 };
-                drafts.push(draft);
                 (source, TargetKind::Directory)
             }
         };
@@ -351,10 +348,10 @@ fn volumes(
 /// Makes what is missing of mount targets and working directory in a layer of its own.
 fn prepare_targets(
     view: &RootView,
-    scratch: &Scratch,
+    into: &Path,
     cwd: &Path,
     mounts: &mut [(Mount, TargetKind)],
-) -> Result<PathBuf, Failure> {
+) -> Result<(), Failure> {
     let directory = |path: &Path| ScaffoldTarget {
         path: path.to_path_buf(),
         kind: TargetKind::Directory,
@@ -382,14 +379,13 @@ fn prepare_targets(
             places.push(index);
         }
     }
-    let into = scratch.path().join("scaffold");
-    std::fs::create_dir(&into)?;
-    let resolved = scaffold(view, &targets, &into)
+    std::fs::create_dir(into)?;
+    let resolved = scaffold(view, &targets, into)
         .map_err(|error| Failure::from(error).within("could not prepare the mount targets"))?;
     for (index, target) in places.into_iter().zip(resolved.into_iter().skip(first)) {
         mounts[index].0.target = target;
     }
-    Ok(into)
+    Ok(())
 }
 
 fn lowers(scaffold: &Path, layers: &[Layer]) -> Vec<PathBuf> {

@@ -27,8 +27,8 @@ variables! {
     XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR", "Runtime state is `rbuild` in it, for users other than root.";
     HOME = "HOME", "Stands in for `XDG_DATA_HOME` with `.local/share`.";
     PROGRESS = "BUILDKIT_PROGRESS", "Default of `--progress`.";
-    COLORS = "BUILDKIT_COLORS", "Colours of the progress, such as `run=green:error=red:cancel=yellow:warning=yellow`.";
-    LOG_LINES = "BUILDKIT_TTY_LOG_LINES", "Output lines shown for each running step on a terminal; 6 by default.";
+    COLORS = "BUILDKIT_COLORS", "Colours of the progress, such as `run=green:error=red`.";
+    LOG_LINES = "BUILDKIT_TTY_LOG_LINES", "Output lines shown for each running step; 6 by default.";
     NO_COLOR = "NO_COLOR", "No colours, if set to anything but the empty string.";
     TERM = "TERM", "No colours and no live view if it is `dumb`.";
     SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH", "Passed to builds as a build argument.";

@@ -13,6 +13,8 @@ mod env;
 mod failure;
 mod format;
 mod hostflags;
+#[cfg(test)]
+mod manual;
 mod outfile;
 mod refused;
 mod signals;

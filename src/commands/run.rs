@@ -35,6 +35,11 @@ pub(crate) fn run(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
 
 fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
     args.refused.check()?;
+    let (image, _) = args.image();
+    if image.starts_with('-') {
+        return Err(Failure::new(format!("unknown option: {image}"))
+            .hint("`rbuild run --help` lists the options"));
+    }
     let options = args.options()?;
     if args.tty && args.interactive && !settings.stdin_terminal {
         return Err(Failure::new("the input device is not a TTY")
@@ -45,7 +50,6 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         state_dir: settings.state_dir()?,
     })?;
     let store = super::open_store(settings)?;
-    let (image, _) = args.image();
     let found = lookup::find(&store, &image)?.ok_or_else(|| {
         Failure::new(format!("No such image: {image}"))
             .hint("`rbuild images` lists what is there; pulling is not supported yet")
@@ -68,7 +72,7 @@ fn exit_code(settings: &Settings, sandbox: &Sandbox, status: ExitStatus) -> u8 {
                 let limit = sandbox
                     .limits
                     .memory
-                    .map(ui::units::size)
+                    .map(ui::units::memory)
                     .unwrap_or_default();
                 let text =
                     format!("the container ran out of memory (limit {limit}) and was killed");

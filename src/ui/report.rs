@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use rbuild_builder::event::Warning;
-use rbuild_builder::{BuildError, Location};
+use rbuild_builder::{BuildError, BuildErrorKind, Location};
 
 use super::control::{Filter, visible, visible_lines};
 use super::excerpt::excerpt;
@@ -60,7 +60,10 @@ pub(crate) fn failure(
             text.push_str(&last_lines(step, output_shown));
         }
     }
-    text.push_str(&place(error));
+    // Where a build was when somebody stopped it says nothing about why.
+    if error.kind != BuildErrorKind::Cancelled {
+        text.push_str(&place(error));
+    }
     let _ = writeln!(
         text,
         "{} failed to build: failed to solve: {}",

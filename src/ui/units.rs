@@ -3,6 +3,9 @@
 /// Decimal units, as sizes of images are shown.
 const DECIMAL: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
+/// Binary units, as memory is shown.
+const BINARY: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+
 /// Returns a size with up to three significant digits: `0B`, `1.02kB`, `12.3MB`.
 pub(crate) fn size(bytes: u64) -> String {
     significant(bytes, 3)
@@ -31,6 +34,17 @@ fn significant(bytes: u64, digits: i32) -> String {
         unit += 1;
     }
     format!("{}{}", rounded(value), DECIMAL[unit])
+}
+
+/// Returns an amount of memory in binary units: `1.5MiB`.
+#[expect(clippy::cast_precision_loss, reason = "only a few digits are shown")]
+pub(crate) fn memory(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while unit + 1 < BINARY.len() && value >= 1024.0 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{}{}", (value * 1000.0).round() / 1000.0, BINARY[unit])
 }
 
 /// Returns a size with two decimals, as transfers show it: `75B`, `2.10kB`.
@@ -89,6 +103,12 @@ mod tests {
         }
         assert_eq!(exact_size(1024), "1.024kB");
         assert_eq!(exact_size(41_230_000), "41.23MB");
+    }
+
+    #[test]
+    fn memory_is_binary() {
+        assert_eq!(memory(20 << 20), "20MiB");
+        assert_eq!(memory(3 << 19), "1.5MiB");
     }
 
     #[test]
