@@ -3,12 +3,14 @@
 mod config;
 mod linter;
 pub mod rules;
+mod tree;
 
 pub use config::CheckConfig;
 pub use linter::Linter;
 pub use rules::RULES;
+pub(crate) use tree::majority_is_lower;
 
-use crate::{LineRange, Span};
+use crate::{Dockerfile, LineRange, Span};
 
 /// A build check.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,10 +40,25 @@ pub struct LintFinding {
     pub help: Option<String>,
 }
 
+impl LintFinding {
+    /// Points at a part of the instruction, when it is known.
+    #[must_use]
+    fn narrowed(mut self, span: Option<Span>) -> Self {
+        self.span = span.unwrap_or(self.span);
+        self
+    }
+
+    #[must_use]
+    fn helped(mut self, help: &str) -> Self {
+        self.help = Some(help.to_owned());
+        self
+    }
+}
+
 /// Runs the checks that need the tree only.
 pub(crate) fn check_tree(
-    _dockerfile: &crate::Dockerfile,
-    _blank_lines: &[(LineRange, Span)],
+    dockerfile: &Dockerfile,
+    blank_lines: &[(LineRange, Span)],
 ) -> Vec<LintFinding> {
-    Vec::new()
+    tree::check(dockerfile, blank_lines)
 }

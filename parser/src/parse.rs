@@ -160,6 +160,8 @@ impl<'a> Parser<'a> {
         } = logical;
         let text_length = joined.text().len();
         let mut command = Command::split(&joined, 0..text_length, self.reader.escape());
+        // Blank lines are reported at the last line, heredocs not counted.
+        let line_end = LineRange::new(lines.last, lines.last);
         let keyword_span = command.keyword_span();
         let bodies = self.heredocs(&command, &joined);
         lines.last = self.reader.line_count();
@@ -176,11 +178,8 @@ impl<'a> Parser<'a> {
                 Err(own.filter(|own| own.phase == Phase::Shape).unwrap_or(fault))
             }
         };
-        self.blank_lines.extend(
-            blank_lines
-                .last()
-                .map(|span| (LineRange::new(lines.last, lines.last), *span)),
-        );
+        self.blank_lines
+            .extend(blank_lines.last().map(|span| (line_end, *span)));
         let span = Span::new(keyword_span.start, end.max(keyword_span.end));
         match built {
             Ok(kind) => {
@@ -288,6 +287,12 @@ impl<'a> Parser<'a> {
             lines,
         )
     }
+}
+
+/// Reads a comment above an instruction as a `check` directive; returns its value.
+pub(crate) fn check_comment(comment: &str) -> Option<&str> {
+    let found = directives::read(comment, "")?;
+    (found.key == "check").then(|| &comment[found.value])
 }
 
 /// Only the part of a `check` value up to the first blank counts.

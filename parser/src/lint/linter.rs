@@ -1,22 +1,84 @@
 //! Collects findings and drops what the configuration does not want.
 
-use crate::{Diagnostic, Dockerfile, LintFinding};
+use std::collections::HashSet;
+
+use super::CheckConfig;
+use crate::{Diagnostic, Dockerfile, LineRange, LintFinding};
 
 /// Collects the findings of one build.
 #[derive(Debug, Clone, Default)]
 pub struct Linter {
+    config: CheckConfig,
+    /// Instructions with a configuration of their own, in order.
+    own: Vec<(LineRange, CheckConfig)>,
     findings: Vec<LintFinding>,
+    seen: HashSet<(&'static str, u32, String)>,
 }
 
 impl Linter {
     /// Reads the configuration of a Dockerfile; `override_` replaces its `check` directive.
-    pub fn new(_dockerfile: &Dockerfile, _override_: Option<&str>) -> Result<Self, Diagnostic> {
-        Ok(Self::default())
+    ///
+    /// `BuildKit` meets an error here before any error in the file.
+    pub fn new(dockerfile: &Dockerfile, override_: Option<&str>) -> Result<Self, Diagnostic> {
+        let directive = dockerfile.check.as_ref();
+        let value = override_
+            .or(directive.map(|check| check.value.as_str()))
+            .unwrap_or_default();
+        let config = CheckConfig::parse(value).map_err(|reason| {
+            let span = directive
+                .filter(|_| override_.is_none())
+                .map(|check| check.span);
+            let lines = dockerfile
+                .directives
+                .iter()
+                .find(|known| known.name.value.eq_ignore_ascii_case("check") && span.is_some())
+                .map(|known| LineRange::new(known.line, known.line));
+            let message = format!("failed to parse check options: {reason}");
+            Diagnostic::new(message, span.unwrap_or_default(), lines.unwrap_or_default())
+                .with_help("the options are `skip=`, `error=` and `experimental=`, divided by `;`")
+        })?;
+        let mut own = Vec::new();
+        for instruction in dockerfile.instructions() {
+            let first = instruction
+                .comments
+                .iter()
+                .find_map(|comment| CheckConfig::from_comment(&comment.value));
+            // One that cannot be read is passed over.
+            if let Some(Ok(comment)) = first {
+                own.push((instruction.lines, config.merged(&comment)));
+            }
+        }
+        Ok(Self {
+            config,
+            own,
+            ..Self::default()
+        })
     }
 
-    /// Takes a finding unless the configuration skips it.
+    /// Takes a finding unless the configuration skips it: for the whole file, or by a comment above
+    /// the instruction. The same finding is taken once.
     pub fn add(&mut self, finding: LintFinding) {
-        self.findings.push(finding);
+        if !self.config_at(finding.lines).runs(finding.rule) {
+            return;
+        }
+        let key = (
+            finding.rule.name,
+            finding.lines.first,
+            finding.message.clone(),
+        );
+        if self.seen.insert(key) {
+            self.findings.push(finding);
+        }
+    }
+
+    fn config_at(&self, lines: LineRange) -> &CheckConfig {
+        let after = self
+            .own
+            .partition_point(|(own, _)| own.first <= lines.first);
+        match after.checked_sub(1).map(|index| &self.own[index]) {
+            Some((own, config)) if lines.first <= own.last => config,
+            _ => &self.config,
+        }
     }
 
     /// Returns what was found, in the order in which it was added.
@@ -25,7 +87,25 @@ impl Linter {
     }
 
     /// Fails with `lint violation found for rules: …` when findings are errors and there are some.
+    ///
+    /// Findings of our own rules do not count, so that a build passes here that passes elsewhere.
     pub fn verdict(&self) -> Result<(), String> {
-        Ok(())
+        let mut names: Vec<&str> = Vec::new();
+        for finding in self
+            .findings
+            .iter()
+            .filter(|finding| !finding.rule.is_own())
+        {
+            if !names.contains(&finding.rule.name) {
+                names.push(finding.rule.name);
+            }
+        }
+        if names.is_empty() || !self.config.error {
+            return Ok(());
+        }
+        Err(format!(
+            "lint violation found for rules: {}",
+            names.join(", ")
+        ))
     }
 }
