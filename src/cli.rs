@@ -59,7 +59,26 @@ pub(crate) fn command() -> clap::Command {
         .map(|Variable { name, help }| format!("  {name:widest$}  {help}"))
         .collect();
     let environment = format!("Environment:\n{}\n{EXAMPLES}", lines.join("\n"));
-    <Cli as clap::CommandFactory>::command().after_help(environment)
+    <Cli as clap::CommandFactory>::command()
+        .after_help(environment)
+        .mut_subcommands(compact)
+}
+
+/// Puts the paragraphs behind the first one between name and usage, and has one form of help only:
+/// the long one that clap makes of them is three times as long and says nothing more.
+fn compact(command: clap::Command) -> clap::Command {
+    let paragraphs = command
+        .get_long_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let command = command
+        .long_about(None)
+        .help_template(COMMAND_HELP)
+        .mut_subcommands(compact);
+    match paragraphs.split_once("\n\n") {
+        Some((_, rest)) => command.before_help(rest.to_owned()),
+        None => command,
+    }
 }
 
 /// The command that a word was perhaps meant to be.
@@ -112,6 +131,13 @@ Store and system:
 
 {options}{after-help}";
 
+const COMMAND_HELP: &str = "\
+{about}
+
+{before-help}{usage-heading} {usage}
+
+{all-args}{after-help}";
+
 const EXAMPLES: &str = "
 Examples:
   rbuild -t app .
@@ -119,34 +145,23 @@ Examples:
   rbuild -o type=oci,dest=app.tar .
   rbuild run --rm app";
 
-/// A command.
+/// A command; its help is the documentation of its arguments.
 #[derive(Debug, Subcommand)]
 #[command(args_override_self = true)]
 pub(crate) enum Command {
-    /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
-    /// Run a command in a new container
     Run(Box<run::RunArgs>),
-    /// List images
     Images(images::ImagesArgs),
-    /// Show all about images
     Inspect(inspect::InspectArgs),
-    /// Show how an image came about
     History(history::HistoryArgs),
-    /// Give an image another name
     Tag(tag::TagArgs),
-    /// Remove images
     Rmi(rmi::RmiArgs),
-    /// Write images to a tar archive
     Save(save::SaveArgs),
-    /// Read images from a tar archive
     Load(load::LoadArgs),
-    /// Make an image of a root file system
     Import(import::ImportArgs),
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Remove build cache that nobody needs
     Prune(prune::CachePruneArgs),
     /// Manage the build cache
     #[command(subcommand)]
@@ -154,13 +169,9 @@ pub(crate) enum Command {
     /// Show and free disk space
     #[command(subcommand)]
     System(SystemCommand),
-    /// Show disk usage
     Du(system::DfArgs),
-    /// Check the store
     Fsck(fsck::FsckArgs),
-    /// Show what this host allows
     Info(info::InfoArgs),
-    /// Show the version
     Version(version::VersionArgs),
     /// Commands that other tools have and this one does not have yet
     #[command(flatten)]
@@ -171,27 +182,17 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 #[command(args_override_self = true)]
 pub(crate) enum ImageCommand {
-    /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
-    /// List images
     #[command(alias = "list")]
     Ls(images::ImagesArgs),
-    /// Show all about images
     Inspect(inspect::InspectArgs),
-    /// Show how an image came about
     History(history::HistoryArgs),
-    /// Give an image another name
     Tag(tag::TagArgs),
-    /// Remove images
     #[command(alias = "remove")]
     Rm(rmi::RmiArgs),
-    /// Remove images without a name
     Prune(prune::ImagePruneArgs),
-    /// Write images to a tar archive
     Save(save::SaveArgs),
-    /// Read images from a tar archive
     Load(load::LoadArgs),
-    /// Make an image of a root file system
     Import(import::ImportArgs),
 }
 
@@ -199,9 +200,7 @@ pub(crate) enum ImageCommand {
 #[derive(Debug, Subcommand)]
 #[command(args_override_self = true)]
 pub(crate) enum BuilderCommand {
-    /// Show disk usage
     Du(system::DfArgs),
-    /// Remove build cache that nobody needs
     Prune(prune::CachePruneArgs),
 }
 
@@ -209,11 +208,8 @@ pub(crate) enum BuilderCommand {
 #[derive(Debug, Subcommand)]
 #[command(args_override_self = true)]
 pub(crate) enum SystemCommand {
-    /// Show disk usage
     Df(system::DfArgs),
-    /// Show what this host allows
     Info(info::InfoArgs),
-    /// Remove build cache and images without a name
     Prune(prune::SystemPruneArgs),
 }
 

@@ -68,9 +68,6 @@ fn section(text: &mut String, tree: &Command, command: &Command) {
         let _ = writeln!(text, "The same as `rbuild {}`.", first.get_name());
         return;
     }
-    if let Some(about) = command.get_long_about() {
-        let _ = write!(text, "{about}\n\n");
-    }
     text.push_str("```text\n");
     for line in command
         .clone()
