@@ -273,3 +273,124 @@ fn what_cannot_be_imported_leaves_no_image() {
     assert!(import_rootfs(&store, &mut noise.as_slice(), &[], None, &host).is_err());
     assert!(store.images().unwrap().is_empty());
 }
+
+#[test]
+fn an_image_for_several_platforms_is_saved_and_loaded_whole() {
+    let (_directory, from) = store();
+    let layers = two_layers(&from);
+    let host = Platform::host();
+    let other = platform(if host.architecture == "arm64" {
+        "s390x"
+    } else {
+        "arm64"
+    });
+    let on = |platform: &Platform, layers: &[rbuild_cache::DiffId]| {
+        let mut result = finished(layers);
+        result.platform = platform.clone();
+        result
+            .config
+            .architecture
+            .clone_from(&platform.architecture);
+        result
+    };
+    let mut request = request_for(
+        OutputKind::Image { names: vec![] },
+        OutputOptions::default(),
+    );
+    request.tags = vec![reference("many")];
+    let both = [on(&other, &layers[..1]), on(&host, &layers)];
+    let written = write_outputs(&from, &request, &both, &silent).unwrap();
+    let record = from
+        .image("docker.io/library/many:latest")
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        record.config,
+        both[1].config.id(),
+        "this machine's image is the main one"
+    );
+    let item = SaveItem {
+        name: Some(reference("many")),
+        record,
+    };
+    let mut archive = Vec::new();
+    save_archive(&from, &[item], &mut archive).unwrap();
+    let (_other, to) = store();
+    let loaded = load_archive(&to, &mut archive.as_slice()).unwrap();
+    assert_eq!(loaded[0].id, both[1].config.id());
+    let record = to.image("docker.io/library/many:latest").unwrap().unwrap();
+    assert_eq!(
+        record.manifest, written.manifest,
+        "the index is kept byte for byte"
+    );
+    for (platform, count) in [(&host, 2), (&other, 1)] {
+        let image = resolve_stored(&to, &reference("many"), platform)
+            .unwrap()
+            .unwrap();
+        assert_eq!(image.config.architecture, platform.architecture);
+        assert_eq!(image.ensure_layers(&to, &|_, _| ()).unwrap().len(), count);
+    }
+}
+
+/// What `docker save` gives of one platform of an image that has several.
+#[test]
+fn an_archive_with_a_part_of_an_index_can_be_loaded() {
+    let (_directory, store) = store();
+    let layers = two_layers(&store);
+    let platform = platform("amd64");
+    let mut request = request_for(
+        OutputKind::Image { names: vec![] },
+        OutputOptions::default(),
+    );
+    request.tags = vec![reference("part")];
+    let mut missing = finished(&layers[..1]);
+    missing.platform.architecture = "riscv64".into();
+    missing.config.architecture = "riscv64".into();
+    write_outputs(
+        &store,
+        &request,
+        &[missing.clone(), finished(&layers)],
+        &silent,
+    )
+    .unwrap();
+    let record = store
+        .image("docker.io/library/part:latest")
+        .unwrap()
+        .unwrap();
+    let item = SaveItem {
+        name: Some(reference("part")),
+        record: record.clone(),
+    };
+    let mut whole = Vec::new();
+    save_archive(&store, &[item], &mut whole).unwrap();
+    // Leave out config and manifest of the other platform.
+    let config = missing.config.id().hex();
+    let mut partial = tar::Builder::new(Vec::new());
+    for entry in tar::Archive::new(whole.as_slice()).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let header = entry.header().clone();
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
+        let path = entry.path().unwrap().to_string_lossy().into_owned();
+        // Only the manifest names the config; the index names the manifest.
+        let text = String::from_utf8_lossy(&data);
+        let of_other = path.starts_with("blobs/") && text.contains(&config);
+        if !of_other && !path.ends_with(&config) {
+            partial.append(&header, data.as_slice()).unwrap();
+        }
+    }
+    let (_other, to) = crate::output::fixture::store();
+    let partial = partial.into_inner().unwrap();
+    assert!(partial.len() < whole.len());
+    let loaded = load_archive(&to, &mut partial.as_slice()).unwrap();
+    assert_eq!(loaded[0].id, finished(&layers).config.id());
+    let image = resolve_stored(&to, &reference("part"), &platform)
+        .unwrap()
+        .unwrap();
+    assert_eq!(image.layers.len(), 2);
+    // Saving it again gives what is there.
+    let record = to.image("docker.io/library/part:latest").unwrap().unwrap();
+    let mut again = Vec::new();
+    save_archive(&to, &[SaveItem { name: None, record }], &mut again).unwrap();
+    assert!(!again.is_empty());
+}

@@ -5,7 +5,8 @@
 //! `SOURCE_DATE_EPOCH` if the build has one.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -69,6 +70,8 @@ struct TreeTar<'a> {
     writer: PaxWriter<&'a mut dyn Write>,
     progress: &'a dyn Fn(&str, u64, Option<u64>),
     bytes: u64,
+    /// For file data, used again and again: most files are small.
+    buffer: Vec<u8>,
 }
 
 impl<'a> TreeTar<'a> {
@@ -77,6 +80,7 @@ impl<'a> TreeTar<'a> {
             writer: PaxWriter::new(out),
             progress,
             bytes: 0,
+            buffer: vec![0; 256 << 10],
         }
     }
 
@@ -139,10 +143,26 @@ impl<'a> TreeTar<'a> {
         self.writer.entry(&header).map_err(failed())?;
         if header.kind == TarKind::File && header.size > 0 {
             let mut file = view.open(entry)?;
-            self.bytes += io::copy(&mut file, &mut self.writer).map_err(failed())?;
+            self.data(&mut file)?;
             (self.progress)("sending tarball", self.bytes, None);
         }
         Ok(())
+    }
+
+    /// Writes the data of a file; the tar refuses more or fewer bytes than its header says.
+    fn data(&mut self, file: &mut File) -> Result<(), OutputError> {
+        loop {
+            let count = match file.read(&mut self.buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed()(error)),
+            };
+            self.writer
+                .write_all(&self.buffer[..count])
+                .map_err(failed())?;
+            self.bytes += count as u64;
+        }
     }
 }
 
