@@ -112,9 +112,10 @@ fn set_up(
     let prepared = mounts::prepare(&sandbox.mounts, &mut stage)?;
     let filter = seccomp::filter_of(&sandbox.security);
     let root = attach_root(sandbox, &mut stage)?;
-    kernel::mount_proc(root.as_fd(), &sandbox.security)?;
+    let cover = kernel::Cover::new(&mut stage)?;
+    kernel::mount_proc(root.as_fd(), &sandbox.security, &cover)?;
     let devices = devices::mount(root.as_fd(), sandbox, &mut stage)?;
-    kernel::mount_sys(root.as_fd(), sandbox, cgroup)?;
+    kernel::mount_sys(root.as_fd(), sandbox, &cover, cgroup)?;
     let terminal = if sandbox.process.terminal {
         Some(terminal::open(&devices, &sandbox.process.user, report.0)?)
     } else {
@@ -151,7 +152,7 @@ fn attach_root(sandbox: &Sandbox, stage: &mut Stage) -> Step<Detached> {
         attributes,
         stage,
     )?;
-    root.attach_aside().step("attach the root")?;
+    root.attach_over_root().step("attach the root")?;
     Ok(root)
 }
 
@@ -160,10 +161,8 @@ fn enter(root: Detached) -> Step<OwnedFd> {
     rustix::process::fchdir(&root).step("enter the root")?;
     // Stacks the old root on the new one and needs no directory in it.
     rustix::process::pivot_root(c".", c".").step("pivot_root")?;
-    // What lies over the new root now, from the top: the stage, and the old root with all else.
-    for what in ["detach the stage", "detach the old root"] {
-        rustix::mount::unmount(c".", UnmountFlags::DETACH).step(what)?;
-    }
+    // The stage lies in the old root and goes with it.
+    rustix::mount::unmount(c".", UnmountFlags::DETACH).step("detach the old root")?;
     drop(root);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(c"/", flags, Mode::empty()).step("open the root")

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -26,6 +26,9 @@ pub(crate) const NO_SUID_DEV_EXEC: MountAttrFlags =
     NO_SUID_DEV.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 /// Refuses writes.
 pub(crate) const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// Where a [`Stage`] is attached, in the namespace of one sandbox that is being made.
+const STAGE: &str = "/proc/fs";
 
 /// A mount that is held by a descriptor, not yet (or no longer only) by the tree.
 #[derive(Debug)]
@@ -72,7 +75,10 @@ impl Detached {
 
     /// Mounts it over the root directory of this namespace, out of everybody's sight: look-ups from
     /// the root do not cross it, only the descriptor reaches it.
-    pub(crate) fn attach_aside(&self) -> io::Result<()> {
+    ///
+    /// Only for what will be the new root: anything else that lies over the old one would come
+    /// along, on top of it, when the new one is entered.
+    pub(crate) fn attach_over_root(&self) -> io::Result<()> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         Ok(move_mount(&self.0, c"", CWD, c"/", flags)?)
     }
@@ -163,14 +169,23 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Attaches it aside, since a mount can only be cloned from an attached one before Linux 6.15.
+    /// Attaches it, since a mount can only be cloned from an attached one before Linux 6.15.
+    ///
+    /// The place is a directory of the host's `/proc` that every kernel has and nothing here needs.
+    /// It lies in the old root, so that one call detaches both: each costs a grace period.
     pub(crate) fn new() -> Step<Self> {
         let tmpfs = FileSystem::new("tmpfs")?;
         tmpfs.option(c"mode", "0700")?;
         // Secrets lie here: keep them off the swap where the kernel can (6.4).
         let _ = fsconfig_set_flag(tmpfs.context.as_fd(), c"noswap");
         let mount = tmpfs.mount(MountAttrFlags::empty())?;
-        mount.attach_aside().step("attach the stage")?;
+        let place = open(
+            STAGE,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .step_at("open", STAGE)?;
+        mount.attach(&place).step_at("attach the stage to", STAGE)?;
         Ok(Self { mount, entries: 0 })
     }
 

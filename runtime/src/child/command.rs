@@ -58,6 +58,9 @@ pub(super) fn take_streams(request: &Request, terminal: Option<OwnedFd>, user: &
     }
     dup2_stdout(&request.stdout).step(step)?;
     dup2_stderr(&request.stderr).step(step)?;
+    if user.uid == 0 {
+        return Ok(());
+    }
     // A pipe belongs to whoever made it; `echo > /dev/stderr` by another user opens it by name.
     for stream in [
         rustix::stdio::stdin(),

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::cgroup::{self, Cgroup};
-use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, open_path};
+use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_path};
 use crate::spec::{Sandbox, Security};
 use crate::wire::{Failure, InStep as _, Step};
 
@@ -31,7 +31,7 @@ const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 const SYS_HIDDEN: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 
 /// Mounts `/proc`.
-pub(super) fn mount_proc(root: BorrowedFd<'_>, security: &Security) -> Step<()> {
+pub(super) fn mount_proc(root: BorrowedFd<'_>, security: &Security, cover: &Cover) -> Step<()> {
     let target = system_directory(root, "proc")?;
     let proc = FileSystem::new("proc")?.mount(NO_SUID_DEV_EXEC)?;
     proc.attach(&target).step("mount /proc")?;
@@ -49,7 +49,6 @@ pub(super) fn mount_proc(root: BorrowedFd<'_>, security: &Security) -> Step<()> 
         copy.attach(&found)
             .step_at("write-protect", in_proc(name))?;
     }
-    let mut cover = Cover::new()?;
     for name in PROC_HIDDEN {
         cover
             .hide(proc.as_fd(), name)
@@ -62,6 +61,7 @@ pub(super) fn mount_proc(root: BorrowedFd<'_>, security: &Security) -> Step<()> 
 pub(super) fn mount_sys(
     root: BorrowedFd<'_>,
     sandbox: &Sandbox,
+    cover: &Cover,
     cgroup: Option<&Cgroup>,
 ) -> Step<()> {
     let target = system_directory(root, "sys")?;
@@ -74,7 +74,6 @@ pub(super) fn mount_sys(
     let sys = FileSystem::new("sysfs")?.mount(NO_SUID_DEV_EXEC | protection)?;
     sys.attach(&target).step("mount /sys")?;
     if !writable && sandbox.security.masked_paths {
-        let mut cover = Cover::new()?;
         for name in SYS_HIDDEN {
             cover
                 .hide(sys.as_fd(), name)
@@ -119,14 +118,13 @@ fn find(directory: BorrowedFd<'_>, name: &str) -> std::io::Result<Option<OwnedFd
 }
 
 /// Hides files below `/dev/null` and directories below an empty one.
-struct Cover {
+pub(super) struct Cover {
     null: OwnedFd,
-    /// Made with the first directory.
-    empty: Option<Detached>,
+    empty: OwnedFd,
 }
 
 impl Cover {
-    fn new() -> Step<Self> {
+    pub(super) fn new(stage: &mut Stage) -> Step<Self> {
         // The host's, seen before the sandbox had any say, and checked (CVE-2025-31133).
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let null =
@@ -140,31 +138,24 @@ impl Cover {
                 .at("/dev/null")
                 .because("it is not the null device on this host"));
         }
-        Ok(Self { null, empty: None })
+        let (empty, _) = stage.fresh_directory()?;
+        Ok(Self { null, empty })
     }
 
-    fn hide(&mut self, directory: BorrowedFd<'_>, name: &str) -> Step<()> {
+    fn hide(&self, directory: BorrowedFd<'_>, name: &str) -> Step<()> {
         let Some(found) = find(directory, name).step("hide")? else {
             return Ok(());
         };
         let status = fstat(&found).step("hide")?;
-        if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
-            let null = Detached::clone_of_fd(&self.null).step("hide")?;
+        let is_directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
+        let (cover, attributes) = if is_directory {
+            (&self.empty, READ_ONLY | NO_SUID_DEV_EXEC)
+        } else {
             // Without write protection `chmod` in the sandbox would reach the host's device.
-            null.set(READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-                .step("hide")?;
-            return null.attach(&found).step("hide");
-        }
-        if let Some(empty) = &self.empty {
-            return Detached::clone_of_fd(empty)
-                .and_then(|copy| copy.attach(&found))
-                .step("hide");
-        }
-        let tmpfs = FileSystem::new("tmpfs")?;
-        tmpfs.option(c"nr_inodes", "1")?;
-        let empty = tmpfs.mount(NO_SUID_DEV_EXEC | READ_ONLY)?;
-        empty.attach(&found).step("hide")?;
-        self.empty = Some(empty);
-        Ok(())
+            (&self.null, READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+        };
+        let cover = Detached::clone_of_fd(cover).step("hide")?;
+        cover.set(attributes).step("hide")?;
+        cover.attach(&found).step("hide")
     }
 }
