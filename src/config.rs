@@ -95,3 +95,61 @@ impl Settings {
         self.environment.log_lines.unwrap_or(LOG_LINES)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn settings(root: Option<&str>, environment: Environment, is_root: bool) -> Settings {
+        let global = GlobalArgs {
+            root: root.map(PathBuf::from),
+            debug: false,
+        };
+        Settings {
+            is_root,
+            ..Settings::new(&global, environment)
+        }
+    }
+
+    #[test]
+    fn the_store_has_an_order_of_places() {
+        let environment = Environment {
+            root: Some("/env".into()),
+            data_home: Some("/data".into()),
+            home: Some("/home/u".into()),
+            ..Environment::default()
+        };
+        let place = |root, environment: &Environment, is_root| {
+            settings(root, environment.clone(), is_root)
+                .store_root()
+                .unwrap()
+        };
+        assert_eq!(place(Some("/flag"), &environment, true), Path::new("/flag"));
+        assert_eq!(place(None, &environment, true), Path::new("/env"));
+        let environment = Environment {
+            root: None,
+            ..environment
+        };
+        assert_eq!(
+            place(None, &environment, true),
+            Path::new("/var/lib/rbuild")
+        );
+        assert_eq!(place(None, &environment, false), Path::new("/data/rbuild"));
+        let environment = Environment {
+            data_home: None,
+            ..environment
+        };
+        assert_eq!(
+            place(None, &environment, false),
+            Path::new("/home/u/.local/share/rbuild")
+        );
+        assert!(
+            settings(None, Environment::default(), false)
+                .store_root()
+                .is_err()
+        );
+        assert!(place(Some("relative"), &environment, false).is_absolute());
+    }
+}

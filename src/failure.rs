@@ -82,8 +82,11 @@ impl Failure {
     /// Puts a message before this one, which becomes its first cause.
     #[must_use]
     pub(crate) fn within(mut self, message: impl Into<String>) -> Failure {
-        let inner = self.message.replace(message.into());
-        self.causes.splice(0..0, inner);
+        // What has no message shall stay without a word.
+        if let Some(inner) = self.message.take() {
+            self.causes.insert(0, inner);
+            self.message = Some(message.into());
+        }
         self
     }
 }
@@ -112,20 +115,23 @@ fn describe(error: &(dyn Error + 'static)) -> String {
 
 /// Says why an operation failed, as programs in C do: `no such file or directory`.
 pub(crate) fn io_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match error
-        .raw_os_error()
-        .and_then(|code| text.strip_suffix(&format!(" (os error {code})")))
-    {
-        Some(plain) => {
-            let mut letters = plain.chars();
-            letters
-                .next()
-                .map(|first| first.to_lowercase().chain(letters).collect())
-                .unwrap_or_default()
-        }
-        None => text,
-    }
+    without_error_number(&error.to_string())
+}
+
+/// Takes Rust's `(os error N)` from the end of a text.
+pub(crate) fn without_error_number(text: &str) -> String {
+    let plain = text
+        .strip_suffix(')')
+        .and_then(|text| text.rsplit_once(" (os error "))
+        .filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let Some((plain, _)) = plain else {
+        return text.to_owned();
+    };
+    let mut letters = plain.chars();
+    letters
+        .next()
+        .map(|first| first.to_lowercase().chain(letters).collect())
+        .unwrap_or_default()
 }
 
 /// Any error becomes a failure; a reader that went away ends the command without a word.
@@ -171,6 +177,18 @@ mod tests {
         assert_eq!(
             failure.causes,
             ["could not read `x`", "no such file or directory"]
+        );
+    }
+
+    #[test]
+    fn system_errors_read_as_from_programs_in_c() {
+        assert_eq!(
+            io_text(&io::Error::from_raw_os_error(13)),
+            "permission denied"
+        );
+        assert_eq!(
+            without_error_number("Is it (os error x)"),
+            "Is it (os error x)"
         );
     }
 

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, ImageCommand};
 use config::Settings;
 use env::Environment;
 use failure::{Failure, status};
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let settings = Settings::new(&cli.global, Environment::read());
     start_log(&settings);
     let word = match &cli.command {
-        Command::Build(_) => "ERROR:",
+        Command::Build(_) | Command::Image(ImageCommand::Build(_)) => "ERROR:",
         _ => "Error:",
     };
     match commands::dispatch(&settings, cli.command) {

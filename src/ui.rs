@@ -23,9 +23,10 @@ use style::{Palette, paint};
 /// Writes data to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()?;
-    Ok(())
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written.map_err(|error| Failure::from(error).within("could not write to standard output"))
 }
 
 /// Writes a line of data to standard output.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rbuild_cache::{DiffId, Store, Usage, UsageKind};
+use rbuild_cache::{Store, Usage, UsageItem, UsageKind};
 
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -105,7 +105,7 @@ fn items(usage: &Usage) -> Vec<Value> {
 }
 
 fn totals(usage: &Usage) -> Result<(), Failure> {
-    let sum = |keep: &dyn Fn(&rbuild_cache::UsageItem) -> bool| {
+    let sum = |keep: &dyn Fn(&UsageItem) -> bool| {
         let bytes = usage
             .items
             .iter()
@@ -126,16 +126,12 @@ fn totals(usage: &Usage) -> Result<(), Failure> {
 /// One line for images and one for everything else.
 fn summary(store: &Store, usage: &Usage) -> Result<Vec<Value>, Failure> {
     let images = store.images()?;
-    let of_images: BTreeSet<DiffId> = images
+    let of_images: BTreeSet<String> = images
         .iter()
-        .flat_map(|entry| entry.record.layers.iter().copied())
+        .flat_map(|entry| entry.record.layers.iter().map(|layer| layer.digest().hex()))
         .collect();
-    let in_images = |item: &&rbuild_cache::UsageItem| {
-        item.kind == UsageKind::Layer
-            && of_images
-                .iter()
-                .any(|diff_id| diff_id.digest().hex() == item.id)
-    };
+    let in_images =
+        |item: &&UsageItem| item.kind == UsageKind::Layer && of_images.contains(&item.id);
     let image_bytes = usage
         .items
         .iter()

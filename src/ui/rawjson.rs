@@ -253,3 +253,90 @@ impl Renderer for RawJson {
 
     fn finish(&mut self, _journal: &Journal, _at: Duration) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use rbuild_builder::event::{Event, Stream};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_line_is_an_object_of_the_status_stream() {
+        let shared = Shared::default();
+        let mut raw = RawJson::new(Box::new(shared.clone()), jiff::Timestamp::UNIX_EPOCH);
+        let mut journal = Journal::default();
+        let vertex = VertexId(0);
+        let warning = Warning {
+            rule: Some("Rule".into()),
+            message: "text".into(),
+            line: Some(3),
+            url: None,
+            help: None,
+        };
+        for (millis, event) in [
+            (
+                1,
+                Event::Started {
+                    vertex,
+                    name: "[1/1] RUN x".into(),
+                },
+            ),
+            (
+                2,
+                Event::Output {
+                    vertex,
+                    stream: Stream::Stderr,
+                    bytes: b"hi\n".to_vec(),
+                },
+            ),
+            (3, Event::Warning(warning.clone())),
+            (3, Event::Warning(warning)),
+            (
+                4,
+                Event::Failed {
+                    vertex,
+                    message: "broken".into(),
+                },
+            ),
+        ] {
+            let at = Duration::from_millis(millis);
+            let notes = journal.apply(at, event);
+            raw.notes(&journal, &notes, at);
+        }
+        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        let digest = Digest::of(b"0\0[1/1] RUN x").to_string();
+        assert_eq!(
+            text.replace(&digest, "DIGEST"),
+            concat!(
+                r#"{"vertexes":[{"digest":"DIGEST","name":"[1/1] RUN x","#,
+                r#""started":"1970-01-01T00:00:00.001Z"}]}"#,
+                "\n",
+                r#"{"logs":[{"vertex":"DIGEST","stream":2,"data":"aGkK","#,
+                r#""timestamp":"1970-01-01T00:00:00.002Z"}]}"#,
+                "\n",
+                r#"{"warnings":[{"level":1,"short":"UnVsZTogdGV4dA==","range":[{"start":"#,
+                r#"{"line":3,"character":0},"end":{"line":3,"character":0}}]}]}"#,
+                "\n",
+                r#"{"vertexes":[{"digest":"DIGEST","name":"[1/1] RUN x","#,
+                r#""started":"1970-01-01T00:00:00.001Z","completed":"1970-01-01T00:00:00.004Z","#,
+                r#""error":"broken"}]}"#,
+                "\n",
+            )
+        );
+    }
+}
