@@ -177,3 +177,40 @@ fn root_network_host_shows_the_interfaces_of_the_host() {
     expected.retain(|name| !name.starts_with("rb"));
     assert_eq!(found, expected);
 }
+
+#[test]
+fn root_the_program_file_cannot_be_written_through_a_sandbox() {
+    // CVE-2019-5736: what executes the command is this very program, on a mount without writes.
+    let host = Host::new();
+    let (_output, stdout) = crate::support::pipe();
+    let (_errors, stderr) = crate::support::pipe();
+    let stdio = rbuild_runtime::Stdio {
+        stdin: None,
+        stdout,
+        stderr,
+    };
+    let running = host
+        .runtime
+        .spawn(&host.sandbox(&["sleep", "1000"]), stdio)
+        .unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.pid())).unwrap();
+    let spawner = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap();
+    let executable = format!("/proc/{spawner}/exe");
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    let flags = rustix::fs::statvfs(executable.as_str()).unwrap().f_flag;
+    assert!(
+        flags.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        "{flags:?}"
+    );
+    // A script whose interpreter is "whoever executes me" gets nothing to write to either.
+    let script = "#!/proc/self/exe\n";
+    std::fs::write(host.path("layer/file"), script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(host.path("layer/file"), executable).unwrap();
+    let digest = std::fs::read(&own).unwrap();
+    let _ = host.try_run(&host.sandbox(&["/file"]));
+    assert!(
+        std::fs::read(&own).unwrap() == digest,
+        "the program file has changed"
+    );
+}

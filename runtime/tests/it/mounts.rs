@@ -349,3 +349,54 @@ fn root_a_root_of_an_upper_directory_alone_is_writable() {
     assert_eq!((outcome.text(), outcome.status), ("x", ExitStatus::Code(0)));
     assert!(host.path("upper/x").exists());
 }
+
+#[test]
+fn root_a_directory_that_turns_into_a_link_leads_nowhere() {
+    // CVE-2021-30465, CVE-2024-23651: another step swaps a checked path for a link to the host.
+    let host = Host::new();
+    let (shared, outside) = (host.path("shared"), host.path("outside"));
+    fs::create_dir_all(shared.join("sub")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("canary"), "canary").unwrap();
+    symlink(&outside, shared.join("link")).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            let directory = fs::File::open(&shared).unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                rustix::fs::renameat_with(&directory, "sub", &directory, "link", flags).unwrap();
+            }
+        });
+        let mut ran = 0;
+        for _ in 0..60 {
+            let mut sandbox = host.shell("ls /mnt/sub/ /tmp; touch /mnt/sub/a; true");
+            let subpath = Some(PathBuf::from("sub"));
+            let narrowed = MountSource::Bind {
+                source: shared.clone(),
+                subpath,
+            };
+            sandbox.mounts = vec![
+                bind(shared.clone(), "/mnt", false),
+                file("x", "/mnt/sub/new"),
+                Mount {
+                    target: "/tmp".into(),
+                    source: narrowed,
+                    readonly: false,
+                },
+            ];
+            // Refusing is right whenever the link is found; leaving the shared directory never is.
+            if let Ok(outcome) = host.try_run(&sandbox) {
+                assert!(!outcome.stdout.contains("canary"), "{outcome:?}");
+                ran += 1;
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(ran > 0, "the directory was never found as a directory");
+    });
+    let left: Vec<_> = fs::read_dir(&outside)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["canary"]);
+}
