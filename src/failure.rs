@@ -107,15 +107,15 @@ fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
 
 /// The text of an error; system errors in the words of `strerror`, without Rust's `(os error N)`.
 fn describe(error: &(dyn Error + 'static)) -> String {
-    match error.downcast_ref::<io::Error>() {
-        Some(error) => io_text(error),
-        None => error.to_string(),
-    }
+    without_error_number(&error.to_string())
 }
 
-/// Says why an operation failed, as programs in C do: `no such file or directory`.
+/// Says why an operation failed, in the middle of a sentence: `no such file or directory`.
 pub(crate) fn io_text(error: &io::Error) -> String {
-    without_error_number(&error.to_string())
+    let text = without_error_number(&error.to_string());
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_lowercase);
+    first.chain(letters).collect()
 }
 
 /// Takes Rust's `(os error N)` from the end of a text.
@@ -124,14 +124,7 @@ pub(crate) fn without_error_number(text: &str) -> String {
         .strip_suffix(')')
         .and_then(|text| text.rsplit_once(" (os error "))
         .filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
-    let Some((plain, _)) = plain else {
-        return text.to_owned();
-    };
-    let mut letters = plain.chars();
-    letters
-        .next()
-        .map(|first| first.to_lowercase().chain(letters).collect())
-        .unwrap_or_default()
+    plain.map_or(text, |(plain, _)| plain).to_owned()
 }
 
 /// Any error becomes a failure; a reader that went away ends the command without a word.
@@ -171,12 +164,12 @@ mod tests {
     fn errors_become_a_message_and_causes() {
         let failure = Failure::from(Outer(io::Error::from_raw_os_error(2)));
         assert_eq!(failure.message.as_deref(), Some("could not read `x`"));
-        assert_eq!(failure.causes, ["no such file or directory"]);
+        assert_eq!(failure.causes, ["No such file or directory"]);
         let failure = failure.within("could not start");
         assert_eq!(failure.message.as_deref(), Some("could not start"));
         assert_eq!(
             failure.causes,
-            ["could not read `x`", "no such file or directory"]
+            ["could not read `x`", "No such file or directory"]
         );
     }
 
