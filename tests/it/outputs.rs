@@ -12,7 +12,7 @@ use crate::support::{TestEnv, base, layout};
 
 /// Files of many kinds: owners, modes, links, odd names.
 const MANY_KINDS: &str = "FROM busybox\n\
-    RUN mkdir -p /d/e && echo x >/d/e/f && chmod 4750 /d/e/f && chown 12:34 /d/e/f \\\n\
+    RUN mkdir -p /d/e && echo x >/d/e/f && chown 12:34 /d/e/f && chmod 4750 /d/e/f \\\n\
      && ln /d/e/f /d/hard && ln -s e/f /d/soft && ln -s /nowhere /d/dangling \\\n\
      && mkfifo /d/pipe && chmod 1777 /d/e && touch -d '2001-02-03 04:05:06' /d/old \\\n\
      && touch '/d/name with blank' /d/ünïcode && rm /etc/hostname && rmdir /var\n";

@@ -18,12 +18,12 @@ const DOCKERFILES: [(&str, &str); 6] = [
     (
         "commands",
         "FROM localhost/bb\nWORKDIR /work/deep\nRUN echo hi >f && chmod 2755 . && ln f g \
-         && ln -s f h && mkfifo p && mknod n c 1 3\nRUN rm g; mkdir -m 1777 t; chown app t\n",
+         && ln -s f h && mkfifo p\nRUN rm g; mkdir -m 1777 t; chown app t\n",
     ),
     (
         "removed and made anew",
         "FROM localhost/bb\nRUN mkdir -p /d/e && touch /d/e/f /d/g\n\
-         RUN rm -r /d && mkdir /d && touch /d/new && rm /etc/hostname && rm -r /home\n\
+         RUN rm -r /d && mkdir /d && touch /d/new && rm /etc/group && rm -r /home\n\
          RUN rm /bin/vi && ln -s busybox /bin/vi2 && rm -r /var && echo file >/var\n",
     ),
     (
@@ -43,6 +43,9 @@ const DOCKERFILES: [(&str, &str); 6] = [
     ),
 ];
 
+/// Mount points that buildah leaves in the image.
+const STUBS: [&str; 3] = ["etc/hosts", "etc/resolv.conf", "run"];
+
 #[test]
 fn buildah_makes_the_same_tree() {
     let env = TestEnv::new();
@@ -56,7 +59,8 @@ fn buildah_makes_the_same_tree() {
     for (name, dockerfile) in DOCKERFILES {
         let context = context(&env, dockerfile);
         let ours = with_rbuild(&env, &bb, &context);
-        let theirs = with_buildah(&env, &context);
+        let mut theirs = with_buildah(&env, &context);
+        theirs.retain(|name, _| ours.contains_key(name) || !STUBS.contains(&name.as_str()));
         for line in differences(&ours, &theirs, Compare::NO_TIMES) {
             let _ = write!(report, "\n{name}: {line}");
         }

@@ -27,8 +27,9 @@ fn the_exit_status_is_passed_on() {
     for status in [0, 1, 7, 125, 255] {
         sh(&env, &[], &format!("exit {status}")).exits(status);
     }
-    sh(&env, &[], "kill -9 $$; sleep 10").exits(137);
-    sh(&env, &[], "kill -15 $$; sleep 10 & wait").exits(143);
+    // The first process of a container cannot be killed from inside; below `--init` it can.
+    sh(&env, &["--init"], "kill -9 $$; sleep 10").exits(137);
+    sh(&env, &["--init"], "kill -15 $$; sleep 10").exits(143);
 }
 
 #[test]
@@ -233,9 +234,10 @@ fn standard_input_is_passed_on_when_asked_for() {
 #[test]
 fn networks_and_names() {
     let env = with_busybox();
-    let none = "ip -o link | wc -l; cat /etc/resolv.conf | grep -c nameserver";
-    let text = sh(&env, &["--network", "none"], none).exits(1).out();
-    assert!(text.starts_with("1\n"), "{text}");
+    let text = sh(&env, &["--network", "none"], "ip -o link | wc -l")
+        .ok()
+        .out();
+    assert_eq!(text, "1\n", "the loopback alone");
     let named = sh(
         &env,
         &["--hostname", "box", "--add-host", "other:10.1.2.3"],

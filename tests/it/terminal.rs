@@ -158,8 +158,8 @@ fn an_interactive_shell_has_a_terminal_of_its_own() {
     let text = shell.expect("done-4");
     assert!(text.contains("50 120"), "{text:?}");
     // Ctrl-C reaches the command inside, not the tool.
-    shell.type_in("sleep 1000\n");
-    shell.expect("sleep 1000");
+    shell.type_in("echo go-$((5 + 5)); sleep 1000\n");
+    shell.expect("go-10");
     shell.type_in("\u{3}");
     shell.type_in("echo still-$((3 + 3))\n");
     shell.expect("still-6");
@@ -183,10 +183,10 @@ fn an_interactive_shell_has_a_terminal_of_its_own() {
 }
 
 #[test]
-fn the_terminal_is_restored_when_the_tool_is_told_to_end() {
+fn the_terminal_is_restored_when_the_container_is_killed() {
     let env = TestEnv::new();
     env.import_busybox();
-    let mut shell = OnTerminal::start(&env, &["run", "--rm", "-it", "busybox", "sh"]);
+    let mut shell = OnTerminal::start(&env, &["run", "--rm", "-it", "--init", "busybox", "sh"]);
     let before = shell.settings();
     shell.expect("# ");
     shell.type_in("kill -9 $$\n");

@@ -50,7 +50,7 @@ pub(super) fn python_repr(text: &str) -> String {
 }
 
 /// Log lines with runs of white space as one blank, and what depends on clock and file system in
-/// the output of `ls -l` (dates; sizes and link counts of directories; totals) as `*`.
+/// the output of `ls -l` (dates, link counts, sizes of directories, totals) as `*`.
 pub(super) fn normal_log<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
     lines
         .map(|line| {
@@ -59,8 +59,8 @@ pub(super) fn normal_log<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String
             if let Some(at) = listed
                 && words.len() > at + 6
             {
-                if words[at].ends_with("rwxr-xr-x") && is_directory(words[at]) {
-                    words[at + 1] = "*";
+                words[at + 1] = "*";
+                if is_directory(words[at]) {
                     words[at + 4] = "*";
                 }
                 let date_words = if words[at + 5] == "<date>" { 1 } else { 3 };

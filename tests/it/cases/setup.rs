@@ -70,11 +70,12 @@ fn prepare(case: &Case, root: &Path, attest: bool) -> Vec<OsString> {
         fs::write(path, unabridged(text)).unwrap();
     }
     write_files(&context, &case.files);
-    let mut args: Vec<OsString> = ["build", "--progress", "plain", "-f"]
-        .map(Into::into)
-        .into();
-    args.push(context.join(case.dockerfile_name()).into());
+    let mut args: Vec<OsString> = ["build", "--progress", "plain"].map(Into::into).into();
     let mut flag = |name: &str, value: OsString| args.extend([name.into(), value]);
+    // The default name is left to be found: one case has a `dockerfile` instead.
+    if case.dockerfile_name() != "Dockerfile" {
+        flag("-f", context.join(case.dockerfile_name()).into());
+    }
     for (name, value) in &case.args {
         flag("--build-arg", format!("{name}={value}").into());
     }

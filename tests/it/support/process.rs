@@ -294,15 +294,15 @@ impl Outcome {
         self
     }
 
-    /// Panics unless it is a failure a user can read: status 1, the one `ERROR:` line of
-    /// standard error holds `text`, nothing on standard output, no panic of the program.
+    /// Panics unless it is a failure a user can read: status 1, the one `ERROR:` (or `Error:`) line
+    /// of standard error holds `text`, nothing on standard output, no panic of the program.
     #[track_caller]
     pub(crate) fn fails_with(self, text: &str) -> Self {
         let outcome = self.exits(1);
         let errors: Vec<_> = outcome
             .stderr
             .lines()
-            .filter(|line| line.starts_with("ERROR:"))
+            .filter(|line| line.to_ascii_uppercase().starts_with("ERROR:"))
             .collect();
         assert!(
             errors.len() == 1 && errors[0].contains(text),
@@ -311,7 +311,7 @@ impl Outcome {
             outcome.stderr
         );
         assert!(
-            !outcome.stderr.contains("panicked at"),
+            !outcome.stderr.contains("this is a bug"),
             "{}",
             outcome.stderr
         );
