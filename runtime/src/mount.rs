@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -213,25 +214,34 @@ impl AsFd for Stage {
 /// Opens a name for reference only, without following it or leaving the mount.
 pub(crate) fn open_path(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    Ok(openat2(
-        directory,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        how,
-    )?)
+    resolve(directory, path, OFlags::PATH | OFlags::CLOEXEC, how)
 }
 
 /// Opens a path for reference only, as if `root` were the root directory.
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path, more: OFlags) -> io::Result<OwnedFd> {
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(
-        root,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC | more,
-        Mode::empty(),
-        how,
-    )?)
+    resolve(root, path, OFlags::PATH | OFlags::CLOEXEC | more, how)
+}
+
+/// Calls `openat2`, again and again while the kernel cannot tell whether a `..` has escaped.
+///
+/// It answers `EAGAIN` then, which needs no attack: any mount or rename on the machine during the
+/// look-up is enough. The number of attempts is bounded, so that a process which renames without
+/// end cannot hold us.
+fn resolve(
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    how: ResolveFlags,
+) -> io::Result<OwnedFd> {
+    const ATTEMPTS: usize = 1000;
+    for _ in 1..ATTEMPTS {
+        match openat2(directory, path, flags, Mode::empty(), how) {
+            Err(Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
+    Ok(openat2(directory, path, flags, Mode::empty(), how)?)
 }
 
 /// Returns a path of at most 30 bytes that means the descriptor, while `/proc` is the host's.
