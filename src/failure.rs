@@ -105,26 +105,29 @@ fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
     texts
 }
 
-/// The text of an error; system errors in the words of `strerror`, without Rust's `(os error N)`.
+/// The text of an error; system errors in the words of `strerror`, as all our texts in lower case.
 fn describe(error: &(dyn Error + 'static)) -> String {
-    without_error_number(&error.to_string())
+    plain_words(&error.to_string())
 }
 
-/// Says why an operation failed, in the middle of a sentence: `no such file or directory`.
+/// Says why an operation failed, as programs in Go do: `no such file or directory`.
 pub(crate) fn io_text(error: &io::Error) -> String {
-    let text = without_error_number(&error.to_string());
-    let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_lowercase);
-    first.chain(letters).collect()
+    plain_words(&error.to_string())
 }
 
-/// Takes Rust's `(os error N)` from the end of a text.
-pub(crate) fn without_error_number(text: &str) -> String {
-    let plain = text
+/// Makes a system error that Rust has printed read like one of our texts: without `(os error N)`
+/// and its capital.
+pub(crate) fn plain_words(text: &str) -> String {
+    let system = text
         .strip_suffix(')')
         .and_then(|text| text.rsplit_once(" (os error "))
         .filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
-    plain.map_or(text, |(plain, _)| plain).to_owned()
+    let Some((system, _)) = system else {
+        return text.to_owned();
+    };
+    let mut letters = system.chars();
+    let first = letters.next().into_iter().flat_map(char::to_lowercase);
+    first.chain(letters).collect()
 }
 
 /// Any error becomes a failure; a reader that went away ends the command without a word.
@@ -164,12 +167,12 @@ mod tests {
     fn errors_become_a_message_and_causes() {
         let failure = Failure::from(Outer(io::Error::from_raw_os_error(2)));
         assert_eq!(failure.message.as_deref(), Some("could not read `x`"));
-        assert_eq!(failure.causes, ["No such file or directory"]);
+        assert_eq!(failure.causes, ["no such file or directory"]);
         let failure = failure.within("could not start");
         assert_eq!(failure.message.as_deref(), Some("could not start"));
         assert_eq!(
             failure.causes,
-            ["could not read `x`", "No such file or directory"]
+            ["could not read `x`", "no such file or directory"]
         );
     }
 
@@ -179,10 +182,7 @@ mod tests {
             io_text(&io::Error::from_raw_os_error(13)),
             "permission denied"
         );
-        assert_eq!(
-            without_error_number("Is it (os error x)"),
-            "Is it (os error x)"
-        );
+        assert_eq!(plain_words("Is it (os error x)"), "Is it (os error x)");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use rbuild_builder::event::Warning;
 use rbuild_builder::{BuildError, BuildErrorKind, Location};
 
-use crate::failure::without_error_number;
+use crate::failure::plain_words;
 
 use super::control::{Filter, visible, visible_lines};
 use super::excerpt::excerpt;
@@ -73,11 +73,7 @@ pub(crate) fn failure(
         visible_lines(&error.message)
     );
     for cause in &error.causes {
-        let _ = writeln!(
-            text,
-            "  caused by: {}",
-            visible_lines(&without_error_number(cause))
-        );
+        let _ = writeln!(text, "  caused by: {}", visible_lines(&plain_words(cause)));
     }
     for other in &error.others {
         let _ = writeln!(text, "also: {}", visible_lines(&other.message));
