@@ -17,6 +17,7 @@ mod archive;
 mod base;
 pub(crate) mod bundle;
 mod changes;
+mod choose;
 mod config;
 pub(crate) mod document;
 mod error;

@@ -12,7 +12,8 @@ use rbuild_parser::{ImageReference, Platform};
 use rustix::fs::{Mode, OFlags};
 
 use super::base::{BaseImage, Origin};
-use super::document::{self, Document, Documents};
+use super::choose;
+use super::document::{Document, Documents};
 use super::error::ImageError;
 use super::limits;
 use super::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor};
@@ -41,7 +42,7 @@ pub fn resolve_layout(
         Some(digest) => vec![layout.by_digest(&index, digest)?],
         None => by_tag(&index, path, tag)?,
     };
-    let chosen = document::choose(&layout, &name, &start, platform)?;
+    let chosen = choose::choose(&layout, &name, &start, platform)?;
     chosen.into_base(name, Origin::Layout(path.to_path_buf()))
 }
 

@@ -16,8 +16,9 @@ use serde::Deserialize;
 
 use super::archive::{ArchiveReader, Entry, EntryKind};
 use super::base::{BaseImage, BaseLayer, Origin, copy};
+use super::choose;
 use super::config::ImageConfig;
-use super::document::{self, Document};
+use super::document::Document;
 use super::error::ImageError;
 use super::limits;
 use super::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Manifest};
@@ -245,7 +246,7 @@ impl Files {
             store,
             name: &shown,
         };
-        let chosen = document::choose_present(&source, &shown, entry, &Platform::host())?;
+        let chosen = choose::choose_present(&source, &shown, entry, &Platform::host())?;
         let config = chosen.manifest.config.digest;
         if names.is_empty() {
             for image in docker {

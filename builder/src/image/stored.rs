@@ -4,6 +4,7 @@ use rbuild_cache::{Digest, ImageRecord, Store, StoreError};
 use rbuild_parser::{ImageReference, Platform};
 
 use super::base::{BaseImage, Origin};
+use super::choose;
 use super::config::ImageConfig;
 use super::document::{self, Document, Documents};
 use super::error::ImageError;
@@ -59,7 +60,7 @@ pub fn resolve_stored(
     };
     let name = reference.familiar();
     let source = Stored { store, name: &name };
-    let chosen = document::choose(&source, &name, &[descriptor_of(&record)], platform)?;
+    let chosen = choose::choose(&source, &name, &[descriptor_of(&record)], platform)?;
     Ok(Some(chosen.into_base(name.clone(), Origin::Store)?))
 }
 
