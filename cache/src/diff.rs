@@ -6,10 +6,15 @@
 //! its own, so that what remains is exactly the layer: its canonical tar can then be written, now
 //! or later, without looking at the parents.
 //!
-//! What counts as a change is what BuildKit counts: another type, mode, owner, device number,
-//! capability; for anything but directories also another size, time, target or content. An entry
-//! whose time differs only below the second is a change as well.
+//! What counts as a change is what BuildKit counts. A directory has changed if its type, mode or
+//! owner has. Anything else that is in the upper directory is a change, with one exception: what the
+//! kernel copied up and nobody changed afterwards, as `chown -R` to the owner that everything has
+//! already leaves it by the thousand, and as a new hard link leaves its first name (case L10). Such
+//! a file carries overlay's origin mark and has the type, mode, owner, device number, capability,
+//! size, time down to the nanosecond and content of the one below. A file that a step wrote anew
+//! with all that the same is in the layer (case K52).
 
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, PathBuf};
 use std::sync::Arc;
@@ -19,16 +24,22 @@ use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps, UTIME_OMIT};
 use crate::entry::{FileKind, Metadata};
 use crate::error::StoreError;
 use crate::sys;
+use crate::tree_tar::{CAPABILITY, portable_capability};
 use crate::view::{Directory, RootView, ViewEntry, join};
 
 /// Directories kept open at the same time on the way down.
 const OPEN_DIRECTORIES: usize = 64;
+
+/// Bytes compared at once.
+const CHUNK: usize = 128 << 10;
 
 struct Diff<'a> {
     root: &'a OwnedFd,
     below: &'a RootView,
     /// Canonical paths of mount targets that the runtime made.
     stubs: Vec<Vec<u8>>,
+    /// Two buffers for comparing files.
+    buffers: (Vec<u8>, Vec<u8>),
 }
 
 /// Turns the upper directory at `root` into the tree of a layer over `below`.
@@ -50,7 +61,12 @@ pub(crate) fn normalise(
             names.join(&b'/')
         })
         .collect();
-    let mut diff = Diff { root, below, stubs };
+    let mut diff = Diff {
+        root,
+        below,
+        stubs,
+        buffers: (Vec::new(), Vec::new()),
+    };
     let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
     let parents = below.directory(b"")?;
     diff.directory(list, b"", parents, false, 0)?;
@@ -118,7 +134,7 @@ impl Diff<'_> {
                 let filled = self.directory(next, &child, below, hidden, depth + 1)?;
                 filled || self.directory_changed(&child, &found, old.as_ref())
             } else {
-                let keep = self.other_changed(&child, &found, old.as_ref());
+                let keep = self.other_changed(&open, &name, &child, &found, old.as_ref())?;
                 list = Some(open);
                 keep
             };
@@ -165,26 +181,101 @@ impl Diff<'_> {
         self.stubs.iter().any(|stub| stub == path)
     }
 
-    fn other_changed(&self, path: &[u8], found: &Metadata, old: Option<&ViewEntry>) -> bool {
+    fn other_changed(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        found: &Metadata,
+        old: Option<&ViewEntry>,
+    ) -> Result<bool, StoreError> {
         if found.is_whiteout() {
-            return old.is_some();
+            return Ok(old.is_some());
         }
         if found.kind == FileKind::Socket {
-            return false;
+            return Ok(false);
         }
-        if old.is_none() {
+        let Some(old) = old else {
             let empty_file = found.kind == FileKind::File && found.size == 0;
-            return !(empty_file && self.is_stub(path));
+            return Ok(!(empty_file && self.is_stub(path)));
+        };
+        let looks_the_same = same_identity(found, &old.metadata)
+            && found.size == old.metadata.size
+            && found.mtime == old.metadata.mtime;
+        if !looks_the_same {
+            return Ok(true);
         }
-        // What was copied up is in the layer even if it is the same again (cases K52, L06), as in
-        // BuildKit's layers.
-        true
+        // Without the mark it was made here, not copied up. Only of a file with several names the
+        // kernel does not mark the copy.
+        let copied_up = old.metadata.nlink > 1
+            || sys::has_origin(directory, name)
+                .map_err(StoreError::inside("read the attributes of", path))?;
+        if !copied_up {
+            return Ok(true);
+        }
+        match found.kind {
+            FileKind::Symlink => {
+                let target = sys::readlink(directory, name)
+                    .map_err(StoreError::inside("read the link", path))?;
+                let old = old.link_target.as_deref().unwrap_or_default();
+                Ok(std::os::unix::ffi::OsStrExt::as_bytes(old) != target.as_slice())
+            }
+            FileKind::File => self.content_changed(directory, name, path, old),
+            _ => Ok(false),
+        }
+    }
+
+    /// Compares capabilities and bytes of two files that look the same.
+    fn content_changed(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        old: &ViewEntry,
+    ) -> Result<bool, StoreError> {
+        let reading = |action| StoreError::inside::<std::io::Error>(action, path);
+        let new = rustix::fs::openat(directory, name, sys::READ, Mode::empty())
+            .map_err(StoreError::inside("open", path))?;
+        let capability =
+            sys::fxattr(&new, CAPABILITY).map_err(reading("read the capabilities of"))?;
+        let old_capability = self.below.capability(old)?;
+        if capability.map(portable_capability) != old_capability.map(portable_capability) {
+            return Ok(true);
+        }
+        let mut new = std::fs::File::from(new);
+        let mut old = self.below.open(old)?;
+        self.buffers.0.resize(CHUNK, 0);
+        self.buffers.1.resize(CHUNK, 0);
+        loop {
+            let a = fill(&mut new, &mut self.buffers.0).map_err(reading("read"))?;
+            let b = fill(&mut old, &mut self.buffers.1).map_err(reading("read the old"))?;
+            if a != b || self.buffers.0[..a] != self.buffers.1[..b] {
+                return Ok(true);
+            }
+            if a == 0 {
+                return Ok(false);
+            }
+        }
     }
 }
 
 /// Compares what counts for every kind of entry.
 fn same_identity(a: &Metadata, b: &Metadata) -> bool {
     a.kind == b.kind && a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.rdev == b.rdev
+}
+
+/// Reads until the buffer is full or the file ends.
+fn fill(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Writes a deletion in overlay's form.

@@ -55,6 +55,6 @@ pub use scaffold::{ScaffoldTarget, TargetKind, scaffold};
 pub use session::Scratch;
 pub use store::{CacheMount, Durability, Store, StoreOptions};
 pub use tar_read::looks_like_tar;
-pub use tree::Layer;
+pub use tree::{Layer, overlay_lowers};
 pub use tree_tar::RewriteTimestamps;
 pub use view::{Follow, Resolved, RootView, ViewEntry, WalkAction};

@@ -266,6 +266,19 @@ pub(crate) fn is_opaque(dir: impl AsFd, path: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
+/// The two names of the mark that overlay leaves on what it copied up.
+const ORIGIN: [&str; 2] = ["trusted.overlay.origin", "user.overlay.origin"];
+
+/// Tells whether overlay copied this up from a lower directory.
+pub(crate) fn has_origin(dir: impl AsFd, path: &[u8]) -> io::Result<bool> {
+    for name in ORIGIN {
+        if xattr(dir.as_fd(), path, name)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Text of a name for system calls that want an `OsStr`.
 pub(crate) fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)

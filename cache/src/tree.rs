@@ -9,6 +9,7 @@
 //! the file system and then rewrites the seals; after another boot, seals that are still not
 //! durable are checked or dropped before anyone may use the store.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -200,6 +201,26 @@ impl Layer {
             .map_err(ViewError::io("open the layer", &self.0.path))?;
         Ok(self.0.root.get_or_init(|| fd))
     }
+}
+
+/// Returns the lower directories of an overlay mount of `layers` (bottom first), top first.
+///
+/// Each tree is named once: two steps may have made the same layer (two that change nothing, for
+/// one), and overlay refuses a directory that is given twice with `ELOOP`. The upper occurrence
+/// says all that the lower one does, so that one is left out; and so are layers without entries,
+/// unless there is nothing else.
+pub fn overlay_lowers(layers: &[Layer]) -> Vec<PathBuf> {
+    let mut seen = HashSet::new();
+    let mut lowers: Vec<PathBuf> = layers
+        .iter()
+        .rev()
+        .filter(|layer| layer.entries() > 0 && seen.insert(*layer.diff_id()))
+        .map(|layer| layer.path().to_path_buf())
+        .collect();
+    if lowers.is_empty() {
+        lowers.extend(layers.last().map(|layer| layer.path().to_path_buf()));
+    }
+    lowers
 }
 
 /// A seal's time is renewed by use when it is older than this, so that most uses write nothing.

@@ -98,6 +98,23 @@ fn needs_root_owner_set_to_what_it_was_is_no_change() {
 }
 
 #[test]
+fn needs_root_file_written_anew_with_the_same_content_is_a_change() {
+    // Not through a mount, as COPY writes.
+    let test = TestStore::new();
+    let base = [test.layer(&[], base)];
+    let draft = test.store.draft_on(&base).unwrap();
+    fs::write(draft.upper().join("file"), b"A").unwrap();
+    set_mtime(&draft.upper().join("file"), 1_000_000_000, 7);
+    let first = draft.commit(&base, &CommitOptions::default()).unwrap();
+    let parents = [base[0].clone(), first];
+    let draft = test.store.draft_on(&parents).unwrap();
+    fs::write(draft.upper().join("file"), b"A").unwrap();
+    set_mtime(&draft.upper().join("file"), 1_000_000_000, 7);
+    let second = draft.commit(&parents, &CommitOptions::default()).unwrap();
+    assert_eq!(listing(&test.tar(&second)), ["-0644 0:0 file =1"]);
+}
+
+#[test]
 fn needs_root_same_size_and_time_with_other_content_is_a_change() {
     let lines = case(|root| {
         let size = fs::read(root.join("etc/passwd")).unwrap().len();
@@ -353,8 +370,7 @@ fn needs_root_tree_shows_in_overlay_what_the_step_saw() {
         assert!(!root.join("etc/hostname").exists());
         fs::create_dir(root.join("home/app")).unwrap();
     }));
-    let lower: Vec<&Path> = layers.iter().map(Layer::path).collect();
-    let mounted = Overlay::mount(&lower, None);
+    let mounted = Overlay::mount(&layers, None);
     let mut names: Vec<_> = fs::read_dir(mounted.path().join("home"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())

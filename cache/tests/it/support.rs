@@ -70,13 +70,13 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     pub(crate) fn of_draft(parents: &[Layer], draft: &Draft) -> Overlay {
-        let lower: Vec<&Path> = parents.iter().map(Layer::path).collect();
-        Overlay::mount(&lower, Some((draft.upper(), draft.work())))
+        Overlay::mount(parents, Some((draft.upper(), draft.work())))
     }
 
-    /// `lower` is bottom first.
-    pub(crate) fn mount(lower: &[&Path], upper: Option<(&Path, &Path)>) -> Overlay {
+    /// Mounts layers, bottom first.
+    pub(crate) fn mount(layers: &[Layer], upper: Option<(&Path, &Path)>) -> Overlay {
         need_root();
+        let lower = rbuild_cache::overlay_lowers(layers);
         let target = tempfile::tempdir().unwrap();
         // Overlay wants at least one lower directory, and two if there is no upper one.
         let empty = target.path().join("empty");
@@ -85,7 +85,6 @@ impl Overlay {
         fs::create_dir(&merged).unwrap();
         let mut lowers: Vec<String> = lower
             .iter()
-            .rev()
             .map(|path| path.display().to_string())
             .collect();
         lowers.push(empty.display().to_string());
