@@ -60,6 +60,7 @@ fn output_error(error: &OutputError) -> BuildError {
     let message = chain.remove(0);
     let mut result = BuildError::new(BuildErrorKind::Io, message);
     result.causes = chain;
+    result.help = error.hints();
     result
 }
 

@@ -90,6 +90,9 @@ impl<'a> Lowering<'a> {
             let value = self.expand(&value.value, state, instruction, linter)?;
             expanded.push((name, value));
         }
+        if let Some(finding) = rules::legacy_key_value(instruction) {
+            linter.add(finding);
+        }
         let mut text = String::from("ENV");
         for (name, value) in expanded {
             if let Some(finding) = rules::secrets_used(instruction, &name) {
@@ -110,6 +113,9 @@ impl<'a> Lowering<'a> {
         pairs: &KeyValues,
         linter: &mut Linter,
     ) -> Result<(), BuildError> {
+        if let Some(finding) = rules::legacy_key_value(instruction) {
+            linter.add(finding);
+        }
         let mut text = String::from("LABEL");
         for (name, value) in &pairs.pairs {
             let name = self.expand(&name.value, state, instruction, linter)?;
