@@ -11,9 +11,9 @@ use rbuild_builder::etc::{hosts_file, resolv_conf};
 use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
 };
-use rbuild_builder::users::{ResolvedUser, lookup_user};
+use rbuild_builder::users::lookup_user;
 use rbuild_cache::{
-    Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
+    Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
 };
 use rbuild_runtime::{
     Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security, UpperDir, User,
@@ -80,69 +80,42 @@ pub(crate) fn prepare(
     found: &Found,
     options: &Options,
 ) -> Result<Prepared, Failure> {
-    let lease = store.lease()?;
-    let digests: Vec<_> = found
-        .entry
-        .record
-        .layers
-        .iter()
-        .map(|layer| *layer.digest())
-        .collect();
-    lease.protect_all(&digests)?;
+    let lease = protect(store, found)?;
     let (config, layers) = unpack(store, found)?;
+    let config = &config.config;
     let view = RootView::new(&layers);
-    let user = user(&view, options, &config.config)?;
-    let args = command_line(options, &config.config)?;
-    let cwd = workdir(options, &config.config)?;
     let hostname = hostname(options)?;
-    let mut drafts = Vec::new();
+    let process = process(&view, options, config, &hostname)?;
     let scratch = store.scratch()?;
-    let mut mounts = system_files(options, &hostname);
     let scaffold = scratch.path().join("scaffold");
     let lowers = lowers(&scaffold, &layers);
-    let volumes = volumes(options, &config.config, &lowers, &mut || {
+    let mut drafts = Vec::new();
+    let mut draft = || {
         let draft = store.draft_on(&layers)?;
-        let upper = upper_dir(&draft);
+        let upper = UpperDir {
+            upper: draft.upper().to_path_buf(),
+            work: draft.work().to_path_buf(),
+        };
         drafts.push(draft);
         Ok(upper)
-    })?;
-    mounts.extend(volumes);
+    };
+    let mut mounts = system_files(options, &hostname);
+    mounts.extend(volumes(options, config, &lowers, &mut draft)?);
     // What lies inside another mount comes after it; among equals the order given counts.
     mounts.sort_by_key(|(mount, _)| mount.target.components().count());
-    prepare_targets(&view, &scaffold, &cwd, &mut mounts)?;
+    prepare_targets(&view, &scaffold, &process.cwd, &mut mounts)?;
     let upper = if options.read_only {
         None
     } else {
-        Some(store.draft_on(&layers)?)
-    };
-    let environment = Environment {
-        image: &config.config.env,
-        changes: &options.environment,
-        hostname: &hostname,
-        home: &user.home,
-        terminal: options.terminal,
+        Some(draft()?)
     };
     let sandbox = Sandbox {
         root: RootFs {
             lowers,
-            upper: upper.as_ref().map(upper_dir),
+            upper,
             readonly: options.read_only,
         },
-        process: Process {
-            args,
-            env: environment
-                .build()
-                .into_iter()
-                .map(OsString::from)
-                .collect(),
-            cwd,
-            user: User {
-                uid: user.uid,
-                gid: user.gid,
-                groups: user.groups,
-            },
-            terminal: options.terminal,
-        },
+        process,
         mounts: mounts.into_iter().map(|(mount, _)| mount).collect(),
         hostname,
         network: options.network,
@@ -152,12 +125,53 @@ pub(crate) fn prepare(
         limits: options.limits,
         init: options.init,
     };
-    drafts.extend(upper);
     Ok(Prepared {
         sandbox,
         _lease: lease,
         _drafts: drafts,
         _scratch: scratch,
+    })
+}
+
+/// Keeps the layers of an image from being pruned.
+fn protect(store: &Store, found: &Found) -> Result<Lease, Failure> {
+    let lease = store.lease()?;
+    let layers = found.entry.record.layers.iter();
+    let digests: Vec<Digest> = layers.map(|layer| *layer.digest()).collect();
+    lease.protect_all(&digests)?;
+    Ok(lease)
+}
+
+/// What runs: the image's settings, changed by the options.
+fn process(
+    view: &RootView,
+    options: &Options,
+    config: &ContainerConfig,
+    hostname: &str,
+) -> Result<Process, Failure> {
+    let spec = options.user.as_deref().unwrap_or(&config.user);
+    let user = lookup_user(view, spec)?;
+    let environment = Environment {
+        image: &config.env,
+        changes: &options.environment,
+        hostname,
+        home: &user.home,
+        terminal: options.terminal,
+    };
+    Ok(Process {
+        args: command_line(options, config)?,
+        env: environment
+            .build()
+            .into_iter()
+            .map(OsString::from)
+            .collect(),
+        cwd: workdir(options, config)?,
+        user: User {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups,
+        },
+        terminal: options.terminal,
     })
 }
 
@@ -183,15 +197,6 @@ fn unpack(store: &Store, found: &Found) -> Result<(ImageConfig, Vec<Layer>), Fai
     };
     let layers = image.ensure_layers(store, &|_, _| {})?;
     Ok((image.config, layers))
-}
-
-fn user(
-    view: &RootView,
-    options: &Options,
-    config: &ContainerConfig,
-) -> Result<ResolvedUser, Failure> {
-    let spec = options.user.as_deref().unwrap_or(&config.user);
-    Ok(lookup_user(view, spec)?)
 }
 
 fn command_line(options: &Options, config: &ContainerConfig) -> Result<Vec<OsString>, Failure> {
@@ -393,13 +398,6 @@ fn lowers(scaffold: &Path, layers: &[Layer]) -> Vec<PathBuf> {
     std::iter::once(scaffold.to_path_buf())
         .chain(layers)
         .collect()
-}
-
-fn upper_dir(draft: &Draft) -> UpperDir {
-    UpperDir {
-        upper: draft.upper().to_path_buf(),
-        work: draft.work().to_path_buf(),
-    }
 }
 
 #[cfg(test)]

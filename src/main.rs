@@ -76,8 +76,7 @@ fn parse() -> Result<Cli, ExitCode> {
         });
     }
     let run = arguments::command_name(&tree, &arguments) == Some("run");
-    cli::command()
-        .try_get_matches_from(arguments)
+    tree.try_get_matches_from_mut(arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
             // A reader that went away is no news; clap writes help to standard output, errors to
