@@ -14,6 +14,7 @@
 mod support;
 
 mod archives;
+mod cache_rules;
 mod cases;
 mod concurrency;
 mod context;

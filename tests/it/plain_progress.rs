@@ -17,16 +17,16 @@ fn normal(text: &str) -> String {
 
 fn normal_word(word: &str) -> String {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let is_time = |text: &str| {
-        text.split_once('.')
-            .is_some_and(|(whole, fraction)| digits(whole) && digits(fraction))
+    let is_time = |text: &str, places: usize| {
+        let parts = text.split_once('.');
+        parts.is_some_and(|(whole, rest)| digits(whole) && digits(rest) && rest.len() == places)
     };
     if let Some(id) = word.strip_prefix("sha256:") {
         assert!(id.bytes().all(|b| b.is_ascii_hexdigit()), "{word}");
         "sha256:ID".to_owned()
-    } else if is_time(word) {
+    } else if is_time(word, 3) {
         "T".to_owned()
-    } else if word.strip_suffix('s').is_some_and(is_time) {
+    } else if word.strip_suffix('s').is_some_and(|text| is_time(text, 1)) {
         "Ts".to_owned()
     } else {
         word.to_owned()
@@ -64,14 +64,15 @@ fn a_build_and_its_repetition() {
     assert_text(&unasked.stderr, SECOND);
 }
 
-const FIRST: &str = r#"#1 [1/3] FROM busybox
+const FIRST: &str = "\
+#1 [1/3] FROM busybox
 #1 CACHED
 
 #2 [2/3] COPY a /a
 #2 miss: first build of this step
 #2 DONE Ts
 
-#3 [3/3] RUN echo hello; sleep T; echo second >&2; sleep T; echo last
+#3 [3/3] RUN echo hello; sleep 0.1; echo second >&2; sleep 0.1; echo last
 #3 miss: first build of this step
 #3 T hello
 #3 T second
@@ -81,21 +82,22 @@ const FIRST: &str = r#"#1 [1/3] FROM busybox
  1 warning found:
  - JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals (line 5)
 built sha256:ID as x:1
-"#;
+";
 
-const SECOND: &str = r#"#1 [1/3] FROM busybox
+const SECOND: &str = "\
+#1 [1/3] FROM busybox
 #1 CACHED
 
 #2 [2/3] COPY a /a
 #2 CACHED
 
-#3 [3/3] RUN echo hello; sleep T; echo second >&2; sleep T; echo last
+#3 [3/3] RUN echo hello; sleep 0.1; echo second >&2; sleep 0.1; echo last
 #3 CACHED
 
  1 warning found:
  - JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals (line 5)
 built sha256:ID as x:1
-"#;
+";
 
 #[test]
 fn a_failing_build() {

@@ -19,7 +19,7 @@ const TEXT_DEPENDS_ON_RESOLVER: [&str; 2] = ["A31", "Z05"];
 /// Cases whose recorded log is a description of it.
 const LOG_IS_DESCRIBED: [&str; 1] = ["M41"];
 /// Cases whose command writes to both of its streams, whose lines may come in either order.
-const LOG_OF_BOTH_STREAMS: [&str; 4] = ["J02", "J04", "M01", "M02"];
+const LOG_OF_BOTH_STREAMS: [&str; 7] = ["J02", "J04", "M01", "M02", "M12", "M21", "Z11"];
 /// Directories that the first `RUN` may leave in its layer as mount points.
 const MOUNT_POINTS: [&str; 3] = ["d0755 dev 0:0", "d0755 proc 0:0", "d0755 sys 0:0"];
 

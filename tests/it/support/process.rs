@@ -282,11 +282,11 @@ impl Outcome {
         self
     }
 
-    /// Panics unless standard error contains `text`.
+    /// Panics unless standard error contains `text`, in whatever case.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
         assert!(
-            self.stderr.contains(text),
+            self.stderr.to_lowercase().contains(&text.to_lowercase()),
             "{}: standard error lacks {text:?}:\n{}",
             self.described,
             self.stderr
