@@ -29,12 +29,19 @@ pub(crate) fn created_since(created: Option<Timestamp>, now: Timestamp) -> Strin
 /// `2024-05-06 07:08:09 +0000 UTC`, or `N/A`.
 pub(crate) fn created_at(created: Option<Timestamp>) -> String {
     match created {
-        Some(created) => {
-            let text = Timestamp::from_second(created.as_second())
-                .unwrap_or(created)
-                .to_string();
-            text.replace('T', " ").replace('Z', " +0000 UTC")
-        }
+        Some(_) => created_at_seconds(created)
+            .replace('T', " ")
+            .replace('Z', " +0000 UTC"),
+        None => "N/A".into(),
+    }
+}
+
+/// `2024-05-06T07:08:09Z`, or `N/A`.
+pub(crate) fn created_at_seconds(created: Option<Timestamp>) -> String {
+    match created {
+        Some(created) => Timestamp::from_second(created.as_second())
+            .unwrap_or(created)
+            .to_string(),
         None => "N/A".into(),
     }
 }

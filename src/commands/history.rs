@@ -8,7 +8,7 @@ use super::lookup::{self, short_id};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::format::Value;
-use crate::time::{created_at, created_since, parse_created};
+use crate::time::{created_at_seconds, created_since, parse_created};
 use crate::ui::listing::Listing;
 use crate::ui::{self, units};
 
@@ -138,12 +138,7 @@ fn row(
     };
     Value::Struct(vec![
         ("Comment", entry.comment.clone().unwrap_or_default().into()),
-        (
-            "CreatedAt",
-            created
-                .map_or_else(|| created_at(None), |time| time.to_string())
-                .into(),
-        ),
+        ("CreatedAt", created_at_seconds(created).into()),
         ("CreatedBy", ui::control::visible(&created_by).into()),
         ("CreatedSince", created_since(created, now).into()),
         ("ID", image.into()),

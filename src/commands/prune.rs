@@ -136,6 +136,10 @@ fn confirm(warning: &str) -> Result<(), Failure> {
     ));
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
+    if !answer.ends_with('\n') {
+        // Nobody has ended the line of the question.
+        ui::message("\n");
+    }
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         return Ok(());
     }
