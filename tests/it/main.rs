@@ -30,4 +30,5 @@ mod rebuild;
 mod run;
 mod sandbox;
 mod side_by_side;
+mod store;
 mod terminal;

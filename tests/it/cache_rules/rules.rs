@@ -201,7 +201,8 @@ fn of_stages_and_the_rest() -> Vec<Rule> {
         .options(
             &["--secret", "id=s,src=CONTEXT/a"],
             &["--secret", "id=s,src=CONTEXT/a"],
-        ),
+        )
+        .better("the secret is there both times"),
         Rule::new("C53", run_after!(""))
             .options(&[], &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=other"])
             .not_yet("the host name of steps cannot be chosen"),
