@@ -85,7 +85,7 @@ pub fn build(
 ) -> Result<BuildResult, BuildError> {
     let mut prepared = Prepared::new(request)?;
     let resolver = StoreResolver::new(&engine.store);
-    let lowered = prepared.lower(request, &resolver);
+    let lowered = prepared.lower(request, &resolver, false);
     let warnings = prepared.warnings();
     for warning in &warnings {
         events.event(Event::Warning(warning.clone()));
@@ -122,16 +122,39 @@ pub fn build(
     finish::finish(&context, &targets, &outputs, warnings)
 }
 
-/// Parses, plans and lowers without running anything; returns the findings of the build checks.
+/// What [`check`] found.
+#[derive(Debug, Clone)]
+pub struct CheckReport {
+    /// Findings of the build checks, in the order in which a build meets them.
+    pub findings: Vec<LintFinding>,
+    /// What a build would fail with before its first step.
+    pub error: Option<BuildError>,
+    /// `check=error=true`: findings make the build fail.
+    pub verdict: Option<String>,
+}
+
+/// Parses, plans and lowers without running anything.
 ///
-/// # Errors
-///
-/// What [`build`] would fail with before it runs the first step.
-pub fn check(engine: &Engine, request: &BuildRequest) -> Result<Vec<LintFinding>, BuildError> {
-    let mut prepared = Prepared::new(request)?;
-    let resolver = StoreResolver::new(&engine.store);
-    prepared.lower(request, &resolver)?;
-    Ok(prepared.linter.findings().to_vec())
+/// All stages are looked at unless the request names a target. Base images that are not at hand are
+/// taken as unknown: variables they may set are then not told as undefined.
+pub fn check(store: &Store, request: &BuildRequest) -> CheckReport {
+    let mut prepared = match Prepared::new(request) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            return CheckReport {
+                findings: Vec::new(),
+                error: Some(error),
+                verdict: None,
+            };
+        }
+    };
+    let resolver = StoreResolver::new(store);
+    let error = prepared.lower(request, &resolver, true).err();
+    CheckReport {
+        findings: prepared.linter.findings().to_vec(),
+        error,
+        verdict: prepared.linter.verdict().err(),
+    }
 }
 
 /// A file that was read and the checks that run on it.
@@ -183,6 +206,7 @@ impl Prepared {
         &mut self,
         request: &BuildRequest,
         resolver: &StoreResolver<'_>,
+        check_only: bool,
     ) -> Result<Lowered, BuildError> {
         let host = Platform::host();
         let platforms = match request.platforms.as_slice() {
@@ -197,6 +221,9 @@ impl Prepared {
             resolver,
             self.ignore.as_deref(),
         );
+        if check_only {
+            lowering = lowering.check_only();
+        }
         let mut targets = Vec::with_capacity(platforms.len());
         for platform in platforms {
             let input = PlanInput {
@@ -206,6 +233,7 @@ impl Prepared {
                 platform,
                 host: host.clone(),
                 resolver,
+                check_only,
             };
             let plan = plan(&input, &mut self.linter)?;
             targets.push(lowering.lower(&plan, &mut self.linter)?);

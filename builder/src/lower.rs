@@ -77,6 +77,8 @@ pub(crate) struct Lowering<'a> {
     resolver: &'a dyn BaseResolver,
     ignore: Option<&'a IgnoreMatcher>,
     entitled: Entitled,
+    /// Only checks are wanted: images may be missing.
+    check_only: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +103,8 @@ struct StageState {
     declared: Vec<String>,
     cmd_set: bool,
     workdir_set: bool,
+    /// Whether the base's environment is known, so that an unset variable is a finding.
+    variables_known: bool,
     /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage, by name.
     last_of: HashMap<&'static str, Instruction>,
 }
@@ -145,7 +149,14 @@ impl<'a> Lowering<'a> {
             resolver,
             ignore,
             entitled,
+            check_only: false,
         }
+    }
+
+    /// Lets images be missing, for checks that do not need them.
+    pub(crate) fn check_only(mut self) -> Lowering<'a> {
+        self.check_only = true;
+        self
     }
 
     /// Lowers the needed stages of a plan.
@@ -296,6 +307,12 @@ impl<'a> Lowering<'a> {
                 Ok(state)
             }
             Base::Scratch => Ok(StageState::scratch(&context.plan.platform)),
+            Base::Unknown => {
+                context.step = 1;
+                let mut state = StageState::scratch(&context.plan.platform);
+                state.variables_known = false;
+                Ok(state)
+            }
             Base::Unresolved => Err(BuildError::user(format!(
                 "base image {:?} was not resolved",
                 context.stage.base_name
@@ -422,27 +439,38 @@ impl<'a> Lowering<'a> {
                 }
                 Some(named) => {
                     let platform = &context.plan.platform;
-                    let image = self.resolver.context(&name, named, platform)?;
-                    Ok(self.image_vertex(image))
+                    let image = self.resolver.context(&name, named, platform);
+                    self.image_vertex(image)
                 }
             },
             FromTarget::Image(name) => {
                 let reference = rbuild_parser::ImageReference::parse(&name).map_err(|error| {
                     BuildError::user(format!("failed to parse stage name {name:?}: {error}"))
                 })?;
-                let image = self.resolver.image(&reference, &context.plan.platform)?;
-                Ok(self.image_vertex(image))
+                let image = self.resolver.image(&reference, &context.plan.platform);
+                self.image_vertex(image)
             }
         }
     }
 
-    fn image_vertex(&mut self, image: BaseImage) -> Option<VertexId> {
+    fn image_vertex(
+        &mut self,
+        image: Result<BaseImage, BuildError>,
+    ) -> Result<Option<VertexId>, BuildError> {
+        let image = match image {
+            Err(_) if self.check_only => return Ok(None),
+            image => image?,
+        };
         if image.layers.is_empty() {
-            return None;
+            return Ok(None);
         }
         let name = format!("FROM {}", image.name);
         let op = Op::Image(std::sync::Arc::new(image));
-        Some(self.graph.add(op, Vec::new(), VertexMeta::internal(name)))
+        Ok(Some(self.graph.add(
+            op,
+            Vec::new(),
+            VertexMeta::internal(name),
+        )))
     }
 
     fn ignore_cache(&self, context: &StageContext<'_, 'a>) -> bool {
@@ -542,6 +570,7 @@ impl StageState {
             trailing_history: Vec::new(),
             declared: Vec::new(),
             cmd_set: false,
+            variables_known: true,
             last_of: HashMap::new(),
         }
     }
@@ -581,7 +610,7 @@ fn finish_expansion<T>(
     };
     for name in &undefined {
         // A declared ARG without a value is unset but not a mistake.
-        if !state.declared.contains(name) {
+        if state.variables_known && !state.declared.contains(name) {
             let mut known = state.variables.names();
             linter.add(rules::undefined_var(instruction, name, &mut known));
         }

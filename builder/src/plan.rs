@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::{Dfs, DfsEvent, depth_first_search};
 use rbuild_parser::{
-    CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, Linter, Platform, Run,
-    Stage, Variables, closest, expand, lint::rules, parse_mount, parse_trigger,
+    CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, LintFinding, Linter,
+    Platform, Run, Stage, Variables, closest, expand, lint::rules, parse_mount, parse_trigger,
 };
 
 use crate::error::{BuildError, SourceFile};
@@ -48,6 +48,8 @@ pub(crate) enum Base {
     Directory(String),
     /// Not needed for the target; never looked up.
     Unresolved,
+    /// An image that is not at hand, in a check that does not need it.
+    Unknown,
 }
 
 /// A stage in the plan.
@@ -126,6 +128,8 @@ pub(crate) struct PlanInput<'a> {
     pub host: Platform,
     /// Metadata of images.
     pub resolver: &'a dyn BaseResolver,
+    /// Only checks are wanted: all stages unless a target is named, and images may be missing.
+    pub check_only: bool,
 }
 
 /// Makes the plan.
@@ -494,17 +498,20 @@ impl<'a> Planner<'a, '_> {
     fn cut_to_target(&mut self, linter: &mut Linter) -> Result<(), BuildError> {
         loop {
             let graph = self.graph()?;
-            let mut search = Dfs::new(&graph, NodeIndex::new(self.plan.target));
             let mut fresh = Vec::new();
-            while let Some(node) = search.next(&graph) {
-                if !self.plan.stages[node.index()].needed {
-                    fresh.push(node.index());
+            for root in self.roots() {
+                let mut search = Dfs::new(&graph, NodeIndex::new(root));
+                while let Some(node) = search.next(&graph) {
+                    if !self.plan.stages[node.index()].needed {
+                        fresh.push(node.index());
+                    }
                 }
             }
             if fresh.is_empty() {
                 return self.check_references();
             }
             fresh.sort_unstable();
+            fresh.dedup();
             for index in fresh {
                 self.plan.stages[index].needed = true;
                 self.resolve_base(index, linter)?;
@@ -513,62 +520,67 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
+    /// The stages that something is wanted of.
+    fn roots(&self) -> Vec<usize> {
+        if self.input.check_only && self.input.request.target.is_none() {
+            (0..self.plan.stages.len()).collect()
+        } else {
+            vec![self.plan.target]
+        }
+    }
+
+    /// Takes a missing image as unknown where that is enough.
+    fn or_unknown(
+        &self,
+        resolved: Result<BaseImage, BuildError>,
+    ) -> Result<Option<BaseImage>, BuildError> {
+        match resolved {
+            Err(_) if self.input.check_only => Ok(None),
+            resolved => resolved.map(Some),
+        }
+    }
+
     fn resolve_base(&mut self, index: usize, linter: &mut Linter) -> Result<(), BuildError> {
         let stage = &self.plan.stages[index];
         let from = &stage.source.from;
-        let location = self
-            .input
-            .file
-            .location(from.lines, Some(stage.source.base().image.span));
+        let image_span = stage.source.base().image.span;
+        let location = self.input.file.location(from.lines, Some(image_span));
         let resolved = match &stage.base {
-            Base::Unresolved => {
-                let reference = ImageReference::parse(&stage.base_name)
-                    .map_err(|error| BuildError::user(error).at(&location))?;
-                self.input
-                    .resolver
-                    .image(&reference, &stage.platform)
-                    .map_err(|mut error| {
-                        let names = self
-                            .plan
-                            .stages
-                            .iter()
-                            .filter_map(|s| s.source.name.as_deref());
-                        if let Some(close) = closest(&stage.base_name, names) {
-                            error.message.push_str(&format!(" (did you mean {close}?)"));
-                        }
-                        error.at(&location)
-                    })?
-            }
+            Base::Unresolved => self.resolve_image(stage),
             Base::Directory(name) => match self.input.request.named_contexts.get(name) {
                 Some(NamedContext::Directory(_)) | None => return Ok(()),
-                Some(context) => self
-                    .input
-                    .resolver
-                    .context(name, context, &stage.platform)
-                    .map_err(|error| error.at(&location))?,
+                Some(context) => {
+                    let resolver = self.input.resolver;
+                    resolver.context(name, context, &stage.platform)
+                }
             },
             _ => return Ok(()),
         };
-        let found = &resolved.config;
-        if !found.os.is_empty()
-            && (found.os != stage.platform.os || found.architecture != stage.platform.architecture)
-        {
-            let got = Platform {
-                os: found.os.clone(),
-                architecture: found.architecture.clone(),
-                variant: found.variant.clone(),
-                os_version: None,
-                os_features: Vec::new(),
-            };
-            linter.add(rules::invalid_base_image_platform(
-                from,
-                &stage.base_name,
-                &got,
-                &stage.platform,
-            ));
+        let resolved = resolved.map_err(|error| error.at(&location));
+        let Some(resolved) = self.or_unknown(resolved)? else {
+            self.plan.stages[index].base = Base::Unknown;
+            return Ok(());
+        };
+        if let Some(finding) = other_platform(stage, &resolved) {
+            linter.add(finding);
         }
         self.plan.stages[index].base = Base::Image(Box::new(resolved));
         Ok(())
+    }
+
+    fn resolve_image(&self, stage: &PlannedStage<'a>) -> Result<BaseImage, BuildError> {
+        let reference = ImageReference::parse(&stage.base_name).map_err(BuildError::user)?;
+        let resolver = self.input.resolver;
+        resolver
+            .image(&reference, &stage.platform)
+            .map_err(|mut error| {
+                let stages = self.plan.stages.iter();
+                let names = stages.filter_map(|stage| stage.source.name.as_deref());
+                if let Some(close) = closest(&stage.base_name, names) {
+                    error.message.push_str(&format!(" (did you mean {close}?)"));
+                }
+                error
+            })
     }
 
     fn attach_triggers(&mut self, index: usize) -> Result<(), BuildError> {
@@ -612,6 +624,29 @@ impl<'a> Planner<'a, '_> {
         self.plan.stages[index].triggers = triggers;
         Ok(())
     }
+}
+
+/// `InvalidBaseImagePlatform`: the image is for another system than was asked for.
+fn other_platform(stage: &PlannedStage<'_>, image: &BaseImage) -> Option<LintFinding> {
+    let found = &image.config;
+    let same = found.os == stage.platform.os && found.architecture == stage.platform.architecture;
+    if same || found.os.is_empty() {
+        return None;
+    }
+    let got = Platform {
+        os: found.os.clone(),
+        architecture: found.architecture.clone(),
+        variant: found.variant.clone(),
+        os_version: None,
+        os_features: Vec::new(),
+    };
+    let (from, name) = (&stage.source.from, &stage.base_name);
+    Some(rules::invalid_base_image_platform(
+        from,
+        name,
+        &got,
+        &stage.platform,
+    ))
 }
 
 enum Pending {
