@@ -4,17 +4,33 @@ use std::sync::Arc;
 
 use rbuild_cache::{Digest, Store};
 
+use crate::auth::Auth;
+use crate::connections::Connections;
 use crate::credentials::Credential;
 use crate::document::{Document, IndexEntry};
+use crate::endpoint::Schemes;
 use crate::error::RegistryError;
+use crate::flight::Flights;
 use crate::location::{Descriptor, Location, Resolved};
 use crate::options::ClientOptions;
+use crate::retry::Interrupt;
 
 /// Speaks with registries. Cheap to clone, usable from all threads; connections and tokens are
 /// shared by all clones.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<ClientOptions>,
+    inner: Arc<Inner>,
+}
+
+/// What all clones share.
+pub(crate) struct Inner {
+    pub(crate) options: Arc<ClientOptions>,
+    pub(crate) connections: Connections,
+    pub(crate) auth: Auth,
+    pub(crate) schemes: Schemes,
+    pub(crate) interrupt: Interrupt,
+    /// Blobs that are being downloaded.
+    pub(crate) downloads: Flights<Digest>,
 }
 
 /// How a blob came to be in the repository.
@@ -35,31 +51,30 @@ pub struct Login {
     pub credential: Credential,
 }
 
-fn later() -> RegistryError {
-    RegistryError::Setting {
-        what: "a registry",
-        reason: "not available yet".to_owned(),
-    }
-}
-
 impl Client {
     /// Makes a client. Nothing is read or connected yet.
     pub fn new(options: ClientOptions) -> Client {
+        let options = Arc::new(options);
         Client {
-            inner: Arc::new(options),
+            inner: Arc::new(Inner {
+                connections: Connections::new(Arc::clone(&options)),
+                auth: Auth::default(),
+                schemes: Schemes::default(),
+                interrupt: Interrupt::default(),
+                downloads: Flights::default(),
+                options,
+            }),
         }
     }
 
     /// Finds out what a location points to now, without downloading it.
     pub fn resolve(&self, location: &Location) -> Result<Resolved, RegistryError> {
-        let _ = (location, &self.inner);
-        Err(later())
+        self.inner.resolve(location)
     }
 
     /// Downloads a manifest or index by its digest.
     pub fn manifest(&self, location: &Location, digest: Digest) -> Result<Document, RegistryError> {
-        let _ = (location, digest);
-        Err(later())
+        self.inner.manifest(location, digest)
     }
 
     /// Downloads a manifest, going through indexes (at most `index_depth` of them): `choose` gets
@@ -72,14 +87,14 @@ impl Client {
         digest: Digest,
         choose: &mut dyn FnMut(&[IndexEntry]) -> Option<usize>,
     ) -> Result<Vec<Document>, RegistryError> {
-        let _ = (location, digest, choose);
-        Err(later())
+        self.inner.manifest_chain(location, digest, choose)
     }
 
     /// Downloads a blob into the store, unless it is there.
     ///
     /// `progress` is called with the bytes of this blob that are there so far; the number goes
-    /// down when a transfer has to start again.
+    /// down when a transfer has to start again. Threads that want the same blob at the same time
+    /// download it once.
     pub fn fetch_blob(
         &self,
         location: &Location,
@@ -87,8 +102,16 @@ impl Client {
         store: &Store,
         progress: &dyn Fn(u64),
     ) -> Result<(), RegistryError> {
-        let _ = (location, descriptor, store, progress);
-        Err(later())
+        self.inner.fetch_blob(location, descriptor, store, progress)
+    }
+
+    /// Tells whether the repository has a blob.
+    pub fn has_blob(
+        &self,
+        location: &Location,
+        descriptor: &Descriptor,
+    ) -> Result<bool, RegistryError> {
+        self.inner.has_blob(location, descriptor)
     }
 
     /// Brings a blob of the store into the repository.
@@ -104,8 +127,8 @@ impl Client {
         mount_from: Option<&str>,
         progress: &dyn Fn(u64),
     ) -> Result<PushOutcome, RegistryError> {
-        let _ = (location, store, descriptor, mount_from, progress);
-        Err(later())
+        self.inner
+            .push_blob(location, store, descriptor, mount_from, progress)
     }
 
     /// Puts a manifest or index under the tag or digest of the location, and checks that the
@@ -116,28 +139,33 @@ impl Client {
         bytes: &[u8],
         media_type: &str,
     ) -> Result<Digest, RegistryError> {
-        let _ = (location, bytes, media_type);
-        Err(later())
+        self.inner.push_manifest(location, bytes, media_type)
     }
 
     /// Lists the tags of a repository; the reference of the location does not matter.
     pub fn tags(&self, location: &Location) -> Result<Vec<String>, RegistryError> {
-        let _ = location;
-        Err(later())
+        self.inner.tags(location)
     }
 
     /// Checks that the registry answers and lets us in with the credentials that we have.
     pub fn ping(&self, host: &str) -> Result<(), RegistryError> {
-        let _ = host;
-        Err(later())
+        self.inner.ping(host)
     }
 
     /// Checks credentials against a registry without keeping them.
     pub fn login(&self, host: &str, credential: &Credential) -> Result<Login, RegistryError> {
-        let _ = (host, credential);
-        Err(later())
+        self.inner.login(host, credential)
     }
 
     /// Breaks off everything that this client and its clones are doing; nothing works afterwards.
-    pub fn interrupt(&self) {}
+    pub fn interrupt(&self) {
+        self.inner.interrupt.set();
+        self.inner.connections.close();
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
 }

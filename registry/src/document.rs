@@ -18,6 +18,9 @@ pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manif
 /// Media type of a Docker schema 2 manifest.
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+/// Media type of the empty JSON object that artifacts have in place of a config or layer.
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
 /// What we accept as a manifest, as the value of an `Accept` header.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
@@ -52,7 +55,7 @@ pub enum Contents {
 }
 
 /// One manifest of an index.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IndexEntry {
     /// What it refers to.
     pub descriptor: Descriptor,
@@ -65,7 +68,7 @@ pub struct IndexEntry {
 }
 
 /// A platform as written in an index; fields that are not given are empty.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(default)]
 pub struct PlatformFields {
     /// Operating system, e.g. `linux`.
@@ -199,6 +202,14 @@ pub(crate) fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
+/// Whether it is the media type of a manifest or index that we can read.
+pub(crate) fn is_known(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        OCI_INDEX | OCI_MANIFEST | DOCKER_INDEX | DOCKER_MANIFEST
+    )
+}
+
 /// Decides what the document is. What it says itself counts, and nothing may contradict it.
 fn media_type(raw: &RawDocument, content_type: &str) -> Result<String, DocumentError> {
     let version = raw
@@ -238,7 +249,7 @@ fn media_type(raw: &RawDocument, content_type: &str) -> Result<String, DocumentE
         }
         return Ok(own.clone());
     }
-    if known(sent) {
+    if is_known(sent) {
         return Ok(sent.to_owned());
     }
     // Some registries and layouts give no type; OCI documents need none of their own.
@@ -287,8 +298,9 @@ fn index_entries(raw: Vec<RawDescriptor>) -> Result<Vec<IndexEntry>, DocumentErr
             descriptor: raw.into(),
         })
         .collect();
-    for (position, entry) in entries.iter().enumerate() {
-        if entries[..position].contains(entry) {
+    let mut seen = HashSet::new();
+    for entry in &entries {
+        if !seen.insert(entry) {
             return Err(DocumentError::Duplicate(entry.descriptor.digest));
         }
     }
@@ -296,7 +308,7 @@ fn index_entries(raw: Vec<RawDescriptor>) -> Result<Vec<IndexEntry>, DocumentErr
 }
 
 /// The same layer twice is legal (two steps that do the same); with two sizes, one is a lie. A
-/// config that is also a layer is not what any tool makes.
+/// config that is also a layer is not what any tool makes, but for the empty one of artifacts.
 fn check_sizes(config: &Descriptor, layers: &[Descriptor]) -> Result<(), DocumentError> {
     let mut sizes = BTreeMap::new();
     for layer in layers {
@@ -307,13 +319,8 @@ fn check_sizes(config: &Descriptor, layers: &[Descriptor]) -> Result<(), Documen
             )));
         }
     }
-    Ok(()).and_then(|()| match sizes.get(&config.digest) {
-        Some(size) if *size != config.size => Err(DocumentError::Duplicate(config.digest)),
-        _ => Ok(()),
-    })
-}
-
-#[allow(unused)]
-fn seen_before(seen: &mut HashSet<Digest>, digest: Digest) -> bool {
-    !seen.insert(digest)
+    if sizes.contains_key(&config.digest) && config.media_type != EMPTY {
+        return Err(DocumentError::Duplicate(config.digest));
+    }
+    Ok(())
 }

@@ -7,17 +7,35 @@
 //! prints or reads the environment: settings come in as [`ClientOptions`], news about retries and
 //! the like go out through [`ClientOptions::notify`].
 
+mod auth;
+mod challenge;
 mod client;
+mod connections;
 mod credentials;
 mod document;
+mod endpoint;
 mod error;
+mod fetch;
+mod flight;
 mod location;
+mod login;
 mod options;
+mod pace;
+mod publish;
+mod pull;
+mod push;
+mod resolver;
+mod retry;
+mod session;
+mod tls;
+mod token;
+mod transport;
+mod url;
 
 pub use client::{Client, Login, PushOutcome};
 pub use credentials::{Credential, CredentialError, CredentialStore};
 pub use document::{Contents, Document, DocumentError, IndexEntry, PlatformFields};
-pub use error::{RegistryError, ServerError};
+pub use error::{RegistryError, ServerError, TransportError};
 pub use location::{Descriptor, Location, NameError, Reference, Resolved};
 pub use options::{
     ClientCertificate, ClientOptions, Mirror, Notice, Notify, ProxyConfig, RegistryConfig,

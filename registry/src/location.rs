@@ -70,11 +70,6 @@ pub struct NameError {
 }
 
 impl Location {
-    /// Returns the host that is spoken to: Docker Hub's registry has another name than its images.
-    pub(crate) fn api_host(&self) -> &str {
-        api_host(&self.host)
-    }
-
     /// Checks that the parts can stand in a URL and mean there what they say.
     pub(crate) fn check(&self) -> Result<(), NameError> {
         check_host(&self.host)?;

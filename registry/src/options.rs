@@ -21,6 +21,8 @@ pub struct ClientOptions {
     pub limits: RegistryLimits,
     /// What is too slow.
     pub timeouts: Timeouts,
+    /// PEM file of the certificate authorities that are trusted instead of the system's.
+    pub ca_bundle: Option<PathBuf>,
     /// Proxies between us and the registries.
     pub proxy: Option<ProxyConfig>,
     /// The `User-Agent` that registries see.
@@ -37,6 +39,7 @@ impl Default for ClientOptions {
             retry: RetryPolicy::default(),
             limits: RegistryLimits::default(),
             timeouts: Timeouts::default(),
+            ca_bundle: None,
             proxy: None,
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
             notify: None,
