@@ -81,6 +81,8 @@ pub struct Instruction {
     pub comments: Vec<Spanned<String>>,
     /// Flags as written, for tools.
     pub flags: Vec<Spanned<Flag>>,
+    /// All heredocs of the line with their bodies, in order, for tools.
+    pub heredocs: Vec<Heredoc>,
     /// What it is.
     pub kind: InstructionKind,
 }
@@ -92,6 +94,16 @@ pub struct Flag {
     pub name: String,
     /// Text after the first `=`, when there is one.
     pub value: Option<String>,
+}
+
+impl Instruction {
+    /// Returns what the comment above says about a name: the text behind `# name `.
+    pub fn description(&self, name: &str) -> Option<&str> {
+        self.comments
+            .iter()
+            .filter(|_| !name.is_empty())
+            .find_map(|comment| comment.value.strip_prefix(name)?.strip_prefix(' '))
+    }
 }
 
 /// The typed form of an instruction.

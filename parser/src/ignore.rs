@@ -391,7 +391,8 @@ mod tests {
 
     #[test]
     fn more_than_64_patterns_are_kept_apart() {
-        let file: String = (0..200).map(|n| format!("d{n}\n!d{n}/keep\n")).collect();
+        let rules: Vec<String> = (0..200).map(|n| format!("d{n}\n!d{n}/keep")).collect();
+        let file = rules.join("\n");
         let matcher = IgnoreMatcher::parse(file.as_bytes()).unwrap();
         assert!(matcher.ignored("d150/x"));
         assert!(!matcher.ignored("d150/keep"));

@@ -24,13 +24,6 @@ struct Segment {
 }
 
 impl Joined {
-    /// Makes a line that is no part of any source, such as the text of a trigger.
-    pub(crate) fn detached(text: &str) -> Self {
-        let mut joined = Self::default();
-        joined.push(text.as_bytes(), 0);
-        joined
-    }
-
     /// Appends bytes that begin at `source`. Every byte that is not valid UTF-8 becomes one U+FFFD.
     pub(crate) fn push(&mut self, bytes: &[u8], mut source: usize) {
         if self.segments.is_empty() && bytes.is_empty() {

@@ -8,8 +8,11 @@
 mod ast;
 mod diagnostic;
 mod duration;
+mod edit;
 mod expand;
+mod fix;
 mod flags;
+mod format;
 mod heredoc;
 pub mod ignore;
 mod joined;
@@ -37,6 +40,8 @@ pub use expand::{
     ExpandError, Expansion, MAX_EXPANDED, Variables, expand, expand_for_display, expand_heredoc,
     expand_words,
 };
+pub use fix::fix;
+pub use format::format;
 pub use ignore::{IgnoreMatcher, IgnoreReason, MatchState, glob_match};
 pub use lint::{CheckConfig, LintFinding, Linter, RULES, Rule};
 pub use mode::{ChmodMode, ChownSpec, NameOrId, SymbolicMode};
@@ -46,7 +51,7 @@ pub use mount::{
 pub use parse::{MAX_FILE, MAX_INSTRUCTIONS, Parsed, parse, parse_trigger};
 pub use platform::Platform;
 pub use ports::{PortSpec, parse_port_spec};
-pub use print::{fix, format, print};
+pub use print::print;
 pub use reference::ImageReference;
 pub use signal::check_signal;
 pub use size::parse_size;

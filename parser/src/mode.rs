@@ -120,10 +120,9 @@ impl Operation {
                     mask |= STICKY;
                     bits |= STICKY;
                 }
-                Permission::SetId | Permission::Sticky => {}
                 // Taking away does not ask whether it is there.
                 Permission::Search if searchable || self.operator == '-' => bits |= EXECUTE,
-                Permission::Search => {}
+                Permission::SetId | Permission::Sticky | Permission::Search => {}
                 Permission::Copy(class) => {
                     let shift = class.trailing_zeros();
                     let three = (mode & class) >> shift;

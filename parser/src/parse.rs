@@ -8,7 +8,7 @@ mod instruction;
 mod reader;
 mod run;
 
-pub(crate) use reader::{LineKind, PhysicalLine};
+pub(crate) use reader::{LineKind, MAX_LINE, PhysicalLine};
 
 use crate::joined::Joined;
 use crate::{
@@ -185,6 +185,7 @@ impl<'a> Parser<'a> {
             Ok(kind) => {
                 let keyword = joined.spanned(command.keyword.clone());
                 let flags = flags(&command);
+                let heredocs = std::mem::take(&mut command.heredocs);
                 drop(command);
                 let text = joined.into_text();
                 self.instructions.push(Instruction {
@@ -194,6 +195,7 @@ impl<'a> Parser<'a> {
                     text,
                     comments,
                     flags,
+                    heredocs,
                     kind,
                 });
             }

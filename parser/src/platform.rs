@@ -182,7 +182,7 @@ type SystemOptions = (Option<String>, Vec<String>);
 /// Splits `os(version+feature)`.
 fn split_system(part: &str) -> Option<(&str, SystemOptions)> {
     let in_option = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '%' | '-');
-    let mut grammar = all_consuming((
+    let mut grammar = all_consuming::<_, nom::error::Error<&str>, _>((
         take_while1(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')),
         opt(delimited(
             char('('),
@@ -193,8 +193,7 @@ fn split_system(part: &str) -> Option<(&str, SystemOptions)> {
             char(')'),
         )),
     ));
-    let parsed: nom::IResult<&str, (&str, Option<(&str, Vec<&str>)>)> = grammar.parse(part);
-    let (_, (system, options)) = parsed.ok()?;
+    let (_, (system, options)) = grammar.parse(part).ok()?;
     let Some((version, features)) = options else {
         return Some((system, (None, Vec::new())));
     };

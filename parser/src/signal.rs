@@ -11,13 +11,12 @@ const NAMES: &[&str] = &[
 ///
 /// Names are accepted in any case, with or without `SIG`; any number but 0 is accepted.
 pub fn check_signal(signal: &str) -> Result<(), String> {
-    let known = match signal.parse::<i64>() {
-        Ok(number) => number != 0,
-        Err(_) => {
-            let upper = signal.to_uppercase();
-            let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-            NAMES.contains(&name) || is_real_time(name)
-        }
+    let known = if let Ok(number) = signal.parse::<i64>() {
+        number != 0
+    } else {
+        let upper = signal.to_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        NAMES.contains(&name) || is_real_time(name)
     };
     if known {
         Ok(())

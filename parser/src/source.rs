@@ -82,9 +82,11 @@ fn git(word: &str) -> Option<Result<GitUrl, String>> {
     let scheme = word[..scheme_end].to_ascii_lowercase();
     let body = &word[scheme_end..];
     let end = body.find(['?', '#']).unwrap_or(body.len());
-    let path_end = crate::platform::percent_decode(&body[..end])?;
+    let address = crate::platform::percent_decode(&body[..end])?;
+    // Not a file name: the case of the ending counts.
+    let is_repository = address.contains('/') && address.strip_suffix(".git").is_some();
     match scheme.as_str() {
-        "http://" | "https://" if !(path_end.ends_with(".git") && path_end.contains('/')) => None,
+        "http://" | "https://" if !is_repository => None,
         "http://" | "https://" | "ssh://" | "git://" => Some(git_address(word)),
         _ => None,
     }

@@ -241,17 +241,14 @@ impl<'a> Machine<'a> {
             take_while1(|c| !matches!(c, '$' | '<' | '\'' | '"') && c != escape && Some(c) != stop)
                 .parse(self.rest);
         let start = self.position();
-        let piece = match taken {
-            Ok((rest, piece)) => {
-                self.rest = rest;
-                piece
-            }
+        let piece = if let Ok((rest, piece)) = taken {
+            self.rest = rest;
+            piece
+        } else {
             // A quote that means nothing here.
-            Err(_) => {
-                let before = self.rest;
-                self.bump();
-                &before[..before.len() - self.rest.len()]
-            }
+            let before = self.rest;
+            self.bump();
+            &before[..before.len() - self.rest.len()]
         };
         self.deliver(piece, Kind::Open, start)
     }
@@ -333,7 +330,7 @@ impl<'a> Machine<'a> {
                 let escape = self.lexer.escape;
                 let length = self
                     .rest
-                    .find(|c| matches!(c, '"' | '$') || c == escape)
+                    .find(['"', '$', escape])
                     .unwrap_or(self.rest.len());
                 let (piece, rest) = self.rest.split_at(length);
                 self.rest = rest;

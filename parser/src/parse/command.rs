@@ -152,7 +152,6 @@ impl<'a> Command<'a> {
                     .help(format!("write `--{name}=<value>`"))
             };
             match (kind, flag.value.as_deref()) {
-                (FlagType::Bool, None) => {}
                 (FlagType::Bool, Some("")) | (FlagType::Text | FlagType::List, None) => {
                     return Err(missing());
                 }
@@ -165,7 +164,7 @@ impl<'a> Command<'a> {
                         )));
                     }
                 }
-                (FlagType::Text | FlagType::List, Some(_)) => {}
+                (FlagType::Bool, None) | (FlagType::Text | FlagType::List, Some(_)) => {}
             }
             taken.push((name, word));
         }

@@ -10,7 +10,7 @@ use crate::{Diagnostic, Directive, LineRange, Span, Spanned};
 use super::directives::{Line, Section};
 
 /// Longest physical line, without its line end.
-const MAX_LINE: usize = 65_535;
+pub(crate) const MAX_LINE: usize = 65_535;
 
 /// What a physical line is; used by the formatter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -176,7 +176,7 @@ pub(crate) fn evaluate(text: &str, case: &Value, ignore: Option<&str>) -> Evalua
     evaluation
 }
 
-impl<'a> Evaluator<'a> {
+impl Evaluator<'_> {
     fn run(&mut self, case: &Value) -> Result<State, String> {
         let platform = case["opt"]["platform"].as_str().unwrap_or("linux/amd64");
         let platform = platform.split(',').next().unwrap();
@@ -209,6 +209,12 @@ impl<'a> Evaluator<'a> {
             }
         }
         Ok(state)
+    }
+
+    fn add(&mut self, finding: Option<LintFinding>) {
+        if let Some(finding) = finding {
+            self.linter.add(finding);
+        }
     }
 
     fn set_platform_args(&mut self, target: &str, stage: Option<&str>) {
@@ -326,9 +332,7 @@ impl<'a> Evaluator<'a> {
                 rules::redundant_target_platform(stage),
                 rules::from_platform_const(stage),
             ] {
-                finding
-                    .into_iter()
-                    .for_each(|finding| self.linter.add(finding));
+                self.add(finding);
             }
             if platform.value.is_empty() {
                 return Err(format!(
@@ -421,7 +425,7 @@ impl<'a> Evaluator<'a> {
             }
             InstructionKind::Run(run) => self.run_step(state, at, run)?,
             InstructionKind::Copy(copy) | InstructionKind::Add(copy) => {
-                self.copy(state, at, copy)?
+                self.copy(state, at, copy)?;
             }
             InstructionKind::Cmd(form) | InstructionKind::Entrypoint(form) => {
                 self.command(state, at, form);
@@ -472,9 +476,7 @@ impl<'a> Evaluator<'a> {
         let mut texts = Vec::new();
         for item in items {
             let name = &item.name.value;
-            rules::secrets_used(at, name)
-                .into_iter()
-                .for_each(|f| self.linter.add(f));
+            self.add(rules::secrets_used(at, name));
             let value = match (self.build_args.get(name).cloned(), &item.default) {
                 (Some(value), _) => Some(value),
                 (None, Some(default)) => Some(
@@ -512,9 +514,7 @@ impl<'a> Evaluator<'a> {
                 .map_err(|e| e.to_string())?;
             pairs.push((name, value));
         }
-        rules::legacy_key_value(at)
-            .into_iter()
-            .for_each(|f| self.linter.add(f));
+        self.add(rules::legacy_key_value(at));
         let is_env = matches!(at.kind, InstructionKind::Env(_));
         let mut text = at.kind.name().to_owned();
         for (name, value) in pairs {
@@ -523,9 +523,7 @@ impl<'a> Evaluator<'a> {
                 state.labels.insert(name, value);
                 continue;
             }
-            rules::secrets_used(at, &name)
-                .into_iter()
-                .for_each(|f| self.linter.add(f));
+            self.add(rules::secrets_used(at, &name));
             state.visible.set(&name, &value);
             match state.env.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, old)) => *old = value,
@@ -625,9 +623,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn command(&mut self, state: &mut State, at: &Instruction, form: &CommandForm) {
-        rules::json_args_recommended(at, !state.shell.is_empty())
-            .into_iter()
-            .for_each(|finding| self.linter.add(finding));
+        self.add(rules::json_args_recommended(at, !state.shell.is_empty()));
         let words = match form {
             CommandForm::Exec(words) => words.clone(),
             CommandForm::Shell(text) => shell(state, text.clone()),
