@@ -24,7 +24,7 @@ mod solve;
 mod tree;
 pub mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::{Digest, Store};
 use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse};
@@ -86,16 +86,14 @@ pub fn build(
     let mut prepared = Prepared::new(request)?;
     let resolver = StoreResolver::new(&engine.store);
     let lowered = prepared.lower(request, &resolver, false);
-    let warnings = prepared.warnings();
-    for warning in &warnings {
-        events.event(Event::Warning(warning.clone()));
-    }
+    tell_warnings(&prepared.linter, &mut prepared.told, events);
     let (graph, locals, targets) = lowered?;
     prepared.linter.verdict().map_err(BuildError::user)?;
     if engine.runtime.is_none() {
         refuse_commands(&graph)?;
     }
     let locals = locals::Locals::open(&engine.store, request, prepared.ignore.as_ref(), &locals)?;
+    let findings = Mutex::new(Vec::new());
     let context = solve::SolveContext {
         store: &engine.store,
         runtime: engine.runtime.as_ref(),
@@ -105,6 +103,7 @@ pub fn build(
         file: &prepared.file,
         events,
         cancel,
+        findings: &findings,
     };
     let roots: Vec<event::VertexId> = targets
         .iter()
@@ -115,11 +114,18 @@ pub fn build(
                 .chain(target.history.iter().filter_map(|h| h.vertex))
         })
         .collect();
-    let outputs = solve::solve(&context, &roots)?;
+    let outputs = solve::solve(&context, &roots);
+    let late = std::mem::take(&mut *findings.lock().unwrap_or_else(PoisonError::into_inner));
+    for finding in late {
+        prepared.linter.add(finding);
+    }
+    tell_warnings(&prepared.linter, &mut prepared.told, events);
+    let outputs = outputs?;
+    prepared.linter.verdict().map_err(BuildError::user)?;
     if let Err(error) = locals.memo().save() {
         tracing::debug!(%error, "the memo of file digests was not saved");
     }
-    finish::finish(&context, &targets, &outputs, warnings)
+    finish::finish(&context, &targets, &outputs, prepared.told.clone())
 }
 
 /// What [`check`] found.
@@ -162,6 +168,8 @@ struct Prepared {
     file: SourceFile,
     parsed: Parsed,
     linter: Linter,
+    /// Findings that were sent as events, in the linter's order.
+    told: Vec<Warning>,
     ignore: Option<Arc<IgnoreMatcher>>,
 }
 
@@ -198,6 +206,7 @@ impl Prepared {
             file,
             parsed,
             linter,
+            told: Vec::new(),
             ignore,
         })
     }
@@ -240,20 +249,20 @@ impl Prepared {
         }
         Ok((lowering.graph, lowering.locals, targets))
     }
+}
 
-    fn warnings(&self) -> Vec<Warning> {
-        let mut warnings: Vec<Warning> = Vec::new();
-        for finding in self.linter.findings() {
-            let warning = Warning {
-                rule: Some(finding.rule.name.to_owned()),
-                message: finding.message.clone(),
-                line: Some(finding.lines.first),
-                url: Some(finding.rule.url.to_string()).filter(|url| !url.is_empty()),
-                help: finding.help.clone(),
-            };
-            warnings.push(warning);
-        }
-        warnings
+/// Sends the warnings that were not sent before.
+fn tell_warnings(linter: &Linter, told: &mut Vec<Warning>, events: &dyn EventSink) {
+    for finding in &linter.findings()[told.len()..] {
+        let warning = Warning {
+            rule: Some(finding.rule.name.to_owned()),
+            message: finding.message.clone(),
+            line: Some(finding.lines.first),
+            url: Some(finding.rule.url.to_owned()).filter(|url| !url.is_empty()),
+            help: finding.help.clone(),
+        };
+        events.event(Event::Warning(warning.clone()));
+        told.push(warning);
     }
 }
 

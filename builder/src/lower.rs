@@ -11,6 +11,7 @@ mod run;
 pub(crate) use config::go_quote;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rbuild_parser::{
     ExpandError, IgnoreMatcher, Instruction, InstructionKind, Linter, Platform, Span, Variables,
@@ -284,7 +285,7 @@ impl<'a> Lowering<'a> {
                         context.stage.base_name
                     ));
                     meta.lines = Some(context.stage.source.from.lines);
-                    let op = Op::Image(std::sync::Arc::new((**image).clone()));
+                    let op = Op::Image(Arc::new((**image).clone()));
                     state.root = Some(self.graph.add(op, Vec::new(), meta));
                 }
                 Ok(state)
@@ -405,6 +406,7 @@ impl<'a> Lowering<'a> {
         let meta = VertexMeta {
             name: name.to_owned(),
             lines: None,
+            instruction: None,
             step: format!("{}/{name}/{path}", context.stage.name),
             ignore_cache: false,
             internal: true,
@@ -465,7 +467,7 @@ impl<'a> Lowering<'a> {
             return Ok(None);
         }
         let name = format!("FROM {}", image.name);
-        let op = Op::Image(std::sync::Arc::new(image));
+        let op = Op::Image(Arc::new(image));
         Ok(Some(self.graph.add(
             op,
             Vec::new(),
@@ -497,6 +499,7 @@ impl<'a> Lowering<'a> {
         VertexMeta {
             name: format!("[{}] {text}", names::prefix(context, context.step)),
             lines: Some(instruction.lines),
+            instruction: Some(Arc::new(instruction.clone())),
             step: format!(
                 "{}:{}:{}:{}",
                 self.file.name,
@@ -516,6 +519,7 @@ impl VertexMeta {
             step: name.clone(),
             name,
             lines: None,
+            instruction: None,
             ignore_cache: false,
             internal: true,
         }

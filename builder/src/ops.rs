@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_cache::Digest;
-use rbuild_parser::{LineRange, NetworkMode, SecurityMode, Sharing};
+use rbuild_parser::{Instruction, LineRange, NetworkMode, SecurityMode, Sharing};
 
 use crate::event::VertexId;
 use crate::image::BaseImage;
@@ -189,6 +189,8 @@ pub(crate) struct VertexMeta {
     pub name: String,
     /// Lines of the instruction, if it is one.
     pub lines: Option<LineRange>,
+    /// The instruction itself, for findings that need its files.
+    pub instruction: Option<Arc<Instruction>>,
     /// Stable identity of the step across builds, for explaining misses.
     pub step: String,
     /// Run even when a result is known (`--no-cache`).

@@ -4,13 +4,15 @@
 //! processes a lock named by the key keeps two from doing the same work. The first failure stops
 //! what runs and leaves what waits.
 
+mod findings;
 mod keys;
 mod schedule;
 mod vertex;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rbuild_cache::{DiffId, Layer, RootView, Store};
+use rbuild_parser::LintFinding;
 use rbuild_runtime::Runtime;
 
 use crate::cancel::Cancel;
@@ -41,6 +43,8 @@ pub(crate) struct SolveContext<'a> {
     pub events: &'a dyn EventSink,
     /// Stops everything.
     pub cancel: &'a Cancel,
+    /// Findings of build checks that only the files can show.
+    pub findings: &'a Mutex<Vec<LintFinding>>,
 }
 
 /// A layer of a result, not necessarily on disk yet.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rbuild_cache::{BuildRecord, Digest, Layer};
 
+use super::findings;
 use super::keys::{parts, tree_of};
 use super::{LayerRef, SolveContext, Value, VertexOutput, materialize};
 use crate::error::{BuildError, BuildErrorKind};
@@ -132,6 +133,7 @@ fn keyed(
     inputs: &[VertexOutput],
 ) -> Result<VertexOutput, BuildError> {
     let parts = parts(context, vertex, inputs)?;
+    findings::collect(context, vertex, inputs)?;
     let key = parts.digest();
     let below = base_layers(&vertex.op, inputs);
     if let Some(record) = look_up(context, vertex, &key)? {
