@@ -61,9 +61,7 @@ fn challenges(value: &str) -> Vec<(String, Parameters)> {
         if rest.is_empty() {
             return found;
         }
-        let end = rest
-            .find(|letter: char| matches!(letter, ' ' | '\t' | ',' | '='))
-            .unwrap_or(rest.len());
+        let end = rest.find([' ', '\t', ',', '=']).unwrap_or(rest.len());
         if end == 0 {
             // A stray `=`: the padding of a token68, or garbage.
             rest = &rest[1..];
@@ -110,13 +108,13 @@ mod tests {
         best(values.iter().copied())
     }
 
-    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer {
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
+        Challenge::Bearer {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
             scope: scope.map(str::to_owned),
             error: None,
-        })
+        }
     }
 
     #[test]
@@ -127,21 +125,21 @@ mod tests {
                 "Bearer realm=\"https://auth.docker.io/token\",service=\"registry.docker.io\",\
                  scope=\"repository:library/alpine:pull,push\""
             ]),
-            bearer(
+            Some(bearer(
                 "https://auth.docker.io/token",
                 Some("registry.docker.io"),
                 Some("repository:library/alpine:pull,push")
-            )
+            ))
         );
         assert_eq!(
             of(&["bearer  Realm = https://a/t , service=x"]),
-            bearer("https://a/t", Some("x"), None)
+            Some(bearer("https://a/t", Some("x"), None))
         );
     }
 
     #[test]
     fn bearer_is_preferred_wherever_it_stands() {
-        let expected = bearer("https://a/t", None, None);
+        let expected = Some(bearer("https://a/t", None, None));
         assert_eq!(
             of(&["Basic realm=\"x\"", "Bearer realm=\"https://a/t\""]),
             expected
@@ -160,7 +158,7 @@ mod tests {
     fn escapes_and_garbage_do_not_confuse() {
         assert_eq!(
             of(&["Bearer realm=\"https://a/\\\"t\\\\\",service=\"\""]),
-            bearer("https://a/\"t\\", None, None)
+            Some(bearer("https://a/\"t\\", None, None))
         );
         for none in [
             "",
@@ -175,7 +173,7 @@ mod tests {
         }
         assert_eq!(
             of(&["Bearer realm=\"unfinished"]),
-            bearer("unfinished", None, None)
+            Some(bearer("unfinished", None, None))
         );
         let long = format!("Bearer realm=\"{}\"", "x".repeat(LONGEST));
         assert_eq!(of(&[&long]), None);

@@ -158,9 +158,8 @@ impl Inner {
             let request = Request::new(doing, Method::GET, url).patience(PROBE);
             self.exchange(&request, None).map(|answer| answer.status)
         };
-        let over_tls = match ask(Scheme::Https) {
-            Ok(_) => return Ok(Scheme::Https),
-            Err(error) => error,
+        let Err(over_tls) = ask(Scheme::Https) else {
+            return Ok(Scheme::Https);
         };
         // Who has a certificate speaks TLS: a bad one must not lead to no protection at all.
         let speaks_tls = matches!(

@@ -231,21 +231,39 @@ pub enum TransportError {
     Proxy(String),
 }
 
+/// Whether and when something that failed should be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It will fail in the same way.
+    Never,
+    /// After a while.
+    Soon,
+    /// When this time has passed: the registry said so.
+    After(Duration),
+}
+
 impl RegistryError {
-    /// Whether trying the same again may help, and how long the registry wants to be left alone.
-    pub(crate) fn transient(&self) -> Option<Option<Duration>> {
+    /// Whether trying the same again may help.
+    pub(crate) fn again(&self) -> Again {
         match self {
             RegistryError::Connection { source, .. } => match source {
-                TransportError::Certificate(_) | TransportError::UnknownHost => None,
-                _ => Some(None),
+                TransportError::Certificate(_) | TransportError::UnknownHost => Again::Never,
+                _ => Again::Soon,
             },
-            RegistryError::Stalled { .. } => Some(None),
+            RegistryError::Stalled { .. } => Again::Soon,
             RegistryError::Status {
-                status,
+                status: 408 | 425 | 429 | 500 | 502 | 503 | 504,
                 retry_after,
                 ..
-            } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504).then_some(*retry_after),
-            _ => None,
+            } => retry_after.map_or(Again::Soon, Again::After),
+            _ => Again::Never,
+        }
+    }
+
+    /// The client was interrupted while it did this.
+    pub(crate) fn interrupted(doing: &str) -> RegistryError {
+        RegistryError::Interrupted {
+            doing: doing.to_owned(),
         }
     }
 

@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use rbuild_cache::{BlobWriter, Store, StoreError};
 use ureq::http::{Method, header};
 
+use crate::answer::Answer;
 use crate::client::Inner;
 use crate::error::RegistryError;
 use crate::location::{Descriptor, Location};
 use crate::pace::Pace;
 use crate::session::Session;
-use crate::transport::{Answer, cut};
+use crate::transport::{Request, cut};
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 128 << 10;
@@ -47,7 +48,7 @@ impl Inner {
             progress,
             writer: None,
         };
-        self.from_sources(location, false, |session| {
+        self.ask_sources(location, false, |session| {
             let result = session.fetch(location, &doing, &mut partial);
             if result.as_ref().is_err_and(RegistryError::is_mismatch) {
                 // Some of what came is wrong, and nobody knows which part.
@@ -153,8 +154,7 @@ impl Session<'_> {
         let url = self.endpoint.repository(&location.repository, &path);
         let offset = partial.offset();
         if offset > 0 {
-            let request = self
-                .request(doing, Method::GET, url.clone())
+            let request = Request::new(doing, Method::GET, url.clone())
                 .header(header::RANGE, format!("bytes={offset}-"));
             let answer = self.send(&request, &[200, 206, 416])?;
             match answer.status {
@@ -167,7 +167,7 @@ impl Session<'_> {
                 _ => partial.restart(),
             }
         }
-        let request = self.request(doing, Method::GET, url);
+        let request = Request::new(doing, Method::GET, url);
         self.send(&request, &[200])
     }
 
@@ -197,7 +197,7 @@ impl Session<'_> {
             partial.append(&buffer[..count])?;
             (partial.progress)(total);
             if self.client.interrupt.is_set() {
-                return Err(self.client.interrupted(doing));
+                return Err(RegistryError::interrupted(doing));
             }
             pace.passed(count as u64)
                 .map_err(|stalled| self.client.body_failure(doing, &url, stalled.into()))?;

@@ -7,6 +7,7 @@
 //! prints or reads the environment: settings come in as [`ClientOptions`], news about retries and
 //! the like go out through [`ClientOptions::notify`].
 
+mod answer;
 mod auth;
 mod challenge;
 mod client;
@@ -21,6 +22,7 @@ mod location;
 mod login;
 mod options;
 mod pace;
+mod payload;
 mod publish;
 mod pull;
 mod push;

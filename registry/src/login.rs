@@ -2,6 +2,7 @@
 
 use ureq::http::Method;
 
+use crate::answer::Answer;
 use crate::auth::{Scope, basic_header, bearer_header};
 use crate::challenge::{self, Challenge};
 use crate::client::{Inner, Login};
@@ -9,14 +10,14 @@ use crate::credentials::Credential;
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
 use crate::session::Session;
-use crate::transport::{Answer, Request};
+use crate::transport::Request;
 
 impl Inner {
     pub(crate) fn ping(&self, host: &str) -> Result<(), RegistryError> {
         let doing = format!("reach registry `{host}`");
         let session = Session::new(self, self.origin_endpoint(host)?, Scope::default());
         session.patiently(&doing, || {
-            let request = session.request(&doing, Method::GET, session.endpoint.api(""));
+            let request = Request::new(&doing, Method::GET, session.endpoint.api(""));
             session.send(&request, &[200]).map(drop)
         })
     }
@@ -50,7 +51,7 @@ impl Inner {
             return Ok(kept(credential));
         }
         let Some(challenge) = challenge_of(&answer) else {
-            return Err(self.refused(doing, answer, true));
+            return Err(answer.refused(doing, true));
         };
         let refused = || RegistryError::Unauthorized {
             doing: doing.to_owned(),
@@ -87,7 +88,7 @@ impl Inner {
         let answer = self.exchange(&request, Some(&header))?;
         match answer.status {
             200 => Ok(login),
-            _ => Err(self.refused(doing, answer, true)),
+            _ => Err(answer.refused(doing, true)),
         }
     }
 }

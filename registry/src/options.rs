@@ -101,7 +101,7 @@ impl Default for RetryPolicy {
             tries: 5,
             first_wait: Duration::from_millis(200),
             longest_wait: Duration::from_secs(10),
-            budget: Duration::from_secs(120),
+            budget: Duration::from_mins(2),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(15),
             stall: Duration::from_secs(30),
             stall_bytes: 1000,
-            commit: Duration::from_secs(300),
+            commit: Duration::from_mins(5),
         }
     }
 }

@@ -36,7 +36,8 @@ impl Pace {
         if elapsed < self.window {
             return Ok(());
         }
-        if (self.bytes as f64) < elapsed.as_secs_f64() * self.bytes_per_second as f64 {
+        let least = elapsed.as_millis() * u128::from(self.bytes_per_second) / 1000;
+        if u128::from(self.bytes) < least {
             return Err(Stalled);
         }
         self.since = Instant::now();

@@ -6,14 +6,16 @@ use rbuild_cache::Digest;
 use serde::Deserialize;
 use ureq::http::{Method, header};
 
+use crate::answer::Answer;
 use crate::auth::Scope;
 use crate::client::Inner;
 use crate::document::DocumentError;
 use crate::error::RegistryError;
 use crate::location::{Location, Reference, check_tag};
+use crate::payload::Payload;
 use crate::pull::told_digest;
 use crate::session::Session;
-use crate::transport::{Answer, Payload};
+use crate::transport::Request;
 use crate::url::Url;
 
 /// Tags that are asked for at a time.
@@ -57,8 +59,7 @@ impl Inner {
         let path = format!("manifests/{}", location.reference);
         let url = session.endpoint.repository(&location.repository, &path);
         let told = session.patiently(&doing, || {
-            let request = session
-                .request(&doing, Method::PUT, url.clone())
+            let request = Request::new(&doing, Method::PUT, url.clone())
                 .header(header::CONTENT_TYPE, media_type)
                 .payload(Payload::Bytes(bytes));
             let answer = session.send(&request, &[200, 201, 202, 204])?;
@@ -120,9 +121,7 @@ impl Session<'_> {
         let path = format!("manifests/{}", location.reference);
         let url = self.endpoint.repository(&location.repository, &path);
         // Registries convert manifests for clients that do not accept them as they are.
-        let request = self
-            .request(doing, Method::GET, url)
-            .header(header::ACCEPT, media_type);
+        let request = Request::new(doing, Method::GET, url).header(header::ACCEPT, media_type);
         self.send(&request, &[200])
     }
 
@@ -132,7 +131,7 @@ impl Session<'_> {
         doing: &str,
         url: &Url,
     ) -> Result<(Vec<String>, Option<Url>), RegistryError> {
-        let answer = self.send(&self.request(doing, Method::GET, url.clone()), &[200])?;
+        let answer = self.send(&Request::new(doing, Method::GET, url.clone()), &[200])?;
         let next = match answer.header("link").and_then(next_link) {
             None => None,
             Some(link) => {

@@ -3,6 +3,7 @@
 use rbuild_cache::Digest;
 use ureq::http::{Method, header};
 
+use crate::answer::Answer;
 use crate::auth::Scope;
 use crate::client::Inner;
 use crate::document::{ACCEPT, Contents, Document, DocumentError, IndexEntry, essence, is_known};
@@ -10,7 +11,7 @@ use crate::error::{RegistryError, chain};
 use crate::location::{Descriptor, Location, Reference, Resolved};
 use crate::options::Notice;
 use crate::session::Session;
-use crate::transport::Answer;
+use crate::transport::Request;
 
 /// The header in which registries tell the digest of what they send.
 pub(crate) const DIGEST_HEADER: &str = "docker-content-digest";
@@ -20,7 +21,7 @@ impl Inner {
     ///
     /// What the registry itself delivers wrong is asked for once more. Failures that have nothing
     /// to do with the server end it at once.
-    pub(crate) fn from_sources<T>(
+    pub(crate) fn ask_sources<T>(
         &self,
         location: &Location,
         tags: bool,
@@ -60,7 +61,7 @@ impl Inner {
     pub(crate) fn resolve(&self, location: &Location) -> Result<Resolved, RegistryError> {
         let doing = format!("resolve {location}");
         let tags = matches!(location.reference, Reference::Tag(_));
-        let descriptor = self.from_sources(location, tags, |session| {
+        let descriptor = self.ask_sources(location, tags, |session| {
             session.patiently(&doing, || session.head_manifest(location, &doing))
         })?;
         Ok(Resolved { descriptor })
@@ -73,7 +74,7 @@ impl Inner {
     ) -> Result<Document, RegistryError> {
         let location = location.with_digest(digest);
         let doing = format!("download manifest {location}");
-        self.from_sources(&location, false, |session| {
+        self.ask_sources(&location, false, |session| {
             session.patiently(&doing, || session.get_manifest(&location, &doing))
         })
     }
@@ -170,9 +171,7 @@ impl Session<'_> {
     fn head_manifest(&self, location: &Location, doing: &str) -> Result<Descriptor, RegistryError> {
         let path = format!("manifests/{}", location.reference);
         let url = self.endpoint.repository(&location.repository, &path);
-        let request = self
-            .request(doing, Method::HEAD, url)
-            .header(header::ACCEPT, ACCEPT);
+        let request = Request::new(doing, Method::HEAD, url).header(header::ACCEPT, ACCEPT);
         let answer = self.send(&request, &[200, 400, 405, 501])?;
         if answer.status == 200
             && let Some(descriptor) = described(&answer)
@@ -236,9 +235,7 @@ impl Session<'_> {
     ) -> Result<Answer, RegistryError> {
         let path = format!("manifests/{}", location.reference);
         let url = self.endpoint.repository(&location.repository, &path);
-        let request = self
-            .request(doing, Method::GET, url)
-            .header(header::ACCEPT, ACCEPT);
+        let request = Request::new(doing, Method::GET, url).header(header::ACCEPT, ACCEPT);
         self.send(&request, &[200])
     }
 
@@ -268,7 +265,7 @@ impl Session<'_> {
     ) -> Result<bool, RegistryError> {
         let path = format!("blobs/{}", descriptor.digest);
         let url = self.endpoint.repository(repository, &path);
-        let request = self.request(doing, Method::HEAD, url);
+        let request = Request::new(doing, Method::HEAD, url);
         Ok(self.send(&request, &[200, 404])?.status == 200)
     }
 }

@@ -10,14 +10,16 @@ use std::fs::File;
 use rbuild_cache::Store;
 use ureq::http::{Method, header};
 
+use crate::answer::Answer;
 use crate::auth::Scope;
 use crate::client::{Inner, PushOutcome};
-use crate::error::RegistryError;
+use crate::error::{Again, RegistryError};
 use crate::location::{Descriptor, Location, check_repository};
+use crate::payload::{BlobPart, Payload};
 use crate::pull::told_digest;
 use crate::retry::Attempts;
-use crate::session::{Sent, Session};
-use crate::transport::{Answer, BlobPart, Payload};
+use crate::session::Session;
+use crate::transport::Request;
 use crate::url::{Scheme, Url};
 
 /// Blobs up to this size are sent in one request, in bytes.
@@ -173,9 +175,7 @@ impl Session<'_> {
                     .with_parameter("from", from),
                 None => plain.clone(),
             };
-            let request = self
-                .request(&blob.doing, Method::POST, url)
-                .payload(Payload::Bytes(&[]));
+            let request = Request::new(&blob.doing, Method::POST, url).payload(Payload::Bytes(&[]));
             match self.send(&request, &[201, 202]) {
                 Ok(answer) if answer.status == 201 && mount_from.is_some() => {
                     return Ok(Opened::Mounted);
@@ -192,7 +192,7 @@ impl Session<'_> {
                         careful: false,
                     }));
                 }
-                Err(error) if mount_from.is_some() && error.transient().is_none() => {
+                Err(error) if mount_from.is_some() && error.again() == Again::Never => {
                     mount_from = None;
                 }
                 Err(error) => attempts.again(error)?,
@@ -293,8 +293,7 @@ impl Session<'_> {
             chunk => chunk.max(upload.least_chunk),
         };
         let length = (size - start).min(chunk);
-        let mut request = self
-            .request(&blob.doing, Method::PATCH, upload.url.clone())
+        let mut request = Request::new(&blob.doing, Method::PATCH, upload.url.clone())
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .payload(Payload::Blob(blob.part(start, length)));
         if length < size {
@@ -305,8 +304,8 @@ impl Session<'_> {
             request = request.header(header::EXPECT, "100-continue");
         }
         let answer = match self.send_renewing(&request)? {
-            Sent::Renewed => return Ok(false),
-            Sent::Answer(answer) => self.expect(&blob.doing, answer, &[200, 201, 202, 204])?,
+            None => return Ok(false),
+            Some(answer) => self.expect(&blob.doing, answer, &[200, 201, 202, 204])?,
         };
         upload.url = self.upload_url(&blob.doing, &answer)?;
         upload.offset = match answer.header("range") {
@@ -328,8 +327,7 @@ impl Session<'_> {
             0 => Payload::Bytes(&[]),
             _ => Payload::Blob(blob.part(upload.offset, left)),
         };
-        let request = self
-            .request(&blob.doing, Method::PUT, url)
+        let request = Request::new(&blob.doing, Method::PUT, url)
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .payload(payload)
             .patience(self.client.options.timeouts.commit);
@@ -344,7 +342,7 @@ impl Session<'_> {
     fn ask_offset(&self, blob: &Outgoing<'_>, upload: &mut Upload) -> Result<(), Trouble> {
         let doing = &blob.doing;
         let result = self.patiently(doing, || {
-            let request = self.request(doing, Method::GET, upload.url.clone());
+            let request = Request::new(doing, Method::GET, upload.url.clone());
             let answer = self.send(&request, &[200, 202, 204])?;
             let range = answer.header("range").unwrap_or_default().to_owned();
             let url = self.upload_url(doing, &answer)?;

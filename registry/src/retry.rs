@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::error::{RegistryError, chain};
+use crate::error::{Again, RegistryError, chain};
 use crate::options::{Notice, Notify, RetryPolicy};
 
 /// Bytes that count as getting further: a server that cuts every answer short after a few bytes
@@ -81,23 +81,19 @@ impl<'c> Attempts<'c> {
 
     /// After a failure: waits as long as is proper, or returns the error if that was the last try.
     pub(crate) fn again(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        match error.transient() {
-            Some(retry_after) => self.wait(error, retry_after),
-            None => Err(error),
+        match error.again() {
+            Again::Never => Err(error),
+            when => self.wait(error, when),
         }
     }
 
     /// The same for an error that is no reason to give up here, though it is elsewhere.
     pub(crate) fn again_anyway(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        let retry_after = error.transient().flatten();
-        self.wait(error, retry_after)
+        let when = error.again();
+        self.wait(error, when)
     }
 
-    fn wait(
-        &mut self,
-        error: RegistryError,
-        retry_after: Option<Duration>,
-    ) -> Result<(), RegistryError> {
+    fn wait(&mut self, error: RegistryError, when: Again) -> Result<(), RegistryError> {
         if self.interrupt.is_set() {
             return Err(self.interrupted());
         }
@@ -105,7 +101,10 @@ impl<'c> Attempts<'c> {
         let now = Instant::now();
         let first_failure = *self.first_failure.get_or_insert(now);
         let elapsed = now.duration_since(first_failure);
-        let wait = retry_after.unwrap_or_else(|| backoff(&self.policy, self.failures));
+        let wait = match when {
+            Again::After(time) => time,
+            Again::Never | Again::Soon => backoff(&self.policy, self.failures),
+        };
         if self.failures >= self.policy.tries || elapsed + wait > self.policy.budget {
             return Err(self.gave_up(error, elapsed));
         }
@@ -157,7 +156,7 @@ fn backoff(policy: &RetryPolicy, failures: u32) -> Duration {
 /// A number from 0 to 1: each hasher of the standard library has its own random key.
 fn random_fraction() -> f64 {
     let bits = RandomState::new().hash_one(0_u8);
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
+    f64::from(bits as u32) / f64::from(u32::MAX)
 }
 
 /// Reads `Retry-After`: seconds or an HTTP date. RFC 9110, section 10.2.3.
@@ -245,7 +244,7 @@ mod tests {
     fn a_wish_beyond_the_budget_ends_it_at_once() {
         let interrupt = Interrupt::default();
         let mut attempts = Attempts::new(quick(), &interrupt, None, "test");
-        let hour = Some(Duration::from_secs(3600));
+        let hour = Some(Duration::from_hours(1));
         let error = attempts.again(status(429, hour)).unwrap_err();
         assert!(matches!(error, RegistryError::Status { status: 429, .. }));
     }
@@ -267,7 +266,7 @@ mod tests {
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_700);
-        assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("120", now), Some(Duration::from_mins(2)));
         assert_eq!(
             retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now),
             Some(Duration::from_secs(77))

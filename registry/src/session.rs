@@ -1,28 +1,19 @@
 //! Requests to one server of a registry, with whatever authorization it asks for.
 
-use ureq::http::Method;
-
+use crate::answer::Answer;
 use crate::auth::{Rejected, Scope};
 use crate::challenge;
 use crate::client::Inner;
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
 use crate::retry::Attempts;
-use crate::transport::{Answer, Request};
-use crate::url::Url;
+use crate::transport::Request;
 
 /// A server, and what we want to do there.
 pub(crate) struct Session<'c> {
     pub(crate) client: &'c Inner,
     pub(crate) endpoint: Endpoint,
     pub(crate) scope: Scope,
-}
-
-/// What became of a request that may not simply be sent twice.
-pub(crate) enum Sent {
-    Answer(Answer),
-    /// The token was refused and a new one is there now; nothing is known about the request's body.
-    Renewed,
 }
 
 impl<'c> Session<'c> {
@@ -59,10 +50,6 @@ impl<'c> Session<'c> {
         }
     }
 
-    pub(crate) fn request<'p>(&self, doing: &'p str, method: Method, url: Url) -> Request<'p> {
-        Request::new(doing, method, url)
-    }
-
     /// Sends a request. A refused token is renewed once, then the request is sent again.
     ///
     /// Statuses other than those in `expected` are errors.
@@ -71,24 +58,27 @@ impl<'c> Session<'c> {
         request: &Request<'_>,
         expected: &[u16],
     ) -> Result<Answer, RegistryError> {
-        match self.send_renewing(request)? {
-            Sent::Answer(answer) => self.expect(request.doing, answer, expected),
-            Sent::Renewed => {
-                let authorization = self.authorization(request)?;
-                let answer = self.client.exchange(request, authorization.as_deref())?;
-                self.expect(request.doing, answer, expected)
-            }
-        }
+        let answer = if let Some(answer) = self.send_renewing(request)? {
+            answer
+        } else {
+            let authorization = self.authorization(request)?;
+            self.client.exchange(request, authorization.as_deref())?
+        };
+        self.expect(request.doing, answer, expected)
     }
 
-    /// Sends a request once; a refused token is renewed, but the request is not repeated.
-    pub(crate) fn send_renewing(&self, request: &Request<'_>) -> Result<Sent, RegistryError> {
+    /// Sends a request once. None if the token was refused and a new one is there now: what became
+    /// of the request's body nobody knows.
+    pub(crate) fn send_renewing(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<Option<Answer>, RegistryError> {
         let authorization = self.authorization(request)?;
         let answer = self.client.exchange(request, authorization.as_deref())?;
         // Only the server that our credentials are for may ask for them (CVE-2020-15157).
         let ours = answer.from_origin && request.url.origin == self.endpoint.origin;
         if answer.status != 401 || !ours {
-            return Ok(Sent::Answer(answer));
+            return Ok(Some(answer));
         }
         let values = answer
             .headers
@@ -96,7 +86,7 @@ impl<'c> Session<'c> {
             .iter()
             .filter_map(|value| value.to_str().ok());
         let Some(challenge) = challenge::best(values) else {
-            return Ok(Sent::Answer(answer));
+            return Ok(Some(answer));
         };
         let rejected = Rejected {
             challenge: &challenge,
@@ -106,9 +96,9 @@ impl<'c> Session<'c> {
             .client
             .renew_authorization(&self.endpoint, &self.scope, &rejected, request.doing)?
         {
-            return Ok(Sent::Renewed);
+            return Ok(None);
         }
-        Ok(Sent::Answer(answer))
+        Ok(Some(answer))
     }
 
     pub(crate) fn expect(
@@ -125,7 +115,7 @@ impl<'c> Session<'c> {
 
     pub(crate) fn refused(&self, doing: &str, answer: Answer) -> RegistryError {
         let with_credentials = self.client.has_credential(&self.endpoint, &self.scope);
-        self.client.refused(doing, answer, with_credentials)
+        answer.refused(doing, with_credentials)
     }
 
     pub(crate) fn protocol(&self, doing: &str, reason: impl Into<String>) -> RegistryError {

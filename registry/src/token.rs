@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use ureq::http::{Method, header};
 
+use crate::answer::Answer;
 use crate::auth::{Token, basic_header};
 use crate::challenge::Challenge;
 use crate::client::Inner;
 use crate::credentials::Credential;
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
+use crate::payload::Payload;
 use crate::retry::Attempts;
-use crate::transport::{Answer, Payload, Request};
+use crate::transport::Request;
 use crate::url::{Scheme, Url, push_encoded};
 
 /// Bytes of a token server's answer.
@@ -23,10 +25,10 @@ const LARGEST_ANSWER: u64 = 1 << 20;
 const LONGEST_TOKEN: usize = 32 << 10;
 
 /// Lifetime where the server gives none, or a shorter one.
-const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+const SHORTEST_LIFE: Duration = Duration::from_mins(1);
 
 /// No token is used longer, whatever the server says.
-const LONGEST_LIFE: Duration = Duration::from_secs(3600);
+const LONGEST_LIFE: Duration = Duration::from_hours(1);
 
 /// How we call ourselves to a token server.
 const CLIENT_ID: &str = "rbuild";
@@ -186,7 +188,7 @@ impl Inner {
     ) -> Result<Granted, RegistryError> {
         let host = answer.url.origin.authority.clone();
         if answer.status != 200 {
-            return Err(match self.refused(doing, answer, with_credentials) {
+            return Err(match answer.refused(doing, with_credentials) {
                 // OAuth 2 says 400 where it means "no".
                 RegistryError::Status {
                     doing,

@@ -1,31 +1,20 @@
 //! One exchange with a server: a request, redirections, an answer. Knows nothing of registries but
 //! the rule that matters most: an `Authorization` header goes to the origin that it is for.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
-use std::time::{Duration, SystemTime};
+use std::io;
+use std::time::Duration;
 
 use rbuild_cache::Digest;
 use ureq::SendBody;
 use ureq::http::{HeaderMap, Method, header};
 
+use crate::answer::Answer;
 use crate::client::Inner;
 use crate::connections::transport_error;
-use crate::error::{RegistryError, ServerError, TransportError};
-use crate::options::Timeouts;
-use crate::pace::{Pace, Stalled};
-use crate::retry::retry_after;
+use crate::error::{RegistryError, TransportError};
+use crate::pace::Stalled;
+use crate::payload::{BlobFailed, BlobReader, PartReader, Payload};
 use crate::url::{Scheme, Url};
-
-/// Bytes of an error body that are read.
-const ERROR_BODY: u64 = 64 << 10;
-
-/// Errors of one answer that are told.
-const MOST_ERRORS: usize = 4;
-
-/// Letters of a server's message that are told.
-const MESSAGE_LENGTH: usize = 300;
 
 /// What is sent.
 pub(crate) struct Request<'p> {
@@ -37,41 +26,6 @@ pub(crate) struct Request<'p> {
     pub(crate) payload: Payload<'p>,
     /// Longest wait for the answer, where it is not that of a stalled transfer.
     pub(crate) patience: Option<Duration>,
-}
-
-/// The body of a request; can be sent again.
-#[derive(Clone, Copy)]
-pub(crate) enum Payload<'p> {
-    /// No body, and no `Content-Length` either.
-    None,
-    /// These bytes, perhaps none.
-    Bytes(&'p [u8]),
-    /// A secret: never sent anywhere else than asked.
-    Secret(&'p [u8]),
-    /// A part of a blob.
-    Blob(BlobPart<'p>),
-}
-
-/// Some bytes of a file.
-#[derive(Clone, Copy)]
-pub(crate) struct BlobPart<'p> {
-    pub(crate) file: &'p File,
-    pub(crate) digest: &'p Digest,
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-    /// Called with the offset in the blob that was reached.
-    pub(crate) progress: &'p dyn Fn(u64),
-}
-
-/// What came back. Any status counts as an answer.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: ureq::Body,
-    /// The URL that answered, after redirections.
-    pub(crate) url: Url,
-    /// Whether it comes from the origin that was asked, so that a challenge in it may be answered.
-    pub(crate) from_origin: bool,
 }
 
 impl<'p> Request<'p> {
@@ -152,7 +106,7 @@ impl Inner {
         authorization: Option<&str>,
     ) -> Result<(u16, HeaderMap, ureq::Body), RegistryError> {
         if self.interrupt.is_set() {
-            return Err(self.interrupted(request.doing));
+            return Err(RegistryError::interrupted(request.doing));
         }
         let agent = self.connections.agent(&url.origin)?;
         let mut builder = ureq::http::Request::builder()
@@ -198,7 +152,7 @@ impl Inner {
         error: ureq::Error,
     ) -> RegistryError {
         if self.interrupt.is_set() {
-            return self.interrupted(doing);
+            return RegistryError::interrupted(doing);
         }
         let host = url.origin.authority.clone();
         let stalled = match &error {
@@ -232,113 +186,6 @@ impl Inner {
     /// The same for a body that broke while it was read.
     pub(crate) fn body_failure(&self, doing: &str, url: &Url, error: io::Error) -> RegistryError {
         self.failure(doing, url, None, ureq::Error::from(error))
-    }
-
-    pub(crate) fn interrupted(&self, doing: &str) -> RegistryError {
-        RegistryError::Interrupted {
-            doing: doing.to_owned(),
-        }
-    }
-
-    /// Reads a body that is at most `limit` bytes long.
-    pub(crate) fn read_body(
-        &self,
-        doing: &str,
-        what: &'static str,
-        answer: Answer,
-        limit: u64,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let over = || RegistryError::Limit {
-            doing: doing.to_owned(),
-            what,
-            limit,
-        };
-        if answer.content_length().is_some_and(|length| length > limit) {
-            return Err(over());
-        }
-        let url = answer.url.clone();
-        let mut reader = answer.reader();
-        let mut pace = Pace::new(&self.options.timeouts);
-        let mut bytes = Vec::new();
-        let mut buffer = vec![0; 32 << 10];
-        loop {
-            let count = reader
-                .read(&mut buffer)
-                .map_err(|error| self.body_failure(doing, &url, error))?;
-            if count == 0 {
-                return Ok(bytes);
-            }
-            bytes.extend_from_slice(&buffer[..count]);
-            if bytes.len() as u64 > limit {
-                return Err(over());
-            }
-            pace.passed(count as u64)
-                .map_err(|stalled| self.body_failure(doing, &url, stalled.into()))?;
-        }
-    }
-
-    /// Makes an error of an answer that is not what was hoped for.
-    pub(crate) fn refused(
-        &self,
-        doing: &str,
-        answer: Answer,
-        with_credentials: bool,
-    ) -> RegistryError {
-        let status = answer.status;
-        let host = answer.url.origin.authority.clone();
-        let retry_after = answer
-            .header("retry-after")
-            .and_then(|value| retry_after(value, SystemTime::now()));
-        // What can be read of it is told; that it cannot be read is not worth another error.
-        let mut body = Vec::new();
-        let _ = answer.reader().take(ERROR_BODY).read_to_end(&mut body);
-        let errors = server_errors(&body);
-        let doing = doing.to_owned();
-        match status {
-            401 | 403 => RegistryError::Unauthorized {
-                doing,
-                host,
-                with_credentials,
-                errors,
-            },
-            404 => RegistryError::NotFound {
-                doing,
-                host,
-                errors,
-            },
-            _ => RegistryError::Status {
-                doing,
-                host,
-                status,
-                errors,
-                retry_after,
-            },
-        }
-    }
-}
-
-impl Answer {
-    /// A header's value, if it is there and text.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    pub(crate) fn content_length(&self) -> Option<u64> {
-        self.header("content-length")?.trim().parse().ok()
-    }
-
-    /// The body, without a limit: whoever reads it counts.
-    pub(crate) fn reader(self) -> ureq::BodyReader<'static> {
-        self.body.into_with_config().limit(u64::MAX).reader()
-    }
-}
-
-impl<'p> Payload<'p> {
-    fn digest(&self) -> Option<&'p Digest> {
-        match self {
-            Payload::Blob(part) => Some(part.digest),
-            _ => None,
-        }
     }
 }
 
@@ -379,144 +226,17 @@ fn redirection(
         return Err("it leads from https to http");
     }
     match request.payload {
-        Payload::None => {}
-        Payload::Secret(_) => return Err("what was sent is secret"),
-        // The others would turn the request into a GET.
+        Payload::Secret(_) => Err("what was sent is secret"),
+        // The other statuses would turn the request into a GET.
         Payload::Bytes(_) | Payload::Blob(_) if !matches!(status, 307 | 308) => {
-            return Err("an upload may only be redirected with status 307 or 308");
+            Err("an upload may only be redirected with status 307 or 308")
         }
-        Payload::Bytes(_) | Payload::Blob(_) => {}
+        Payload::None | Payload::Bytes(_) | Payload::Blob(_) => Ok(next),
     }
-    Ok(next)
-}
-
-/// Reads the `errors` of an answer; other texts are told as they are, if they are short.
-fn server_errors(body: &[u8]) -> Vec<ServerError> {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        errors: Vec<One>,
-    }
-    #[derive(serde::Deserialize)]
-    struct One {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    if let Ok(body) = serde_json::from_slice::<Body>(body) {
-        return body
-            .errors
-            .into_iter()
-            .take(MOST_ERRORS)
-            .map(|error| ServerError {
-                code: shown(&error.code),
-                message: shown(&error.message),
-            })
-            .collect();
-    }
-    let text = String::from_utf8_lossy(body);
-    let text = text.trim();
-    if text.is_empty() || text.starts_with('<') {
-        // Nothing, or a web page of something in between.
-        return Vec::new();
-    }
-    vec![ServerError {
-        code: String::new(),
-        message: shown(text),
-    }]
-}
-
-/// Makes a text from outside fit to stand in a message.
-fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for letter in text.chars().take(MESSAGE_LENGTH) {
-        if letter.is_control() {
-            shown.extend(letter.escape_default());
-        } else {
-            shown.push(letter);
-        }
-    }
-    if text.chars().nth(MESSAGE_LENGTH).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 fn inner<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
     error.get_ref()?.downcast_ref()
-}
-
-/// Reading our own blob failed: not the fault of the network.
-#[derive(Debug, thiserror::Error)]
-#[error("{1}")]
-struct BlobFailed(io::ErrorKind, String);
-
-enum PartReader<'p> {
-    Bytes(&'p [u8]),
-    Blob(BlobReader<'p>),
-}
-
-impl Read for PartReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            PartReader::Bytes(bytes) => bytes.read(buffer),
-            PartReader::Blob(blob) => blob.read(buffer),
-        }
-    }
-}
-
-/// Reads a part of a blob for sending, watching that the network keeps up.
-struct BlobReader<'p> {
-    part: BlobPart<'p>,
-    done: u64,
-    /// Bytes handed out last: they have left when more are asked for.
-    last: u64,
-    pace: Pace,
-}
-
-impl<'p> BlobReader<'p> {
-    fn new(part: BlobPart<'p>, timeouts: &Timeouts) -> BlobReader<'p> {
-        BlobReader {
-            part,
-            done: 0,
-            last: 0,
-            pace: Pace::new(timeouts),
-        }
-    }
-}
-
-impl Read for BlobReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.part.length - self.done;
-        let wanted = (buffer.len() as u64).min(left) as usize;
-        let at = self.part.offset + self.done;
-        (self.part.progress)(at);
-        self.pace.passed(self.last)?;
-        if wanted == 0 {
-            return Ok(0);
-        }
-        let count = loop {
-            match self.part.file.read_at(&mut buffer[..wanted], at) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let failed = BlobFailed(error.kind(), error.to_string());
-                    return Err(io::Error::other(failed));
-                }
-                // An early end would leave the request hanging for the promised rest.
-                Ok(0) => {
-                    let failed = BlobFailed(
-                        io::ErrorKind::UnexpectedEof,
-                        "it is shorter than it should be".to_owned(),
-                    );
-                    return Err(io::Error::other(failed));
-                }
-                Ok(count) => break count,
-            }
-        };
-        self.last = count as u64;
-        self.done += self.last;
-        Ok(count)
-    }
 }
 
 /// Says that what broke off was the network, as when a body ends too early.
@@ -525,38 +245,5 @@ pub(crate) fn cut(doing: &str, url: &Url) -> RegistryError {
         doing: doing.to_owned(),
         host: url.origin.authority.clone(),
         source: TransportError::Io(io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_of_a_registry_are_read() {
-        let body =
-            br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{}}]}"#;
-        assert_eq!(
-            server_errors(body),
-            [ServerError {
-                code: "MANIFEST_UNKNOWN".to_owned(),
-                message: "manifest unknown".to_owned()
-            }]
-        );
-        assert_eq!(server_errors(b"<html>x"), []);
-        assert_eq!(server_errors(b""), []);
-        assert_eq!(
-            server_errors(b" bad \x1b[31m gateway\n")[0].message,
-            "bad \\u{1b}[31m gateway"
-        );
-        let many = format!(r#"{{"errors":[{}]}}"#, vec!["{}"; 99].join(","));
-        assert_eq!(server_errors(many.as_bytes()).len(), MOST_ERRORS);
-        assert!(
-            server_errors("é".repeat(9999).as_bytes())[0]
-                .message
-                .chars()
-                .count()
-                <= 301
-        );
     }
 }

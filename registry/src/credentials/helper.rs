@@ -38,7 +38,7 @@ pub(super) fn get_from(program: &str, server: &str) -> Result<Option<Credential>
         if said.trim() == NOT_FOUND {
             return Ok(None);
         }
-        return Err(failed(program, first_line(&said)));
+        return Err(failed(program, &first_line(&said)));
     }
     let entry: Entry = serde_json::from_slice(&output)
         .map_err(|_| failed(program, "its answer is not what it should be"))?;
@@ -71,7 +71,7 @@ pub(super) fn store(
         username: username.to_owned(),
         secret: secret.clone(),
     };
-    let input = serde_json::to_vec(&entry).map_err(|error| failed(&program, error))?;
+    let input = serde_json::to_vec(&entry).map_err(|error| failed(&program, &error.to_string()))?;
     succeed(&program, "store", &input)
 }
 
@@ -100,14 +100,14 @@ fn succeed(program: &str, action: &str, input: &[u8]) -> Result<(), CredentialEr
         (true, _) => Ok(()),
         (false, output) => Err(failed(
             program,
-            first_line(&String::from_utf8_lossy(&output)),
+            &first_line(&String::from_utf8_lossy(&output)),
         )),
     }
 }
 
 /// Runs a helper; returns whether it succeeded, and what it printed.
 fn run(program: &str, action: &str, input: &[u8]) -> Result<(bool, Vec<u8>), CredentialError> {
-    let broke = |error: std::io::Error| failed(program, error);
+    let broke = |error: std::io::Error| failed(program, &error.to_string());
     let mut child = Command::new(program)
         .arg(action)
         .stdin(Stdio::piped())
@@ -135,7 +135,7 @@ fn run(program: &str, action: &str, input: &[u8]) -> Result<(bool, Vec<u8>), Cre
     Ok((status.success(), output))
 }
 
-fn failed(program: &str, reason: impl ToString) -> CredentialError {
+fn failed(program: &str, reason: &str) -> CredentialError {
     CredentialError::Helper {
         program: program.to_owned(),
         reason: reason.to_string(),
