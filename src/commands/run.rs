@@ -4,10 +4,11 @@ mod options;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rbuild_runtime::{ExitStatus, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
@@ -24,6 +25,12 @@ pub(crate) use options::RunArgs;
 
 /// How often Ctrl-C is passed on before the container is killed.
 const PATIENCE: usize = 3;
+
+/// How long a container has to end after its terminal has gone.
+const HANG_UP_GRACE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// Runs a container.
 pub(crate) fn run(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
@@ -234,6 +241,10 @@ fn forward_signals(
                     }
                     continue;
                 }
+                if signal == SIGHUP && terminals.is_some() {
+                    hang_up(container.as_fd());
+                    continue;
+                }
                 impatient += usize::from(signal == SIGINT || signal == SIGTERM);
                 let signal = if impatient > PATIENCE {
                     Signal::KILL
@@ -245,6 +256,18 @@ fn forward_signals(
             }
         })?;
     Ok(())
+}
+
+/// Ends a container whose terminal is gone: nobody can reach it any more.
+///
+/// It is told first; a shell that is process 1 ignores that.
+fn hang_up(container: BorrowedFd<'_>) {
+    // A container that is gone needs no signal.
+    let _ = pidfd_send_signal(container, Signal::HUP);
+    let mut gone = [PollFd::new(&container, PollFlags::IN)];
+    if !matches!(poll(&mut gone, Some(&HANG_UP_GRACE)), Ok(1..)) {
+        let _ = pidfd_send_signal(container, Signal::KILL);
+    }
 }
 
 fn named(signal: i32) -> Signal {
