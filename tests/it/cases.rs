@@ -21,9 +21,9 @@ use crate::support::TestEnv;
 use data::Case;
 
 /// Fewest cases that must pass in everything compared. Raise it when more do; never lower it.
-const FLOOR: usize = 1;
+const FLOOR: usize = 565;
 /// Fewest cases that must pass when texts for people and times are not compared.
-const LOOSE_FLOOR: usize = 450;
+const LOOSE_FLOOR: usize = 581;
 
 /// What differed in one case; empty lists mean that it passed.
 struct Verdict {
@@ -118,9 +118,11 @@ fn judge(env: &TestEnv, case: &Case) -> Verdict {
     // A panic is one case's failure, not the end of all: a reader found a malformed image, say.
     let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let run = setup::run(env, case, true);
-        let strict = compare::strict(case, &run);
+        let mut strict = compare::strict(case, &run);
         let asks_attestation = case.opt.keys().any(|key| key.starts_with("attest:"));
         let loose_run = if asks_attestation {
+            // The reference runner leaves this wish out.
+            strict.extend(compare::loose(case, &run));
             setup::run(env, case, false)
         } else {
             run
