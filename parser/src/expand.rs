@@ -6,6 +6,7 @@
 
 mod engine;
 mod pattern;
+mod words;
 
 pub(crate) use engine::Lexer;
 

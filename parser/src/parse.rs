@@ -42,13 +42,20 @@ pub struct Parsed {
 
 /// Parses a Dockerfile.
 pub fn parse(source: &[u8]) -> Parsed {
-    parse_with_lines(source).0
+    parse_file(source, false).0
 }
 
 /// Parses a Dockerfile and returns its physical lines as well.
 pub(crate) fn parse_with_lines(source: &[u8]) -> (Parsed, Vec<PhysicalLine>) {
+    parse_file(source, true)
+}
+
+fn parse_file(source: &[u8], keep_lines: bool) -> (Parsed, Vec<PhysicalLine>) {
     let too_large = source.len() > MAX_FILE;
     let mut parser = Parser::new(if too_large { &[] } else { source });
+    if keep_lines {
+        parser.reader.keep_lines();
+    }
     if too_large {
         let message = format!(
             "dockerfile is larger than the limit of {} MiB",
@@ -156,7 +163,7 @@ impl<'a> Parser<'a> {
             mut lines,
             mut end,
             comments,
-            blank_lines,
+            blank_line,
         } = logical;
         let text_length = joined.text().len();
         let mut command = Command::split(&joined, 0..text_length, self.reader.escape());
@@ -179,7 +186,7 @@ impl<'a> Parser<'a> {
             }
         };
         self.blank_lines
-            .extend(blank_lines.last().map(|span| (line_end, *span)));
+            .extend(blank_line.map(|span| (line_end, span)));
         let span = Span::new(keyword_span.start, end.max(keyword_span.end));
         match built {
             Ok(kind) => {

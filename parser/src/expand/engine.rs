@@ -11,6 +11,7 @@ use nom::combinator::recognize;
 use nom::{IResult, Parser};
 
 use super::pattern;
+use super::words::{Kind, LexedWord, Words};
 use super::{ExpandError, MAX_EXPANDED, Variables};
 
 /// Bytes that one expansion may move about. Each level of nesting copies its result once, so that
@@ -41,17 +42,6 @@ pub(crate) struct Lexed {
     pub(crate) words: Vec<LexedWord>,
     /// Unset names, in order, each once.
     pub(crate) undefined: Vec<String>,
-}
-
-/// One of the words.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct LexedWord {
-    /// The word.
-    pub(crate) text: String,
-    /// Where its source begins.
-    pub(crate) start: usize,
-    /// Where its source ends.
-    pub(crate) end: usize,
 }
 
 impl Lexer {
@@ -151,15 +141,6 @@ struct Machine<'a> {
     undefined: Vec<String>,
     seen: HashSet<String>,
     work: usize,
-}
-
-/// How a piece of the result counts for the splitting into words.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// White space in it splits.
-    Open,
-    /// It is part of a word, whatever it is.
-    Raw,
 }
 
 impl<'a> Machine<'a> {
@@ -595,60 +576,4 @@ fn unsupported(colon: bool, operator: Option<char>) -> String {
     let colon = if colon { ":" } else { "" };
     let operator = operator.unwrap_or(char::REPLACEMENT_CHARACTER);
     format!("unsupported modifier ({colon}{operator}) in substitution")
-}
-
-/// Splits the result into words while it is made.
-#[derive(Default)]
-struct Words {
-    done: Vec<LexedWord>,
-    current: String,
-    start: Option<usize>,
-    end: usize,
-    /// Where the quoted or braced part began whose text comes next.
-    part: Option<usize>,
-}
-
-impl Words {
-    fn add(&mut self, piece: &str, kind: Kind, start: usize, end: usize) {
-        let part = self.part.take();
-        if kind == Kind::Raw {
-            self.start.get_or_insert(part.unwrap_or(start));
-            self.current.push_str(piece);
-            self.end = end;
-            return;
-        }
-        // Text that was not expanded has exact places.
-        let exact = piece.len() == end - start;
-        for (offset, c) in piece.char_indices() {
-            if c.is_whitespace() {
-                self.finish();
-                continue;
-            }
-            let from = if exact {
-                start + offset
-            } else {
-                part.unwrap_or(start)
-            };
-            self.start.get_or_insert(from);
-            self.current.push(c);
-            self.end = if exact {
-                start + offset + c.len_utf8()
-            } else {
-                end
-            };
-        }
-    }
-
-    /// Ends the current word; an empty one is none.
-    fn finish(&mut self) {
-        if !self.current.is_empty() {
-            let start = self.start.unwrap_or_default();
-            self.done.push(LexedWord {
-                text: std::mem::take(&mut self.current),
-                start,
-                end: self.end,
-            });
-            self.start = None;
-        }
-    }
 }

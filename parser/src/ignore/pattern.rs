@@ -164,11 +164,54 @@ impl Glob {
         {
             return false;
         }
-        if self.steps.len() < SMALL {
+        if self.slashes.is_some() {
+            self.match_components(path)
+        } else if self.steps.len() < SMALL {
             self.run(path, &mut 0_u128, &mut 0_u128)
         } else {
             let states = || vec![false; self.steps.len() + 1];
             self.run(path, &mut states(), &mut states())
+        }
+    }
+
+    /// Matches a pattern in which nothing crosses a slash.
+    ///
+    /// When something does not fit, only the last star can help: those of earlier components cannot
+    /// reach over the slash behind them.
+    fn match_components(&self, path: &str) -> bool {
+        let (mut step, mut rest) = (0, path);
+        let mut retry: Option<(usize, &str)> = None;
+        loop {
+            let mut after = rest.chars();
+            let c = after.next();
+            let fits = match self.steps.get(step) {
+                Some(Step::Star) => {
+                    step += 1;
+                    retry = Some((step, rest));
+                    continue;
+                }
+                Some(Step::Literal(literal)) => c == Some(*literal),
+                Some(Step::Any) => c.is_some_and(|c| c != '/'),
+                Some(Step::Class(class)) => c.is_some_and(|c| class.contains(c)),
+                None if c.is_none() => return true,
+                // The others cross slashes and do not come here.
+                Some(Step::Directories | Step::Inside | Step::Rest) | None => false,
+            };
+            if fits {
+                step += 1;
+                rest = after.as_str();
+                continue;
+            }
+            let Some((after_star, from)) = retry else {
+                return false;
+            };
+            let mut skipped = from.chars();
+            if skipped.next().is_none_or(|c| c == '/') {
+                return false;
+            }
+            step = after_star;
+            rest = skipped.as_str();
+            retry = Some((step, rest));
         }
     }
 

@@ -53,8 +53,8 @@ pub(crate) struct Logical {
     /// End of the content of the last line.
     pub(crate) end: usize,
     pub(crate) comments: Vec<Spanned<String>>,
-    /// Places of blank lines in between.
-    pub(crate) blank_lines: Vec<Span>,
+    /// Place of the last blank line in between.
+    pub(crate) blank_line: Option<Span>,
 }
 
 /// A heredoc's body.
@@ -69,7 +69,10 @@ pub(crate) struct Body {
 pub(crate) struct Reader<'a> {
     source: &'a [u8],
     position: usize,
-    lines: Vec<PhysicalLine>,
+    /// Number of lines read.
+    count: u32,
+    /// The lines, when they are wanted.
+    lines: Option<Vec<PhysicalLine>>,
     section: Section,
     comments: Vec<Spanned<String>>,
     escape: char,
@@ -82,7 +85,8 @@ impl<'a> Reader<'a> {
         Self {
             source,
             position: 0,
-            lines: Vec::new(),
+            count: 0,
+            lines: None,
             section: Section::default(),
             comments: Vec::new(),
             escape: '\\',
@@ -95,6 +99,11 @@ impl<'a> Reader<'a> {
         self.escape
     }
 
+    /// Keeps the physical lines for [`finish`](Self::finish).
+    pub(crate) fn keep_lines(&mut self) {
+        self.lines = Some(Vec::new());
+    }
+
     /// Begins with another escape character than `\`.
     pub(crate) fn set_escape_character(&mut self, escape: char) {
         self.escape = if escape == '`' { '`' } else { '\\' };
@@ -102,12 +111,12 @@ impl<'a> Reader<'a> {
 
     /// Returns the number of lines read.
     pub(crate) fn line_count(&self) -> u32 {
-        self.lines.len() as u32
+        self.count
     }
 
-    /// Returns the directives and the lines that were read.
+    /// Returns the directives, and the lines that were read when they were wanted.
     pub(crate) fn finish(self) -> (Vec<Directive>, Vec<PhysicalLine>) {
-        (self.section.found, self.lines)
+        (self.section.found, self.lines.unwrap_or_default())
     }
 
     /// Reads up to the end of the next instruction's line.
@@ -208,7 +217,7 @@ impl<'a> Reader<'a> {
     /// Joins the continuation lines to the first line of an instruction.
     fn join(&mut self, first: &[u8], start: usize, number: u32) -> Logical {
         let mut joined = Joined::default();
-        let mut blank_lines = Vec::new();
+        let mut blank_line = None;
         let mut end = start + first.len();
         let (content, mut continues) = self.trim_continuation(first);
         joined.push(content, start);
@@ -222,7 +231,7 @@ impl<'a> Reader<'a> {
             end = line.content_end;
             if indent == text.len() {
                 self.relabel(LineKind::InnerBlank);
-                blank_lines.push(Span::new(line.start, line.end));
+                blank_line = Some(Span::new(line.start, line.end));
                 continue;
             }
             let content;
@@ -235,7 +244,7 @@ impl<'a> Reader<'a> {
             lines,
             end,
             comments: std::mem::take(&mut self.comments),
-            blank_lines,
+            blank_line,
         }
     }
 
@@ -310,7 +319,10 @@ impl<'a> Reader<'a> {
             kind,
         };
         self.position = line.end;
-        self.lines.push(line);
+        self.count += 1;
+        if let Some(lines) = &mut self.lines {
+            lines.push(line);
+        }
         Some(line)
     }
 
@@ -332,7 +344,7 @@ impl<'a> Reader<'a> {
     }
 
     fn relabel(&mut self, kind: LineKind) {
-        if let Some(line) = self.lines.last_mut() {
+        if let Some(line) = self.lines.as_mut().and_then(|lines| lines.last_mut()) {
             line.kind = kind;
         }
     }
