@@ -69,7 +69,7 @@ pub(crate) fn normalise(
     };
     let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
     let parents = below.directory(b"")?;
-    diff.directory(list, b"", parents, false, 0)?;
+    diff.directory(list, b"", parents.as_ref(), false, 0)?;
     Ok(())
 }
 
@@ -81,7 +81,7 @@ impl Diff<'_> {
         &mut self,
         list: OwnedFd,
         path: &[u8],
-        below: Option<Arc<Directory>>,
+        below: Option<&Arc<Directory>>,
         hidden: bool,
         depth: usize,
     ) -> Result<bool, StoreError> {
@@ -95,7 +95,7 @@ impl Diff<'_> {
         if opaque {
             remove_opaque(&list).map_err(here("change the attributes of"))?;
         }
-        if hidden && let Some(below) = &below {
+        if hidden && let Some(below) = below {
             let gone = self.below.names(below)?;
             for name in gone {
                 if names.binary_search(&name).is_err() && self.below.child(below, &name)?.is_some()
@@ -116,7 +116,7 @@ impl Diff<'_> {
             let found = sys::lstat(&open, &name)
                 .map_err(StoreError::inside("look at", &child))?
                 .ok_or_else(|| vanished(&child))?;
-            let old = match &below {
+            let old = match below {
                 Some(below) => self.below.child(below, &name)?,
                 None => None,
             };
@@ -131,7 +131,7 @@ impl Diff<'_> {
                     Some(old) => self.below.directory(old.key())?,
                     None => None,
                 };
-                let filled = self.directory(next, &child, below, hidden, depth + 1)?;
+                let filled = self.directory(next, &child, below.as_ref(), hidden, depth + 1)?;
                 filled || self.directory_changed(&child, &found, old.as_ref())
             } else {
                 let keep = self.other_changed(&open, &name, &child, &found, old.as_ref())?;

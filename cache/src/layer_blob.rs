@@ -120,23 +120,21 @@ impl Store {
     /// Writes the tar whose digest is the diff ID.
     fn original_tar(&self, diff_id: &DiffId, out: &mut dyn Write) -> Result<(), StoreError> {
         let mut out = DigestWriter::new(out);
-        match self.layer(diff_id)?.filter(|layer| layer.seal().canonical) {
-            Some(layer) => {
-                let mut tar = PaxWriter::new(&mut out);
-                tree_tar::write_tree(layer.root_fd()?, &mut tar, Content::Full, None)?;
-                tar.finish()
-                    .map_err(StoreError::stream("write the layer"))?;
-            }
-            None => {
-                let known = self.known_blobs(diff_id)?;
-                let known = known
-                    .first()
-                    .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
-                let file = self.open_blob(&known.blob.digest)?;
-                let (_, mut plain) =
-                    detect_and_decompress(file).map_err(StoreError::stream("read the layer"))?;
-                io::copy(&mut plain, &mut out).map_err(StoreError::stream("copy the layer"))?;
-            }
+        let made_here = self.layer(diff_id)?.filter(|layer| layer.seal().canonical);
+        if let Some(layer) = made_here {
+            let mut tar = PaxWriter::new(&mut out);
+            tree_tar::write_tree(layer.root_fd()?, &mut tar, Content::Full, None)?;
+            tar.finish()
+                .map_err(StoreError::stream("write the layer"))?;
+        } else {
+            let known = self.known_blobs(diff_id)?;
+            let known = known
+                .first()
+                .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
+            let file = self.open_blob(&known.blob.digest)?;
+            let (_, mut plain) =
+                detect_and_decompress(file).map_err(StoreError::stream("read the layer"))?;
+            io::copy(&mut plain, &mut out).map_err(StoreError::stream("copy the layer"))?;
         }
         let (_, actual, _) = out.finish();
         if actual != *diff_id.digest() {

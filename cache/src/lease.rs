@@ -43,6 +43,11 @@ impl Lease {
         self.protect(diff_id.digest())
     }
 
+    /// Protects the directory of a cache mount.
+    pub fn protect_cache_mount(&self, id: &str) -> Result<(), StoreError> {
+        self.protect(&Digest::of(id.as_bytes()))
+    }
+
     /// Protects several blobs and layers at once.
     pub fn protect_all(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,10 +59,11 @@ impl Lease {
         if new.is_empty() {
             return Ok(());
         }
-        let lines: String = new
-            .iter()
-            .map(|digest| format!("{}\n", digest.hex()))
-            .collect();
+        let mut lines = String::with_capacity(65 * new.len());
+        for digest in &new {
+            lines.push_str(&digest.hex());
+            lines.push('\n');
+        }
         let _hold = hold(self.store.layout(), Hold::Shared)?;
         state
             .file

@@ -1,6 +1,6 @@
 //! The metadata database: images and their names, build records, blobs of layers.
 //!
-//! SQLite in WAL mode, since several processes use one store. Rows are few and small. A build that
+//! `SQLite` in WAL mode, since several processes use one store. Rows are few and small. A build that
 //! changes nothing writes nothing: the last connection to close would otherwise write the WAL back
 //! into the database, so that is switched off and left to writers.
 //!
@@ -17,6 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
+use crate::session::Scratch;
 
 mod images;
 mod layer_blobs;
@@ -168,11 +169,12 @@ impl Meta {
     /// Writes the log back into the database and makes it as small as it can be.
     pub(crate) fn compact(&self) -> Result<(), StoreError> {
         self.run("compact", |connection| {
-            connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+            // Another process that reads right now only makes it less complete.
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         })
     }
 
-    /// Runs SQLite's own check; the problems it finds, in words.
+    /// Runs the database's own check; the problems it finds, in words.
     pub(crate) fn check(&self) -> Result<Vec<String>, StoreError> {
         let connection = self
             .connection
@@ -224,38 +226,65 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 
 fn connect(layout: &Layout) -> Result<Connection, StoreError> {
     let path = layout.database();
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection =
-        Connection::open_with_flags(&path, flags).map_err(StoreError::database("open the file"))?;
-    let version = prepare(&mut connection).map_err(StoreError::database("set up"))?;
-    if version != SCHEMA_VERSION {
-        return Err(StoreError::Format {
-            root: layout.root().to_path_buf(),
-            found: format!("{version} (database)"),
-            supported: SCHEMA_VERSION as u32,
-        });
+    if !path.exists() {
+        let _lock = StoreLock::wait(&layout.named_lock("meta-create"), Hold::Exclusive)?;
+        if !path.exists() {
+            create(layout)?;
+        }
     }
-    Ok(connection)
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        Connection::open_with_flags(&path, flags).map_err(StoreError::database("open the file"))?;
+    let version = prepare(&connection).map_err(StoreError::database("set up"))?;
+    match version {
+        SCHEMA_VERSION => Ok(connection),
+        // Never published like this: an empty file, or one cut off.
+        0 => Err(StoreError::Database {
+            action: "open the file",
+            source: rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
+                None,
+            ),
+        }),
+        other => Err(StoreError::Format {
+            root: layout.root().to_path_buf(),
+            found: format!("{other} (database)"),
+            supported: SCHEMA_VERSION as u32,
+        }),
+    }
 }
 
-/// Sets the connection up and makes the tables if there are none; returns the schema version.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+/// Makes a new database beside and renames it into place.
+///
+/// Switching a database to its log cannot wait for others: `SQLite` answers "locked" at once. So
+/// nobody may have it open yet.
+fn create(layout: &Layout) -> Result<(), StoreError> {
+    let scratch = Scratch::new(layout)?;
+    let path = scratch.path().join("meta.db");
+    let make = || {
+        let mut connection = Connection::open(&path)?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()?;
+        // Closing writes the log back and removes it.
+        connection.close().map_err(|(_, error)| error)
+    };
+    make().map_err(StoreError::database("create the tables"))?;
+    let target = layout.database();
+    // The log of a database that somebody removed would be taken for that of the new one.
+    for suffix in ["-wal", "-shm"] {
+        crate::remove::remove_tree(&with_suffix(&target, suffix))?;
+    }
+    std::fs::rename(&path, &target).map_err(StoreError::io("publish the database", &target))
+}
+
+/// Sets the connection up; returns the schema version.
+fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
     connection.busy_timeout(BUSY)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    let version = user_version(connection)?;
-    if version == 0 {
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Another process may have been faster.
-        if user_version(&transaction)? == 0 {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        transaction.commit()?;
-    }
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     user_version(connection)
 }

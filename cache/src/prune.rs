@@ -1,18 +1,44 @@
 //! Removing what nobody needs, and telling what takes space.
+//!
+//! What must stay is found by walking from the roots: names and images to their manifests, from
+//! there to configs, layers and blobs; pins; leases of living processes. Everything else is build
+//! cache (reachable from a build record) or garbage (reachable from nothing).
+//!
+//! Deciding and moving away happens under the exclusive lock that leases take shared, so nothing
+//! gets a lease in between. A victim is first renamed below `tmp/`, which takes it away at once and
+//! whole, and then deleted. Unleased things younger than ten minutes stay: somebody may be about to
+//! refer to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::digest::{DiffId, Digest};
 use crate::error::StoreError;
-use crate::records::ImageRecord;
-use crate::store::Store;
+use crate::lease;
+use crate::lock::{Hold, StoreLock};
+use crate::records::{BuildRecord, ImageRecord};
+use crate::recover::{list, list_blobs, list_trees};
+use crate::store::{Store, now_unix};
+use crate::tree::Seal;
+
+mod reach;
+
+pub(crate) use reach::references;
+
+/// Fresh things that no lease protects yet are left alone for this long.
+const GRACE: Duration = Duration::from_mins(10);
 
 /// What [`Store::prune`] may remove.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PruneOptions {
     /// Also remove build records and cache mounts that are still useful, not only garbage.
     pub all: bool,
-    /// Keep what was used within this time.
-    pub unused_for: Option<std::time::Duration>,
-    /// Stop removing build cache when it is at most this large, in bytes.
+    /// Keep build cache that was used within this time.
+    pub unused_for: Option<Duration>,
+    /// Remove build cache, least recently used first, only until it is at most this large, in
+    /// bytes.
     pub keep_bytes: Option<u64>,
     /// Also remove images without a name.
     pub dangling_images: bool,
@@ -40,7 +66,7 @@ pub struct PruneReport {
 /// How much the store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Every item.
+    /// Every item, largest first.
     pub items: Vec<UsageItem>,
 }
 
@@ -62,34 +88,379 @@ pub struct UsageItem {
     pub kind: UsageKind,
     /// Its digest in hex, or the hashed ID of a cache mount.
     pub id: String,
-    /// Bytes on disk.
+    /// Bytes on disk; of a layer the bytes of its files.
     pub size: u64,
     /// Last use, seconds since 1970.
     pub last_used_unix: i64,
-    /// Whether no image and no living process needs it.
+    /// Whether no image, no pin and no living process needs it.
     pub reclaimable: bool,
     /// Whether an image and the build cache both use it.
     pub shared: bool,
-    /// What it is for: the step or image that needs it.
+    /// What it is for: the step or image that needs it; empty if nothing does.
     pub description: String,
+}
+
+/// Something on disk that can be removed by itself.
+struct Item {
+    kind: UsageKind,
+    digest: Digest,
+    path: PathBuf,
+    size: u64,
+    last_used: i64,
+}
+
+/// What the store holds and who needs it.
+struct Survey {
+    items: Vec<Item>,
+    /// Digests that images, pins and leases need.
+    needed: BTreeMap<Digest, String>,
+    /// Digests that build records need, with the record that was used last.
+    cached: BTreeMap<Digest, String>,
+    records: Vec<BuildRecord>,
 }
 
 impl Store {
     /// Removes what nobody needs.
+    ///
+    /// Without options that is garbage: what no image, build record, pin or living process reaches.
+    /// Build cache goes with `all`, with `unused_for`, or as far as `keep_bytes` demands.
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
-        let _ = options;
-        Err(pending("prune"))
+        let _hold = lease::hold(self.layout(), Hold::Exclusive)?;
+        let mut report = PruneReport::default();
+        if options.dangling_images {
+            self.prune_images(options, &mut report)?;
+        }
+        let survey = self.survey(&report.images)?;
+        let victims = survey.victims(options);
+        let gone: BTreeSet<Digest> = victims.items.iter().map(|item| item.digest).collect();
+        // Records first: no row may outlive what it refers to.
+        report.records = victims.records.len() as u64;
+        if !options.dry_run {
+            self.meta().remove_records(&victims.records)?;
+            let blobs: Vec<Digest> = gone.iter().copied().collect();
+            self.meta().forget_layer_blobs(&blobs)?;
+        }
+        for item in victims.items {
+            if !options.dry_run && !self.discard(item)? {
+                continue;
+            }
+            report.reclaimed += item.size;
+            match item.kind {
+                UsageKind::Blob => report.blobs.push(item.digest),
+                UsageKind::Layer => report.layers.push(DiffId::from_digest(item.digest)),
+                UsageKind::CacheMount => report.cache_mounts += 1,
+            }
+        }
+        if !options.dry_run {
+            self.prune_locks_and_memos(options)?;
+            self.meta().compact()?;
+        }
+        Ok(report)
     }
 
     /// Tells what takes how much space.
     pub fn usage(&self) -> Result<Usage, StoreError> {
-        Err(pending("usage"))
+        let survey = self.survey(&[])?;
+        let mut items: Vec<UsageItem> = survey
+            .items
+            .iter()
+            .map(|item| {
+                let needed = survey.needed.get(&item.digest);
+                let cached = survey.cached.get(&item.digest);
+                UsageItem {
+                    kind: item.kind,
+                    id: item.digest.hex(),
+                    size: item.size,
+                    last_used_unix: item.last_used,
+                    reclaimable: needed.is_none(),
+                    shared: needed.is_some() && cached.is_some(),
+                    description: needed.or(cached).cloned().unwrap_or_default(),
+                }
+            })
+            .collect();
+        items.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+        Ok(Usage { items })
+    }
+
+    fn prune_images(
+        &self,
+        options: &PruneOptions,
+        report: &mut PruneReport,
+    ) -> Result<(), StoreError> {
+        let leased = lease::protected(self.layout())?;
+        for entry in self.images()? {
+            if !entry.names.is_empty() || leased.contains(&entry.record.manifest) {
+                continue;
+            }
+            if !options.dry_run {
+                self.remove_image(&entry.record.manifest)?;
+            }
+            report.images.push(entry.record);
+        }
+        Ok(())
+    }
+
+    /// Looks at everything; `without`: images that are treated as removed.
+    fn survey(&self, without: &[ImageRecord]) -> Result<Survey, StoreError> {
+        let mut survey = Survey {
+            items: self.items()?,
+            needed: BTreeMap::new(),
+            cached: BTreeMap::new(),
+            records: self.meta().all_records()?,
+        };
+        let mut layer_blobs: BTreeMap<DiffId, Vec<Digest>> = BTreeMap::new();
+        for (layer, blob) in self.meta().all_layer_blobs()? {
+            layer_blobs.entry(layer).or_default().push(blob);
+        }
+        for entry in self.images()? {
+            if without
+                .iter()
+                .any(|image| image.manifest == entry.record.manifest)
+            {
+                continue;
+            }
+            let what = entry
+                .names
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "<none>".to_owned());
+            for digest in references(self, &entry.record)? {
+                survey.needed.entry(digest).or_insert_with(|| what.clone());
+            }
+        }
+        for digest in self.meta().pinned()? {
+            survey
+                .needed
+                .entry(digest)
+                .or_insert_with(|| "a container".to_owned());
+        }
+        for digest in lease::protected(self.layout())? {
+            survey
+                .needed
+                .entry(digest)
+                .or_insert_with(|| "a running process".to_owned());
+        }
+        for record in &survey.records {
+            for layer in &record.layers {
+                survey
+                    .cached
+                    .entry(*layer.digest())
+                    .or_insert_with(|| record.name.clone());
+            }
+        }
+        // The blobs of a layer are needed as long as the layer is. Those of layers from outside
+        // could not be made again.
+        for users in [&mut survey.needed, &mut survey.cached] {
+            for (layer, blobs) in &layer_blobs {
+                if let Some(what) = users.get(layer.digest()).cloned() {
+                    for blob in blobs {
+                        users.entry(*blob).or_insert_with(|| what.clone());
+                    }
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    /// Everything on disk that can be removed by itself.
+    fn items(&self) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        for (digest, path) in list_blobs(self.layout())? {
+            let Ok(found) = path.symlink_metadata() else {
+                continue;
+            };
+            let (size, last_used) = (found.len(), found.mtime());
+            items.push(Item {
+                kind: UsageKind::Blob,
+                digest,
+                path,
+                size,
+                last_used,
+            });
+        }
+        for diff_id in list_trees(self.layout())? {
+            let seal = Seal::read(self.layout(), &diff_id)?;
+            let path = self.layout().tree(&diff_id);
+            let dated = if seal.is_some() {
+                self.layout().seal(&diff_id)
+            } else {
+                path.clone()
+            };
+            let last_used = dated.symlink_metadata().map_or(0, |found| found.mtime());
+            let size = seal.map_or(0, |seal| seal.content);
+            let digest = *diff_id.digest();
+            items.push(Item {
+                kind: UsageKind::Layer,
+                digest,
+                path,
+                size,
+                last_used,
+            });
+        }
+        for path in list(&self.layout().mounts())? {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let Ok(digest) = Digest::from_hex(name) else {
+                continue;
+            };
+            let (size, last_used) = content_of(&path)?;
+            items.push(Item {
+                kind: UsageKind::CacheMount,
+                digest,
+                path,
+                size,
+                last_used,
+            });
+        }
+        Ok(items)
+    }
+
+    /// Takes something away at once, then deletes it; false if somebody is just publishing it.
+    fn discard(&self, item: &Item) -> Result<bool, StoreError> {
+        let scratch = self.scratch()?;
+        let moved = scratch.path().join("discarded");
+        let mut publishing = None;
+        if item.kind == UsageKind::Layer {
+            let diff_id = DiffId::from_digest(item.digest);
+            publishing = StoreLock::try_now(
+                &self.layout().named_lock(&format!("tree:{diff_id}")),
+                Hold::Exclusive,
+            )?;
+            if publishing.is_none() {
+                return Ok(false);
+            }
+            let seal = self.layout().seal(&diff_id);
+            match std::fs::remove_file(&seal) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("remove", &seal)(error));
+                }
+                _ => {}
+            }
+        }
+        match std::fs::rename(&item.path, &moved) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &item.path)(error));
+            }
+            _ => {}
+        }
+        drop(publishing);
+        scratch.close()?;
+        Ok(true)
+    }
+
+    /// Memos of contexts that nobody has built for long. Lock files stay: one that somebody waits
+    /// for must not be replaced by another of the same name.
+    fn prune_locks_and_memos(&self, options: &PruneOptions) -> Result<(), StoreError> {
+        const UNUSED: i64 = 90 * 24 * 3600;
+        for path in list(&self.layout().memo())? {
+            let age = now_unix() - path.symlink_metadata().map_or(0, |found| found.mtime());
+            if options.all || age > UNUSED {
+                crate::remove::remove_tree(&path)?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn pending(what: &str) -> StoreError {
-    StoreError::Document {
-        what: what.to_owned(),
-        reason: "not available yet".to_owned(),
+/// What is to be removed.
+struct Victims<'a> {
+    items: Vec<&'a Item>,
+    records: Vec<Digest>,
+}
+
+impl Survey {
+    fn victims(&self, options: &PruneOptions) -> Victims<'_> {
+        let now = now_unix();
+        let is_fresh = |item: &Item| now.saturating_sub(item.last_used) < GRACE.as_secs() as i64;
+        let mut chosen: BTreeSet<(UsageKind, Digest)> = BTreeSet::new();
+        let mut cache: Vec<&Item> = Vec::new();
+        for item in &self.items {
+            if self.needed.contains_key(&item.digest) {
+                continue;
+            }
+            if item.kind == UsageKind::CacheMount || self.cached.contains_key(&item.digest) {
+                cache.push(item);
+            } else if !is_fresh(item) {
+                chosen.insert((item.kind, item.digest));
+            }
+        }
+        cache.sort_by_key(|item| (item.last_used, item.digest));
+        let mut size: u64 = cache.iter().map(|item| item.size).sum();
+        for item in cache {
+            let old_enough = options
+                .unused_for
+                .is_none_or(|unused| now.saturating_sub(item.last_used) >= unused.as_secs() as i64);
+            let asked = options.all || options.unused_for.is_some() || options.keep_bytes.is_some();
+            let too_much = options.keep_bytes.is_none_or(|keep| size > keep);
+            // Without `all`, cache mounts only go when they are the oldest of too much.
+            let may_go =
+                item.kind != UsageKind::CacheMount || options.all || options.keep_bytes.is_some();
+            if asked && old_enough && too_much && may_go {
+                chosen.insert((item.kind, item.digest));
+                size -= item.size;
+            }
+        }
+        let records = self.records_without(&chosen, options);
+        let items = self
+            .items
+            .iter()
+            .filter(|item| chosen.contains(&(item.kind, item.digest)))
+            .collect();
+        Victims { items, records }
     }
+
+    /// Records that lose an output, and with `all` those whose layers only images keep.
+    fn records_without(
+        &self,
+        chosen: &BTreeSet<(UsageKind, Digest)>,
+        options: &PruneOptions,
+    ) -> Vec<Digest> {
+        let everything =
+            options.all && options.unused_for.is_none() && options.keep_bytes.is_none();
+        self.records
+            .iter()
+            .filter(|record| {
+                everything
+                    || record
+                        .layers
+                        .iter()
+                        .any(|layer| chosen.contains(&(UsageKind::Layer, *layer.digest())))
+            })
+            .map(|record| record.key)
+            .collect()
+    }
+}
+
+/// Bytes of the files in a directory, and the latest time in it.
+fn content_of(path: &Path) -> Result<(u64, i64), StoreError> {
+    let mut size = 0;
+    let mut latest = path.symlink_metadata().map_or(0, |found| found.mtime());
+    let mut directories = vec![path.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            // A running step may be changing it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(StoreError::io("list the directory", &directory)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(StoreError::io("list the directory", &directory))?;
+            let Ok(found) = entry.path().symlink_metadata() else {
+                continue;
+            };
+            latest = latest.max(found.mtime());
+            if found.is_dir() {
+                directories.push(entry.path());
+            } else {
+                size += found.blocks() * 512;
+            }
+        }
+    }
+    // A time in the future must not keep it for ever.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs() as i64);
+    Ok((size, latest.min(now)))
 }

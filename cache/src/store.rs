@@ -289,7 +289,19 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), StoreError> {
 fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
     let root = layout.root();
     let ours = [
-        "tmp", "blobs", "trees", "leases", "locks", "memo", "mounts", "lock", "boot",
+        "tmp",
+        "blobs",
+        "trees",
+        "leases",
+        "locks",
+        "memo",
+        "mounts",
+        "lock",
+        "boot",
+        "meta.db",
+        "meta.db-wal",
+        "meta.db-shm",
+        "meta.db-journal",
     ];
     let entries = std::fs::read_dir(root).map_err(StoreError::io("list the directory", root))?;
     for entry in entries {

@@ -159,10 +159,7 @@ impl<R: Read> TarReader<R> {
             return Ok(None);
         };
         let want = extent.length.min(buffer.len() as u64) as usize;
-        let got = self
-            .inner
-            .read(&mut buffer[..want])
-            .map_err(|error| self.unreadable(error))?;
+        let got = self.inner.read(&mut buffer[..want]).map_err(unreadable)?;
         if got == 0 {
             return Err(self.broken("it ends in the middle of a file"));
         }
@@ -184,7 +181,7 @@ impl<R: Read> TarReader<R> {
                 Ok(0) => return Ok(self.inner),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.unreadable(error)),
+                Err(error) => return Err(unreadable(error)),
             }
         }
     }
@@ -367,7 +364,7 @@ impl<R: Read> TarReader<R> {
                     self.position += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.unreadable(error)),
+                Err(error) => return Err(unreadable(error)),
             }
         }
         Ok(true)
@@ -382,7 +379,7 @@ impl<R: Read> TarReader<R> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(self.broken("it ends in the middle of an entry"))
             }
-            Err(error) => Err(self.unreadable(error)),
+            Err(error) => Err(unreadable(error)),
         }
     }
 
@@ -411,16 +408,16 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    fn unreadable(&self, error: io::Error) -> StoreError {
-        StoreError::stream("read the archive")(error)
-    }
-
     fn extension_error(&self, error: pax::PaxError) -> StoreError {
         match error {
             pax::PaxError::Wrong(reason) => self.broken(reason),
             pax::PaxError::Limit(error) => error,
         }
     }
+}
+
+fn unreadable(error: io::Error) -> StoreError {
+    StoreError::stream("read the archive")(error)
 }
 
 /// An error about one entry.

@@ -250,7 +250,7 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// The plain bytes as they come out of the channel, hashed.
 struct Chunks {
-    chunks: Receiver<Message>,
+    full: Receiver<Message>,
     give_back: SyncSender<Vec<u8>>,
     current: Vec<u8>,
     used: usize,
@@ -259,9 +259,9 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(chunks: Receiver<Message>, give_back: SyncSender<Vec<u8>>) -> Chunks {
+    fn new(full: Receiver<Message>, give_back: SyncSender<Vec<u8>>) -> Chunks {
         Chunks {
-            chunks,
+            full,
             give_back,
             current: Vec::new(),
             used: 0,
@@ -275,7 +275,7 @@ impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.used == self.current.len() {
             // The other side hangs up at the end of the stream.
-            let Ok(next) = self.chunks.recv() else {
+            let Ok(next) = self.full.recv() else {
                 return Ok(0);
             };
             let next = next?;

@@ -5,8 +5,8 @@
 //! checksums are combined. Any reader of gzip reads it. Memory: two blocks a thread.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
@@ -163,17 +163,10 @@ fn write_pieces(
     out.write_all(&crc.amount().to_le_bytes())
 }
 
-/// Compressors are a third of a megabyte each, so they are used again.
-static COMPRESSORS: Mutex<Vec<(u32, Compress)>> = Mutex::new(Vec::new());
-
 fn deflate(level: Compression, dictionary: &[u8], plain: Vec<u8>) -> io::Result<Piece> {
-    let spare = {
-        let mut spares = COMPRESSORS.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = spares.iter().position(|(known, _)| *known == level.level());
-        at.map(|at| spares.swap_remove(at).1)
-    };
-    let mut compress = spare.unwrap_or_else(|| Compress::new(level, false));
-    compress.reset();
+    // Always a new one: after `reset` the same input can give other bytes, depending on what was
+    // compressed before (seen with zlib-rs 0.6.8), and its 300 KB are nothing beside a block's work.
+    let mut compress = Compress::new(level, false);
     if !dictionary.is_empty() {
         compress
             .set_dictionary(dictionary)
@@ -193,13 +186,65 @@ fn deflate(level: Compression, dictionary: &[u8], plain: Vec<u8>) -> io::Result<
     }
     let mut crc = Crc::new();
     crc.update(&plain);
-    COMPRESSORS
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push((level.level(), compress));
     Ok(Piece {
         deflated,
         crc,
         plain,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text that compresses, numbers that compress badly, noise.
+    fn input() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut state = 1_u64;
+        for number in 0..400_000_u64 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(number);
+            match number / 40_000 % 3 {
+                0 => bytes.extend_from_slice(format!("line {number}\n").as_bytes()),
+                1 => bytes.extend_from_slice(format!("{number} {}\n", state >> 40).as_bytes()),
+                _ => bytes.extend_from_slice(&state.to_le_bytes()),
+            }
+        }
+        bytes
+    }
+
+    fn compressed(level: u32, input: &[u8]) -> Vec<u8> {
+        let (bytes, ()) = compress(level, Vec::new(), |out| {
+            out.write_all(input).map_err(StoreError::stream("write"))
+        })
+        .unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_run_gives_the_same_bytes() {
+        let input = input();
+        for level in [1, 6, 9] {
+            let first = compressed(level, &input);
+            std::thread::scope(|scope| {
+                for other in [0, 1, 6, 9] {
+                    let input = &input;
+                    scope.spawn(move || {
+                        for length in [0, 1, 10, 2000, 70_000, 1_100_000, 3_000_000] {
+                            compressed(other, &input[..length]);
+                        }
+                    });
+                }
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        for _ in 0..3 {
+                            assert!(compressed(level, &input) == first, "level {level}");
+                            compressed(level, &input[777..3_000_000]);
+                        }
+                    });
+                }
+            });
+        }
+    }
 }

@@ -175,6 +175,18 @@ impl Meta {
         })
     }
 
+    /// Names that point to nothing.
+    pub(crate) fn names_without_image(&self) -> Result<Vec<String>, StoreError> {
+        self.run("check the names", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT name FROM names WHERE manifest NOT IN (SELECT manifest FROM images)",
+                )?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+    }
+
     pub(crate) fn remove_image(&self, manifest: &Digest) -> Result<bool, StoreError> {
         let manifest = manifest.hex();
         self.write_durably("remove the image", |transaction| {

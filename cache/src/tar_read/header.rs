@@ -67,7 +67,7 @@ impl RawHeader<'_> {
     }
 
     pub(super) fn mode(&self) -> Field<u32> {
-        Ok((number(&self.0[100..108]).map_err(|_| "its mode is no number")? & 0o7777) as u32)
+        Ok((number(&self.0[100..108]).map_err(|()| "its mode is no number")? & 0o7777) as u32)
     }
 
     pub(super) fn uid(&self) -> Field<u32> {
@@ -83,7 +83,7 @@ impl RawHeader<'_> {
     }
 
     pub(super) fn mtime(&self) -> Field<i64> {
-        number(&self.0[136..148]).map_err(|_| "its time is no number")
+        number(&self.0[136..148]).map_err(|()| "its time is no number")
     }
 
     pub(super) fn device(&self) -> Field<(u32, u32)> {
@@ -133,12 +133,12 @@ fn text(field: &[u8]) -> &[u8] {
 }
 
 fn size(field: &[u8]) -> Field<u64> {
-    let number = number(field).map_err(|_| "its size is no number")?;
+    let number = number(field).map_err(|()| "its size is no number")?;
     u64::try_from(number).map_err(|_| "its size is negative")
 }
 
 fn id(field: &[u8]) -> Field<u32> {
-    let number = number(field).map_err(|_| "its owner is no number")?;
+    let number = number(field).map_err(|()| "its owner is no number")?;
     u32::try_from(number).map_err(|_| "its owner is out of range")
 }
 

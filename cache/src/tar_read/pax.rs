@@ -163,8 +163,11 @@ impl Extensions {
     }
 }
 
-/// Splits the first record off: key, value, and what follows.
-fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
+/// Key, value, and what follows.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// Splits the first record off.
+fn record(data: &[u8]) -> Result<Record<'_>, &'static str> {
     const WRONG: &str = "a PAX record is malformed";
     let blank = data
         .iter()

@@ -68,10 +68,6 @@ impl Entry {
         Entry { mode, ..self }
     }
 
-    pub(crate) fn owner(self, uid: u32, gid: u32) -> Entry {
-        Entry { uid, gid, ..self }
-    }
-
     pub(crate) fn size(self, size: impl AsRef<[u8]>) -> Entry {
         Entry {
             size: size.as_ref().to_vec(),

@@ -125,7 +125,7 @@ impl Drop for Overlay {
 
 /// What Python's `tarfile` reads, one line an entry: type and mode, owner, name, link, size.
 pub(crate) fn listing(tar: &[u8]) -> Vec<String> {
-    let script = r#"
+    let script = r"
 import sys, tarfile
 kinds = {b'0': '-', b'1': 'h', b'2': 'l', b'3': 'c', b'4': 'b', b'5': 'd', b'6': 'p'}
 with tarfile.open(fileobj=sys.stdin.buffer, mode='r|', errors='surrogateescape') as archive:
@@ -137,7 +137,7 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode='r|', errors='surrogateescape')
         for key in sorted(m.pax_headers):
             if key.startswith('SCHILY'): line += ' ' + key
         sys.stdout.buffer.write(line.encode('utf-8', 'surrogateescape') + b'\n')
-"#;
+";
     let output = pipe(Command::new("python3").arg("-c").arg(script), tar);
     String::from_utf8_lossy(&output)
         .lines()

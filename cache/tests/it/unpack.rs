@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use rbuild_cache::{
-    Compression, CompressionKind, DiffId, Digest, Follow, Layer, Limits, RootView, StoreError,
+    CommitOptions, Compression, CompressionKind, DiffId, Digest, Follow, Layer, Limits, RootView,
+    StoreError,
 };
 use rustix::fs::FileType;
 
@@ -134,7 +135,7 @@ fn needs_root_four_thousand_byte_path_survives_the_round_trip() {
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
     let file = rustix::fs::openat(&here, name.as_str(), flags, rustix::fs::Mode::RUSR).unwrap();
     rustix::io::write(&file, b"deep").unwrap();
-    let layer = draft.commit(&[], &Default::default()).unwrap();
+    let layer = draft.commit(&[], &CommitOptions::default()).unwrap();
     let tar = test.tar(&layer);
     assert_eq!(listing(&tar).len(), 20);
     assert!(listing(&tar)[19].ends_with("=4"));

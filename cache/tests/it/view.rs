@@ -385,13 +385,14 @@ fn resolving_tells_what_is_missing() {
     ));
 }
 
+type Make = Box<dyn Fn(&Path)>;
+
 #[test]
 fn needs_root_password_files_of_any_kind_are_harmless() {
     need_root();
     let test = TestStore::new();
     let outside = test.directory.path().join("secret");
     fs::write(&outside, b"secret").unwrap();
-    type Make = Box<dyn Fn(&Path)>;
     let cases: Vec<(&str, Make)> = vec![
         (
             "link out",
