@@ -6,11 +6,14 @@
 mod config;
 mod copy;
 mod names;
+mod paths;
 mod run;
+mod stage;
 
 pub(crate) use config::go_quote;
+use paths::{absolute, clean_path};
+use stage::StageState;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_parser::{
@@ -20,11 +23,11 @@ use rbuild_parser::{
 
 use crate::error::{BuildError, Location, SourceFile};
 use crate::event::VertexId;
-use crate::image::{BaseImage, ContainerConfig, History, ImageConfig};
+use crate::image::{BaseImage, History, ImageConfig};
 use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, VertexMeta};
 use crate::plan::{Base, BaseResolver, FromTarget, Plan, PlannedStage};
 use crate::request::{BuildRequest, NamedContext};
-use crate::scope::{DEFAULT_PATH, VariableList};
+use crate::scope::VariableList;
 
 /// Comment of every history entry, as `BuildKit`'s, so that tools group the entries alike.
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -86,28 +89,6 @@ pub(crate) struct Lowering<'a> {
 struct Entitled {
     network_host: bool,
     insecure: bool,
-}
-
-/// State of a stage while its instructions are applied.
-#[derive(Debug, Clone)]
-struct StageState {
-    root: Option<VertexId>,
-    config: ImageConfig,
-    base_history: Vec<History>,
-    base: Option<Box<BaseImage>>,
-    history: Vec<HistoryStep>,
-    /// History entries for layers that no instruction made (a directory as base).
-    trailing_history: Vec<HistoryStep>,
-    /// Variables that expansion sees: ENV and declared ARGs with values, the later one wins.
-    variables: VariableList,
-    /// Declared ARG names in order, for the history of RUN.
-    declared: Vec<String>,
-    cmd_set: bool,
-    workdir_set: bool,
-    /// Whether the base's environment is known, so that an unset variable is a finding.
-    variables_known: bool,
-    /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage, by name.
-    last_of: HashMap<&'static str, Instruction>,
 }
 
 /// What an instruction is lowered in: its stage, place and running number.
@@ -526,71 +507,6 @@ impl VertexMeta {
     }
 }
 
-impl StageState {
-    fn scratch(platform: &Platform) -> StageState {
-        let config = ImageConfig {
-            architecture: platform.architecture.clone(),
-            os: platform.os.clone(),
-            variant: platform.variant.clone(),
-            config: ContainerConfig {
-                env: vec![format!("PATH={DEFAULT_PATH}")],
-                working_dir: "/".to_owned(),
-                ..ContainerConfig::default()
-            },
-            ..ImageConfig::default()
-        };
-        StageState::with_config(config)
-    }
-
-    fn from_image(image: &BaseImage, platform: &Platform) -> StageState {
-        let mut config = image.config.clone();
-        let base_history = std::mem::take(&mut config.history);
-        config.rootfs.diff_ids.clear();
-        config.created = None;
-        config.config.on_build.clear();
-        let variables = VariableList::from_env(&config.config.env);
-        if variables.get("PATH").is_none() {
-            config.config.env.push(format!("PATH={DEFAULT_PATH}"));
-        }
-        if config.os.is_empty() {
-            config.os.clone_from(&platform.os);
-            config.architecture.clone_from(&platform.architecture);
-        }
-        let mut state = StageState::with_config(config);
-        state.base_history = base_history;
-        state.base = Some(Box::new(image.clone()));
-        state
-    }
-
-    fn with_config(config: ImageConfig) -> StageState {
-        StageState {
-            root: None,
-            variables: VariableList::from_env(&config.config.env),
-            workdir_set: !config.config.working_dir.is_empty() && config.config.working_dir != "/",
-            config,
-            base_history: Vec::new(),
-            base: None,
-            history: Vec::new(),
-            trailing_history: Vec::new(),
-            declared: Vec::new(),
-            cmd_set: false,
-            variables_known: true,
-            last_of: HashMap::new(),
-        }
-    }
-
-    fn workdir(&self) -> &str {
-        match self.config.config.working_dir.as_str() {
-            "" => "/",
-            path => path,
-        }
-    }
-
-    fn commit(&mut self, created_by: String, vertex: Option<VertexId>) {
-        self.history.push(HistoryStep { created_by, vertex });
-    }
-}
-
 impl LoweredTarget {
     /// The history comment every own entry carries.
     pub(crate) fn history_comment() -> &'static str {
@@ -631,52 +547,4 @@ fn error_at(
 ) -> BuildError {
     let location: Location = file.location(instruction.lines, Some(span));
     BuildError::user(message).at(&location)
-}
-
-/// The absolute form of a path in a stage: joined to the working directory when relative.
-///
-/// Cleaned, except that a trailing `/` or `/.` is kept as a trailing slash.
-fn absolute(workdir: &str, path: &str) -> String {
-    let joined = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("{workdir}/{path}")
-    };
-    let mut clean = clean_path(&joined);
-    let directory = path.ends_with('/') || path.ends_with("/.") || path == "." || path.is_empty();
-    if directory && clean != "/" {
-        clean.push('/');
-    }
-    clean
-}
-
-/// Lexical cleaning of an absolute path, as Go's `path.Clean`.
-fn clean_path(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn destinations_keep_a_trailing_slash() {
-        assert_eq!(absolute("/w", "sub/"), "/w/sub/");
-        assert_eq!(absolute("/w", "../up"), "/up");
-        assert_eq!(absolute("/w", "."), "/w/");
-        assert_eq!(absolute("/w", "./f2"), "/w/f2");
-        assert_eq!(absolute("/", "./"), "/");
-        assert_eq!(absolute("/", "/t/."), "/t/");
-        assert_eq!(absolute("/", "/x/../y/z"), "/y/z");
-    }
 }

@@ -3,13 +3,15 @@
 //! Planning reads no files and runs nothing; the only thing it asks from outside is the metadata of
 //! base images, through [`BaseResolver`].
 
+mod bases;
+
 use std::collections::BTreeMap;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::{Dfs, DfsEvent, depth_first_search};
 use rbuild_parser::{
-    CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, LintFinding, Linter,
-    Platform, Run, Stage, Variables, closest, expand, lint::rules, parse_mount, parse_trigger,
+    CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, Linter, Platform, Run,
+    Stage, Variables, closest, expand, lint::rules, parse_mount,
 };
 
 use crate::error::{BuildError, SourceFile};
@@ -528,125 +530,6 @@ impl<'a> Planner<'a, '_> {
             vec![self.plan.target]
         }
     }
-
-    /// Takes a missing image as unknown where that is enough.
-    fn or_unknown(
-        &self,
-        resolved: Result<BaseImage, BuildError>,
-    ) -> Result<Option<BaseImage>, BuildError> {
-        match resolved {
-            Err(_) if self.input.check_only => Ok(None),
-            resolved => resolved.map(Some),
-        }
-    }
-
-    fn resolve_base(&mut self, index: usize, linter: &mut Linter) -> Result<(), BuildError> {
-        let stage = &self.plan.stages[index];
-        let from = &stage.source.from;
-        let image_span = stage.source.base().image.span;
-        let location = self.input.file.location(from.lines, Some(image_span));
-        let resolved = match &stage.base {
-            Base::Unresolved => self.resolve_image(stage),
-            Base::Directory(name) => match self.input.request.named_contexts.get(name) {
-                Some(NamedContext::Directory(_)) | None => return Ok(()),
-                Some(context) => {
-                    let resolver = self.input.resolver;
-                    resolver.context(name, context, &stage.platform)
-                }
-            },
-            _ => return Ok(()),
-        };
-        let resolved = resolved.map_err(|error| error.at(&location));
-        let Some(resolved) = self.or_unknown(resolved)? else {
-            self.plan.stages[index].base = Base::Unknown;
-            return Ok(());
-        };
-        if let Some(finding) = other_platform(stage, &resolved) {
-            linter.add(finding);
-        }
-        self.plan.stages[index].base = Base::Image(Box::new(resolved));
-        Ok(())
-    }
-
-    fn resolve_image(&self, stage: &PlannedStage<'a>) -> Result<BaseImage, BuildError> {
-        let reference = ImageReference::parse(&stage.base_name).map_err(BuildError::user)?;
-        let resolver = self.input.resolver;
-        resolver
-            .image(&reference, &stage.platform)
-            .map_err(|mut error| {
-                let stages = self.plan.stages.iter();
-                let names = stages.filter_map(|stage| stage.source.name.as_deref());
-                if let Some(close) = closest(&stage.base_name, names) {
-                    error.message.push_str(&format!(" (did you mean {close}?)"));
-                }
-                error
-            })
-    }
-
-    fn attach_triggers(&mut self, index: usize) -> Result<(), BuildError> {
-        let stage = &self.plan.stages[index];
-        let location = {
-            let from = &stage.source.from;
-            self.input.file.location(from.lines, Some(from.span))
-        };
-        let texts: Vec<String> = match &stage.base {
-            Base::Image(image) => image.config.config.on_build.clone(),
-            Base::Stage(base) => {
-                let base = &self.plan.stages[*base];
-                let own = if base.replaced {
-                    &[][..]
-                } else {
-                    &base.source.instructions[..]
-                };
-                let own = own
-                    .iter()
-                    .filter_map(|instruction| match &instruction.kind {
-                        InstructionKind::Onbuild(text) => Some(text.value.clone()),
-                        _ => None,
-                    });
-                own.collect()
-            }
-            _ => Vec::new(),
-        };
-        let escape = self.input.dockerfile.escape;
-        let mut triggers = Vec::with_capacity(texts.len());
-        for text in texts {
-            let mut trigger = parse_trigger(&text, escape).map_err(|diagnostic| {
-                BuildError::user(diagnostic.message)
-                    .at(&location)
-                    .with_help(format!("the base's ONBUILD trigger reads `{text}`"))
-            })?;
-            // A trigger stands where its FROM stands.
-            trigger.lines = self.plan.stages[index].source.from.lines;
-            trigger.span = self.plan.stages[index].source.from.span;
-            triggers.push(trigger);
-        }
-        self.plan.stages[index].triggers = triggers;
-        Ok(())
-    }
-}
-
-/// `InvalidBaseImagePlatform`: the image is for another system than was asked for.
-fn other_platform(stage: &PlannedStage<'_>, image: &BaseImage) -> Option<LintFinding> {
-    let found = &image.config;
-    let same = found.os == stage.platform.os && found.architecture == stage.platform.architecture;
-    if same || found.os.is_empty() {
-        return None;
-    }
-    let got = Platform {
-        os: found.os.clone(),
-        architecture: found.architecture.clone(),
-        variant: found.variant.clone(),
-        os_version: None,
-        os_features: Vec::new(),
-    };
-    let (from, name) = (&stage.source.from, &stage.base_name);
-    Some(rules::invalid_base_image_platform(
-        from,
-        name,
-        &got,
-        &stage.platform,
-    ))
 }
 
 enum Pending {

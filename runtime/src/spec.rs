@@ -276,6 +276,31 @@ pub enum RlimitKind {
     Stack,
 }
 
+impl RlimitKind {
+    /// Finds a resource by the name that `--ulimit` takes.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "as" => Self::As,
+            "core" => Self::Core,
+            "cpu" => Self::Cpu,
+            "data" => Self::Data,
+            "fsize" => Self::Fsize,
+            "locks" => Self::Locks,
+            "memlock" => Self::Memlock,
+            "msgqueue" => Self::Msgqueue,
+            "nice" => Self::Nice,
+            "nofile" => Self::Nofile,
+            "nproc" => Self::Nproc,
+            "rss" => Self::Rss,
+            "rtprio" => Self::Rtprio,
+            "rttime" => Self::Rttime,
+            "sigpending" => Self::Sigpending,
+            "stack" => Self::Stack,
+            _ => return None,
+        })
+    }
+}
+
 /// Limits of all processes of a sandbox together. What the host cannot enforce becomes a warning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {

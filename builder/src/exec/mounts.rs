@@ -353,25 +353,8 @@ pub(super) fn rlimits(ulimits: &[(String, u64, u64)]) -> Result<Vec<Rlimit>, Bui
     ulimits
         .iter()
         .map(|(name, soft, hard)| {
-            let resource = match name.as_str() {
-                "as" => RlimitKind::As,
-                "core" => RlimitKind::Core,
-                "cpu" => RlimitKind::Cpu,
-                "data" => RlimitKind::Data,
-                "fsize" => RlimitKind::Fsize,
-                "locks" => RlimitKind::Locks,
-                "memlock" => RlimitKind::Memlock,
-                "msgqueue" => RlimitKind::Msgqueue,
-                "nice" => RlimitKind::Nice,
-                "nofile" => RlimitKind::Nofile,
-                "nproc" => RlimitKind::Nproc,
-                "rss" => RlimitKind::Rss,
-                "rtprio" => RlimitKind::Rtprio,
-                "rttime" => RlimitKind::Rttime,
-                "sigpending" => RlimitKind::Sigpending,
-                "stack" => RlimitKind::Stack,
-                other => return Err(BuildError::user(format!("invalid ulimit type: {other}"))),
-            };
+            let resource = RlimitKind::from_name(name)
+                .ok_or_else(|| BuildError::user(format!("invalid ulimit type: {name}")))?;
             Ok(Rlimit {
                 resource,
                 soft: *soft,

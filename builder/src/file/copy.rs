@@ -220,6 +220,18 @@ impl FileRun<'_> {
         destination: &str,
         rules: &Rules<'_>,
     ) -> Result<PathBuf, BuildError> {
+        self.directory_at(destination, rules, |path| {
+            format!("cannot copy to non-directory: {path}")
+        })
+    }
+
+    /// The same, with the words for something else being there.
+    fn directory_at(
+        &mut self,
+        destination: &str,
+        rules: &Rules<'_>,
+        taken: impl Fn(&str) -> String,
+    ) -> Result<PathBuf, BuildError> {
         let resolved = self
             .upper
             .view()
@@ -228,10 +240,8 @@ impl FileRun<'_> {
         if let Some(entry) = &resolved.entry
             && entry.metadata.kind != FileKind::Directory
         {
-            let shown = show(&clean(destination));
-            let message = format!("cannot copy to non-directory: {shown}");
-            return Err(BuildError::user(message)
-                .with_help(format!("the destination {} is a file", show(&entry.path))));
+            return Err(BuildError::user(taken(&show(&clean(destination))))
+                .with_help(format!("{} is not a directory", show(&entry.path))));
         }
         self.upper
             .make_path(&resolved, &rules.new_parent())
@@ -247,7 +257,9 @@ impl FileRun<'_> {
     ) -> Result<PathBuf, BuildError> {
         if destination.ends_with('/') {
             return Ok(self
-                .destination_directory_for_file(destination, rules)?
+                .directory_at(destination, rules, |path| {
+                    format!("mkdir {path}: not a directory")
+                })?
                 .join(name));
         }
         let resolved = self
@@ -281,28 +293,6 @@ impl FileRun<'_> {
                 Ok(made.join(last))
             }
         }
-    }
-
-    /// Like [`destination_directory`](Self::destination_directory), with the wording for files.
-    fn destination_directory_for_file(
-        &mut self,
-        destination: &str,
-        rules: &Rules<'_>,
-    ) -> Result<PathBuf, BuildError> {
-        let resolved = self
-            .upper
-            .view()
-            .resolve(destination)
-            .map_err(|error| view_error(&error))?;
-        if let Some(entry) = &resolved.entry
-            && entry.metadata.kind != FileKind::Directory
-        {
-            let message = format!("mkdir {}: not a directory", show(&clean(destination)));
-            return Err(BuildError::user(message));
-        }
-        self.upper
-            .make_path(&resolved, &rules.new_parent())
-            .map_err(|error| upper_error(&error))
     }
 
     fn refuse_directory(&self, target: &Path) -> Result<(), BuildError> {

@@ -373,25 +373,8 @@ fn check_hostname(name: String) -> Result<String, Failure> {
 
 fn rlimit(value: &str) -> Result<Rlimit, Failure> {
     let (name, soft, hard) = hostflags::ulimit(value)?;
-    let resource = match name.as_str() {
-        "as" => RlimitKind::As,
-        "core" => RlimitKind::Core,
-        "cpu" => RlimitKind::Cpu,
-        "data" => RlimitKind::Data,
-        "fsize" => RlimitKind::Fsize,
-        "locks" => RlimitKind::Locks,
-        "memlock" => RlimitKind::Memlock,
-        "msgqueue" => RlimitKind::Msgqueue,
-        "nice" => RlimitKind::Nice,
-        "nofile" => RlimitKind::Nofile,
-        "nproc" => RlimitKind::Nproc,
-        "rss" => RlimitKind::Rss,
-        "rtprio" => RlimitKind::Rtprio,
-        "rttime" => RlimitKind::Rttime,
-        "sigpending" => RlimitKind::Sigpending,
-        "stack" => RlimitKind::Stack,
-        other => return Err(Failure::new(format!("invalid ulimit type: {other}"))),
-    };
+    let resource = RlimitKind::from_name(&name)
+        .ok_or_else(|| Failure::new(format!("invalid ulimit type: {name}")))?;
     Ok(Rlimit {
         resource,
         soft,
