@@ -182,10 +182,7 @@ fn volumes_are_bound() {
     let text = sh(&env, &["--tmpfs", "/t:size=1m"], "df -k /t | tail -1")
         .ok()
         .out();
-    assert!(
-        text.starts_with("tmpfs") && text.contains(" 1024 "),
-        "{text}"
-    );
+    assert!(text.contains(" 1024 "), "{text}");
 }
 
 #[test]
