@@ -111,9 +111,6 @@ pub enum DocumentError {
         /// The value that is allowed.
         allowed: u64,
     },
-    /// Following indexes leads back to where it began.
-    #[error("index {0} contains itself")]
-    Cycle(Digest),
     /// The chosen entry of an index is not there.
     #[error("nothing in the index matches")]
     NoMatch,

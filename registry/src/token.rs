@@ -41,7 +41,8 @@ struct TokenAnswer {
     access_token: String,
     #[serde(default)]
     refresh_token: String,
-    expires_in: Option<u64>,
+    // Signed: servers with a wrong clock send negative numbers.
+    expires_in: Option<i64>,
 }
 
 /// What a token server gave.
@@ -228,7 +229,8 @@ impl Inner {
         if text.is_empty() || text.len() > LONGEST_TOKEN || !legal {
             return Err(bad("it gave no usable token"));
         }
-        let life = Duration::from_secs(answer.expires_in.unwrap_or_default());
+        let life =
+            Duration::from_secs(answer.expires_in.unwrap_or_default().max(0).cast_unsigned());
         Ok(Granted {
             token: Token {
                 text,
