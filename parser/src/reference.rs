@@ -30,7 +30,7 @@ pub struct ImageReference {
 impl ImageReference {
     /// Parses a reference and fills in `docker.io` and `library/`. The error is `BuildKit`'s text.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.len() == 64 && text.bytes().all(is_lower_hex) {
+        if is_identifier(text) {
             return Err(format!(
                 "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
             ));
@@ -86,14 +86,16 @@ impl ImageReference {
 
     /// Returns the short form: `alpine`, `alpine:3`, `quay.io/a/b@sha256:…`.
     pub fn familiar(&self) -> String {
-        let name = if self.domain == DEFAULT_DOMAIN {
-            match self.path.strip_prefix(OFFICIAL_PREFIX) {
-                Some(name) if !name.contains('/') => name.to_owned(),
-                _ => self.path.clone(),
-            }
-        } else {
-            format!("{}/{}", self.domain, self.path)
+        let full = format!("{}/{}", self.domain, self.path);
+        let short = match self.path.strip_prefix(OFFICIAL_PREFIX) {
+            Some(name) if !name.contains('/') => name,
+            _ => self.path.as_str(),
         };
+        // A name that would be read as something else keeps its registry.
+        let same = self.domain == DEFAULT_DOMAIN
+            && split_domain(short) == (DEFAULT_DOMAIN, self.path.clone())
+            && !is_identifier(short);
+        let name = if same { short.to_owned() } else { full };
         name + &self.suffix()
     }
 
@@ -228,6 +230,11 @@ fn host(input: &str) -> IResult<&str, ()> {
     .parse(input)
 }
 
+/// Tells whether a text looks like the id of an image.
+fn is_identifier(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(is_lower_hex)
+}
+
 fn is_lower_hex(byte: u8) -> bool {
     byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
@@ -291,6 +298,11 @@ mod tests {
         check("Foo/x", "Foo/x:latest", "Foo/x");
         check("[::1]:80/x", "[::1]:80/x:latest", "[::1]:80/x");
         check("0", "docker.io/library/0:latest", "0");
+        check(
+            "docker.io/a.b/c",
+            "docker.io/a.b/c:latest",
+            "docker.io/a.b/c",
+        );
         check(
             "a__b/c--d.e_f",
             "docker.io/a__b/c--d.e_f:latest",

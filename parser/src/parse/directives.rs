@@ -8,6 +8,7 @@ use nom::character::complete::char;
 use nom::combinator::{consumed, recognize, rest};
 use nom::sequence::pair;
 
+use crate::joined::Joined;
 use crate::text::is_regex_space;
 use crate::{Directive, Span, Spanned};
 
@@ -81,8 +82,9 @@ impl Section {
         if self.over {
             return Line::Other;
         }
-        let text = String::from_utf8_lossy(line);
-        let Some(found) = read(&text, "#") else {
+        let mut joined = Joined::default();
+        joined.push(line, start);
+        let Some(found) = read(joined.text(), "#") else {
             self.over = true;
             return Line::Other;
         };
@@ -93,14 +95,10 @@ impl Section {
         {
             return Line::Repeated(found.key);
         }
-        let piece = |range: Range<usize>| {
-            let span = Span::new(start + range.start, start + range.end);
-            Spanned::new(text[range].to_owned(), span)
-        };
-        let value = text[found.value.clone()].to_owned();
+        let value = joined.text()[found.value.clone()].to_owned();
         self.found.push(Directive {
-            name: piece(found.name),
-            value: piece(found.value),
+            name: joined.spanned(found.name),
+            value: joined.spanned(found.value),
             line: number,
         });
         Line::Directive(found.key, value)
@@ -122,18 +120,18 @@ pub(crate) fn detect(source: &[u8], key: &str, comment: &str) -> Option<Spanned<
             .iter()
             .position(|byte| *byte == b'\n')
             .map_or(rest.len(), |n| n + 1);
-        let line = String::from_utf8_lossy(&rest[..length]);
-        let start = offset;
+        let mut line = Joined::default();
+        line.push(&rest[..length], offset);
         offset += length;
-        let shebang = first && line.starts_with("#!");
+        let text = line.text().trim_end_matches('\n');
+        let shebang = first && text.starts_with("#!");
         first = false;
         if shebang {
             continue;
         }
-        let found = read(line.trim_end_matches('\n'), comment)?;
+        let found = read(text, comment)?;
         if found.key == key {
-            let span = Span::new(start + found.value.start, start + found.value.end);
-            return Some(Spanned::new(line[found.value].to_owned(), span));
+            return Some(line.spanned(found.value));
         }
     }
     None

@@ -4,7 +4,7 @@
 
 use crate::heredoc::{self, HeredocWord};
 use crate::joined::Joined;
-use crate::text::leading_space;
+use crate::text::{leading_space, trimmed};
 use crate::{Diagnostic, Directive, LineRange, Span, Spanned};
 
 use super::directives::{Line, Section};
@@ -202,16 +202,14 @@ impl<'a> Reader<'a> {
     /// Keeps a comment for the instruction below it. An empty one forgets those before it.
     fn comment(&mut self, content: &[u8], start: usize) {
         // The first byte is dropped whatever it is, so that an indented comment keeps its `#`.
-        let text = String::from_utf8_lossy(content.get(1..).unwrap_or_default());
-        let trimmed = text.trim();
-        if trimmed.is_empty() {
+        let mut joined = Joined::default();
+        joined.push(content.get(1..).unwrap_or_default(), start + 1);
+        let range = trimmed(joined.text(), 0..joined.text().len());
+        if range.is_empty() {
             self.comments.clear();
-            return;
+        } else {
+            self.comments.push(joined.spanned(range));
         }
-        let offset = start + 1 + (text.len() - text.trim_start().len());
-        let end = (offset + trimmed.len()).min(start + content.len());
-        self.comments
-            .push(Spanned::new(trimmed.to_owned(), Span::new(offset, end)));
     }
 
     /// Joins the continuation lines to the first line of an instruction.
