@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
@@ -21,12 +22,15 @@ struct OnTerminal {
     /// Kept open so that the terminal's settings can be read after the program's end.
     slave: OwnedFd,
     output: Receiver<Vec<u8>>,
+    /// Closing it ends the thread that reads `master`.
+    reading: OwnedFd,
     seen: String,
 }
 
 impl OnTerminal {
     fn start(env: &TestEnv, args: &[&str]) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
@@ -53,12 +57,14 @@ impl OnTerminal {
             .spawn()
             .unwrap();
         let master = File::from(master);
-        let output = read_in_background(master.try_clone().unwrap());
+        let (stop, reading) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let output = read_in_background(master.try_clone().unwrap(), stop);
         Self {
             child,
             master,
             slave,
             output,
+            reading,
             seen: String::new(),
         }
     }
@@ -87,23 +93,28 @@ impl OnTerminal {
         tcgetattr(&self.slave).unwrap()
     }
 
+    /// Takes the terminal away, as a closed window or a broken connection does; the exit status.
+    #[track_caller]
+    fn hang_up(self) -> Option<i32> {
+        let Self {
+            mut child,
+            master,
+            slave,
+            output,
+            reading,
+            seen,
+        } = self;
+        drop((slave, reading));
+        // The reader's copy of the terminal is closed when it has hung up its end of the channel.
+        while output.recv_timeout(PATIENCE).is_ok() {}
+        drop(master);
+        wait_for(&mut child, &seen).code()
+    }
+
     /// Waits for the end; the exit status and what was still on the terminal.
     #[track_caller]
     fn end(mut self) -> (i32, String) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let flags = rustix::process::PidfdFlags::empty();
-        let pidfd = rustix::process::pidfd_open(pid, flags).unwrap();
-        let mut fds = [rustix::event::PollFd::new(
-            &pidfd,
-            rustix::event::PollFlags::IN,
-        )];
-        let timeout = rustix::event::Timespec::try_from(PATIENCE).unwrap();
-        let ready = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
-        if ready == 0 {
-            self.child.kill().unwrap();
-            panic!("still running; on the terminal: {:?}", self.seen);
-        }
-        let status = self.child.wait().unwrap();
+        let status = wait_for(&mut self.child, &self.seen);
         while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(200)) {
             self.seen.push_str(&String::from_utf8_lossy(&bytes));
         }
@@ -111,15 +122,40 @@ impl OnTerminal {
     }
 }
 
-fn read_in_background(mut from: File) -> Receiver<Vec<u8>> {
+#[track_caller]
+fn wait_for(child: &mut Child, seen: &str) -> ExitStatus {
+    let pid = rustix::process::Pid::from_child(child);
+    let flags = rustix::process::PidfdFlags::empty();
+    let pidfd = rustix::process::pidfd_open(pid, flags).unwrap();
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let timeout = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+    if poll(&mut fds, Some(&timeout)).unwrap() == 0 {
+        child.kill().unwrap();
+        panic!("still running; on the terminal: {seen:?}");
+    }
+    child.wait().unwrap()
+}
+
+/// Reads until the terminal's other side or the writing end of `stop` is closed.
+fn read_in_background(mut from: File, stop: OwnedFd) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
-        // EIO says that the last holder of the other side closed it.
-        while let Ok(count) = from.read(&mut buffer)
-            && count > 0
-            && sender.send(buffer[..count].to_vec()).is_ok()
-        {}
+        loop {
+            let mut fds = [
+                PollFd::new(&from, PollFlags::IN),
+                PollFd::new(&stop, PollFlags::IN),
+            ];
+            poll(&mut fds, None).unwrap();
+            if fds[0].revents().is_empty() {
+                return;
+            }
+            // EIO says that the last holder of the other side closed it.
+            match from.read(&mut buffer) {
+                Ok(count) if count > 0 && sender.send(buffer[..count].to_vec()).is_ok() => {}
+                _ => return,
+            }
+        }
     });
     receiver
 }
@@ -157,8 +193,9 @@ fn an_interactive_shell_has_a_terminal_of_its_own() {
     shell.type_in("sleep 1; stty size; echo done-$((2 + 2))\n");
     let text = shell.expect("done-4");
     assert!(text.contains("50 120"), "{text:?}");
-    // Ctrl-C reaches the command inside, not the tool.
-    shell.type_in("echo go-$((5 + 5)); sleep 1000\n");
+    // Ctrl-C reaches the command inside, not the tool. The inner shell is the terminal's
+    // foreground process when it speaks, and so is what it becomes.
+    shell.type_in("sh -c 'echo go-$((5 + 5)); exec sleep 1000'\n");
     shell.expect("go-10");
     shell.type_in("\u{3}");
     shell.type_in("echo still-$((3 + 3))\n");
@@ -194,6 +231,18 @@ fn the_terminal_is_restored_when_the_container_is_killed() {
     let (status, _) = shell.end();
     assert_eq!(status, 137);
     assert_eq!(tcgetattr(&slave).unwrap().local_modes, before.local_modes);
+}
+
+#[test]
+fn a_container_ends_when_its_terminal_is_gone() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let mut shell = OnTerminal::start(&env, &["run", "--rm", "-it", "busybox", "sh"]);
+    shell.expect("# ");
+    shell.type_in("trap '' HUP; echo ready-$((1 + 1)); while :; do sleep 1; done\n");
+    shell.expect("ready-2");
+    // That nothing of the container is left is what `env` looks at in its end.
+    assert_ne!(shell.hang_up(), Some(0));
 }
 
 #[test]
