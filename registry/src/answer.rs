@@ -114,6 +114,12 @@ impl Answer {
         self.header("content-length")?.trim().parse().ok()
     }
 
+    /// Reads what is left of a short body, so that the connection can be used again.
+    pub(crate) fn drain(self) {
+        // If that fails the connection is closed, as it would be without.
+        let _ = std::io::copy(&mut self.reader().take(ERROR_BODY), &mut std::io::sink());
+    }
+
     /// The body, without a limit: whoever reads it counts.
     pub(crate) fn reader(self) -> ureq::BodyReader<'static> {
         self.body.into_with_config().limit(u64::MAX).reader()

@@ -170,7 +170,7 @@ impl Inner {
         self.auth
             .lock()
             .challenges
-            .insert(endpoint.origin.clone(), challenge.clone());
+            .insert(endpoint.origin.clone(), challenge.without_scope());
         let next = match challenge {
             Challenge::Basic => self
                 .credential(endpoint, scope)

@@ -13,9 +13,21 @@ pub(crate) enum Challenge {
         service: Option<String>,
         /// What the registry thinks we need, space separated.
         scope: Option<String>,
-        /// Why a token that we gave was not good, e.g. `insufficient_scope`.
-        error: Option<String>,
     },
+}
+
+impl Challenge {
+    /// The part that holds for the whole server and not for one request only.
+    pub(crate) fn without_scope(&self) -> Challenge {
+        match self {
+            Challenge::Basic => Challenge::Basic,
+            Challenge::Bearer { realm, service, .. } => Challenge::Bearer {
+                realm: realm.clone(),
+                service: service.clone(),
+                scope: None,
+            },
+        }
+    }
 }
 
 /// Longest header value that is looked at.
@@ -42,7 +54,6 @@ pub(crate) fn best<'h>(values: impl Iterator<Item = &'h str>) -> Option<Challeng
                     realm,
                     service: get("service"),
                     scope: get("scope"),
-                    error: get("error"),
                 });
             }
         }
@@ -113,7 +124,6 @@ mod tests {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
             scope: scope.map(str::to_owned),
-            error: None,
         }
     }
 

@@ -266,9 +266,11 @@ fn contents(
             Ok(Contents::Index(index_entries(entries)?))
         }
         OCI_MANIFEST | DOCKER_MANIFEST => {
-            let (Some(config), Some(layers)) = (raw.config, raw.layers) else {
-                return Err(ambiguous("`config` and `layers`"));
-            };
+            let config = raw
+                .config
+                .ok_or_else(|| ambiguous("`config` and `layers`"))?;
+            // Go programs write `null` for no layers.
+            let layers = raw.layers.unwrap_or_default();
             check_limit("layers", layers.len() as u64, limits.layers as u64)?;
             let config = Descriptor::from(config);
             let layers: Vec<Descriptor> = layers.into_iter().map(Descriptor::from).collect();

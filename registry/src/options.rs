@@ -146,7 +146,7 @@ pub struct Timeouts {
     pub stall: Duration,
     /// Bytes per second under which a transfer counts as stalled.
     pub stall_bytes: u64,
-    /// For the answer after the last byte of an upload: the server hashes what it received.
+    /// For the answer to an upload after its last byte: servers hash and move what they received.
     pub commit: Duration,
 }
 

@@ -295,7 +295,8 @@ impl Session<'_> {
         let length = (size - start).min(chunk);
         let mut request = Request::new(&blob.doing, Method::PATCH, upload.url.clone())
             .header(header::CONTENT_TYPE, "application/octet-stream")
-            .payload(Payload::Blob(blob.part(start, length)));
+            .payload(Payload::Blob(blob.part(start, length)))
+            .patience(self.client.options.timeouts.commit);
         if length < size {
             let range = format!("{start}-{}", start + length - 1);
             request = request.header(header::CONTENT_RANGE, range);
@@ -307,7 +308,9 @@ impl Session<'_> {
             None => return Ok(false),
             Some(answer) => self.expect(&blob.doing, answer, &[200, 201, 202, 204])?,
         };
-        upload.url = self.upload_url(&blob.doing, &answer)?;
+        if answer.header("location").is_some() {
+            upload.url = self.upload_url(&blob.doing, &answer)?;
+        }
         upload.offset = match answer.header("range") {
             None => start + length,
             Some(range) => self.offset_after(&blob.doing, range, start, start + length)?,
@@ -345,7 +348,10 @@ impl Session<'_> {
             let request = Request::new(doing, Method::GET, upload.url.clone());
             let answer = self.send(&request, &[200, 202, 204])?;
             let range = answer.header("range").unwrap_or_default().to_owned();
-            let url = self.upload_url(doing, &answer)?;
+            let url = match answer.header("location") {
+                Some(_) => self.upload_url(doing, &answer)?,
+                None => upload.url.clone(),
+            };
             Ok((
                 url,
                 self.offset_after(doing, &range, 0, blob.descriptor.size)?,

@@ -96,6 +96,7 @@ impl<'c> Session<'c> {
             .client
             .renew_authorization(&self.endpoint, &self.scope, &rejected, request.doing)?
         {
+            answer.drain();
             return Ok(None);
         }
         Ok(Some(answer))

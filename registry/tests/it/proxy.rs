@@ -34,6 +34,8 @@ pub(crate) enum Action {
     Drip(usize, Duration),
     /// Reads it and says nothing until the client goes away.
     Silence,
+    /// Reads nothing any more and keeps the connection open.
+    Deafness,
 }
 
 /// An answer.
@@ -221,6 +223,9 @@ fn serve(
             std::io::copy(&mut client, &mut std::io::sink())?;
             return Ok(());
         }
+        Action::Deafness => loop {
+            std::thread::park();
+        },
         Action::Close => return Ok(()),
         Action::CutRequest(bytes) => {
             drop(forward("", bytes as u64, &mut client)?);

@@ -287,11 +287,15 @@ fn a_refused_mount_becomes_an_upload() {
 }
 
 #[test]
-fn a_server_that_stops_reading_counts_as_a_cut() {
+fn a_server_that_stops_reading_or_never_answers_counts_as_a_cut() {
     let scene = Scene::new(32 << 20);
-    let proxy = scene.behind(first(1, "PATCH", "/uploads/", |_| Action::Silence));
+    let proxy = scene.behind(first(2, "PATCH", "/uploads/", |number| match number {
+        0 => Action::Deafness,
+        _ => Action::Silence,
+    }));
     let mut options = options();
     options.timeouts.stall = Duration::from_millis(300);
+    options.timeouts.commit = Duration::from_millis(900);
     assert_eq!(
         scene.push(&Client::new(options), &proxy).unwrap(),
         PushOutcome::Uploaded

@@ -1,12 +1,13 @@
 //! Encrypted registries: whom we trust, and that nothing is said in the clear instead.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use rbuild_registry::{
-    Client, ClientCertificate, ClientOptions, Credential, CredentialStore, RegistryConfig,
-    RegistryError, TransportError,
+    Client, ClientCertificate, ClientOptions, Credential, CredentialStore, ProxyConfig,
+    RegistryConfig, RegistryError, TransportError,
 };
 
 use crate::certificates::Authority;
@@ -307,4 +308,64 @@ fn an_encrypted_registry_leads_nowhere_in_the_clear() {
         eavesdropper.seen("GET", "").is_empty(),
         "it was asked in the clear"
     );
+}
+
+/// A proxy that makes tunnels to `upstream`, whatever host is asked for; keeps the heads it saw.
+fn connect_proxy(upstream: SocketAddr) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut client = BufReader::new(stream.unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && client.read_line(&mut head).unwrap() > 0 {}
+            log.lock().unwrap().push(head);
+            client
+                .get_mut()
+                .write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+                .unwrap();
+            let mut server = TcpStream::connect(upstream).unwrap();
+            let (mut to, mut back) = (
+                server.try_clone().unwrap(),
+                client.get_ref().try_clone().unwrap(),
+            );
+            std::thread::spawn(move || std::io::copy(&mut client, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut server, &mut back));
+        }
+    });
+    (port, seen)
+}
+
+#[test]
+fn a_proxy_is_gone_through_unless_the_host_is_excepted() {
+    let scene = Scene::new(&["registry.example"], false);
+    let (port, seen) = connect_proxy(scene.registry.address());
+    let host = "registry.example:5443";
+    let mut options = options();
+    options.retry.tries = 1;
+    options.registries.insert(host.to_owned(), scene.trusting());
+    options.proxy = Some(ProxyConfig {
+        https: Some(format!("http://someone:word@127.0.0.1:{port}")),
+        ..ProxyConfig::default()
+    });
+    Client::new(options.clone()).ping(host).unwrap();
+    let head = seen.lock().unwrap().remove(0);
+    assert!(
+        head.starts_with("CONNECT registry.example:5443 HTTP/1.1"),
+        "{head}"
+    );
+    assert!(
+        head.to_ascii_lowercase()
+            .contains("proxy-authorization: basic"),
+        "{head}"
+    );
+
+    options.proxy.as_mut().unwrap().no_proxy = ".other,registry.example".to_owned();
+    assert!(
+        Client::new(options).ping(host).is_err(),
+        "there is no such host"
+    );
+    assert!(seen.lock().unwrap().is_empty());
 }
