@@ -8,7 +8,8 @@ use crate::event::{Event, Warning};
 use crate::image::History;
 use crate::lower::LoweredTarget;
 use crate::output::{Finished, OutputError, write_outputs};
-use crate::solve::{SolveContext, VertexOutput};
+use crate::request::{Output, OutputKind};
+use crate::solve::{SolveContext, VertexOutput, materialize};
 
 /// Completes the image of every platform and writes the outputs.
 pub(crate) fn finish(
@@ -17,6 +18,7 @@ pub(crate) fn finish(
     outputs: &[Option<VertexOutput>],
     warnings: Vec<Warning>,
 ) -> Result<BuildResult, BuildError> {
+    bring_layers(context, targets, outputs)?;
     let finished: Vec<Finished> = targets
         .iter()
         .map(|target| complete(target, outputs))
@@ -53,6 +55,24 @@ pub(crate) fn finish(
         cached,
         executed,
     })
+}
+
+/// Brings the layers that no step has read, for outputs that write them.
+fn bring_layers(
+    context: &SolveContext<'_>,
+    targets: &[LoweredTarget],
+    outputs: &[Option<VertexOutput>],
+) -> Result<(), BuildError> {
+    let writes = |output: &Output| !matches!(output.kind, OutputKind::CacheOnly);
+    if !context.request.outputs.iter().any(writes) {
+        return Ok(());
+    }
+    for vertex in targets.iter().filter_map(|target| target.root) {
+        if let Some(Some(output)) = outputs.get(vertex.0 as usize) {
+            materialize(context, output.layers())?;
+        }
+    }
+    Ok(())
 }
 
 fn output_error(error: &OutputError) -> BuildError {

@@ -96,7 +96,10 @@ fn chain_identity(layers: &[LayerRef]) -> String {
 }
 
 /// Makes sure that layers are unpacked in the store.
-fn materialize(context: &SolveContext<'_>, layers: &[LayerRef]) -> Result<Vec<Layer>, BuildError> {
+pub(crate) fn materialize(
+    context: &SolveContext<'_>,
+    layers: &[LayerRef],
+) -> Result<Vec<Layer>, BuildError> {
     let mut ready = Vec::with_capacity(layers.len());
     for layer in layers {
         ready.push(materialize_one(context, layer)?);

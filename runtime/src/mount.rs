@@ -106,7 +106,10 @@ impl FileSystem {
     /// Begins a file system of a kind such as `tmpfs`.
     pub(crate) fn new(kind: &'static str) -> Step<Self> {
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).step(format!("mount {kind}"))?;
-        Ok(Self { context, kind })
+        let file_system = Self { context, kind };
+        // What `df` and `mount` show as the device; `none` otherwise.
+        file_system.option(c"source", kind)?;
+        Ok(file_system)
     }
 
     /// Sets an option without value.

@@ -21,9 +21,9 @@ use crate::support::TestEnv;
 use data::Case;
 
 /// Fewest cases that must pass in everything compared. Raise it when more do; never lower it.
-const FLOOR: usize = 565;
+const FLOOR: usize = 572;
 /// Fewest cases that must pass when texts for people and times are not compared.
-const LOOSE_FLOOR: usize = 581;
+const LOOSE_FLOOR: usize = 586;
 
 /// What differed in one case; empty lists mean that it passed.
 struct Verdict {

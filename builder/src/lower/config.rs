@@ -7,7 +7,7 @@ use rbuild_parser::{
     check_signal, expand_words, format_duration, lint::rules, parse_port_spec,
 };
 
-use super::{Lowering, StageContext, StageState, absolute, clean_path, finish_expansion};
+use super::{Lowering, StageContext, StageState, absolute, clean_path};
 use crate::error::BuildError;
 use crate::image::HealthConfig;
 use crate::ops::{FileAction, FileOp, Op};
@@ -175,7 +175,9 @@ impl<'a> Lowering<'a> {
         let mut ports = Vec::new();
         for word in sorted {
             let result = expand_words(word, self.escape, &state.variables);
-            for spec in finish_expansion(result, state, instruction, linter)? {
+            // BuildKit does not tell undefined variables of EXPOSE (case Y07).
+            let (specs, _) = result.map_err(|error| BuildError::user(error.to_string()))?;
+            for spec in specs {
                 let parsed = parse_port_spec(&spec).map_err(BuildError::user)?;
                 for finding in rules::expose(instruction, &parsed, &spec) {
                     linter.add(finding);

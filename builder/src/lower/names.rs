@@ -6,17 +6,19 @@ use super::StageContext;
 use crate::plan::{Base, PlannedStage};
 use crate::scope::VariableList;
 
-/// How many steps a stage counts: its base image and every instruction that makes a layer.
+/// How many steps a stage counts: its base image, every instruction that makes a layer, and every
+/// trigger of the base, whatever it does (case O02).
 pub(super) fn count_steps(stage: &PlannedStage<'_>) -> usize {
     let base = usize::from(!matches!(stage.base, Base::Scratch | Base::Stage(_)));
-    let own = stage.instructions().filter(|(instruction, _)| {
-        matches!(
-            instruction.kind,
-            InstructionKind::Run(_)
-                | InstructionKind::Copy(_)
-                | InstructionKind::Add(_)
-                | InstructionKind::Workdir(_)
-        )
+    let own = stage.instructions().filter(|(instruction, trigger)| {
+        *trigger
+            || matches!(
+                instruction.kind,
+                InstructionKind::Run(_)
+                    | InstructionKind::Copy(_)
+                    | InstructionKind::Add(_)
+                    | InstructionKind::Workdir(_)
+            )
     });
     base + own.count()
 }

@@ -60,6 +60,16 @@ impl<'a> Lowering<'a> {
                 })?;
             mounts.push(mount);
         }
+        // The value of a secret is not known here, and its variable is no place to show it.
+        let mut shown = state.variables.clone();
+        for mount in &mounts {
+            if let ExecMountKind::Secret {
+                env: Some(name), ..
+            } = &mount.kind
+            {
+                shown.set(name, "****");
+            }
+        }
         let history = history(&args, &state.declared, &state.variables);
         let exec = ExecOp {
             args,
@@ -76,7 +86,7 @@ impl<'a> Lowering<'a> {
             security,
             script,
         };
-        let meta = self.meta(context, instruction, trigger, &state.variables);
+        let meta = self.meta(context, instruction, trigger, &shown);
         let vertex = self.graph.add(Op::Exec(Box::new(exec)), inputs, meta);
         state.root = Some(vertex);
         state.commit(history, Some(vertex));

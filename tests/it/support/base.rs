@@ -20,7 +20,7 @@ const GROUP: &str = "root:x:0:\ndaemon:x:1:\napp:x:1002:\nstaff:x:50:app\n";
 
 /// The OCI layout of `bb`, the base image of the build cases.
 pub(crate) fn bb_layout() -> PathBuf {
-    made_once("bb-layout", |directory| {
+    made_once("busybox-layout", |directory| {
         let history = json!([
             {"created": "2024-01-01T00:00:00Z", "created_by": "COPY rootfs/ / # buildkit",
              "comment": "buildkit.dockerfile.v0"},
@@ -30,7 +30,7 @@ pub(crate) fn bb_layout() -> PathBuf {
              "comment": "buildkit.dockerfile.v0", "empty_layer": true},
         ]);
         let config = json!({
-            "Cmd": ["sh"], "Env": ["PATH=/usr/local/bin:/bin"], "WorkingDir": "/",
+            "ArgsEscaped": true, "Cmd": ["sh"], "Env": ["PATH=/usr/local/bin:/bin"], "WorkingDir": "/",
         });
         write_layout::write(directory, &[rootfs_tar()], &config, &history);
     })
