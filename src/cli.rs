@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, fsck, history, images, import, info, inspect, load, prune, rmi, run, save, system, tag,
-    version,
+    build, check, fmt, fsck, history, images, import, info, inspect, load, prune, rmi, run, save,
+    system, tag, version,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -107,6 +107,8 @@ Usage: rbuild [build] [OPTIONS] PATH
 
 Build and run:
   build      Build an image (the word may be left out)
+  check      Check a Dockerfile without building it
+  fmt        Format Dockerfiles
   run        Run a command in a new container
 
 Images:
@@ -150,6 +152,8 @@ Examples:
 #[command(args_override_self = true)]
 pub(crate) enum Command {
     Build(Box<build::BuildArgs>),
+    Check(check::CheckArgs),
+    Fmt(fmt::FmtArgs),
     Run(Box<run::RunArgs>),
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),

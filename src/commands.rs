@@ -1,7 +1,9 @@
 //! The commands: each file translates its flags into calls of the libraries and shows the result.
 
 pub(crate) mod build;
+pub(crate) mod check;
 pub(crate) mod filter;
+pub(crate) mod fmt;
 pub(crate) mod fsck;
 pub(crate) mod history;
 pub(crate) mod images;
@@ -35,6 +37,8 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Build(args) | Command::Image(ImageCommand::Build(args)) => {
             build::run(settings, &args)
         }
+        Command::Check(args) => check::run(settings, &args),
+        Command::Fmt(args) => fmt::run(settings, &args),
         Command::Run(args) => run::run(settings, &args),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
             done(images::run(settings, &args))

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// A file that gets its name when it is complete.
@@ -95,6 +95,26 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.commit()
 }
 
+/// Puts new content into a file that exists; mode and owner stay.
+///
+/// After a crash there is the old content or the new one.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let before = std::fs::metadata(path)?;
+    let mut file = OutFile::create(path)?;
+    file.write_all(bytes)?;
+    if file.temporary.is_some() {
+        let made = file.file.metadata()?;
+        if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
+            // Only root can give files away; for others the file becomes their own, as editors do.
+            let _ = fchown(&file.file, Some(before.uid()), Some(before.gid()));
+        }
+        // The mode last: changing the owner clears bits of it.
+        file.file.set_permissions(before.permissions())?;
+        file.file.sync_all()?;
+    }
+    file.commit()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +154,20 @@ mod tests {
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         write(Path::new("/dev/null"), b"gone").unwrap();
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, b"old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o751)).unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o751);
+        assert_eq!(names(directory.path()), ["file"]);
+        assert!(replace(&directory.path().join("none"), b"new").is_err());
     }
 }

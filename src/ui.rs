@@ -2,9 +2,12 @@
 //! error.
 
 pub(crate) mod control;
+pub(crate) mod diff;
 pub(crate) mod excerpt;
+pub(crate) mod findings;
 pub(crate) mod journal;
 pub(crate) mod listing;
+pub(crate) mod outline;
 pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod rawjson;
@@ -32,6 +35,14 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Writes a line of data to standard output.
 pub(crate) fn println(line: &str) -> Result<(), Failure> {
     print(&format!("{line}\n"))
+}
+
+/// Indented JSON with a line end.
+pub(crate) fn to_json(value: &impl serde::Serialize) -> String {
+    let mut text =
+        serde_json::to_string_pretty(value).expect("keys are strings and numbers are finite");
+    text.push('\n');
+    text
 }
 
 /// Writes to standard error. There is nobody left to tell if that fails.

@@ -1,5 +1,6 @@
 //! `rbuild build`: flags to one request, one call, one report.
 
+mod call;
 mod context;
 mod metadata;
 mod options;
@@ -21,17 +22,18 @@ use crate::ui::journal::Journal;
 use crate::ui::progress::{Display, Progress, ProgressMode};
 use crate::ui::{self, report};
 
-pub(crate) use options::BuildArgs;
+pub(super) use context::{default_name, read_limited};
+pub(crate) use options::{BuildArgs, WhatArgs};
+pub(super) use request::Requested;
 
-/// Builds.
+/// Makes a request that says what to build or check.
+pub(super) fn what(settings: &Settings, args: &WhatArgs) -> Result<Requested, Failure> {
+    request::what(settings, args, None, &mut std::io::stdin().lock())
+}
+
+/// Builds, or does what `--call` asks for instead.
 pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> {
     args.refused.check()?;
-    // The sandbox's helper is started first, while this process is small and has one thread. A host
-    // that does not allow sandboxes can still build what runs no command.
-    let runtime = Runtime::start(RuntimeOptions {
-        state_dir: settings.state_dir()?,
-    });
-    let mode = progress_mode(settings, args)?;
     let failed = |failure: Failure| match &failure.message {
         Some(message) if failure.status == status::ERROR => Failure {
             message: Some(format!("failed to build: {message}")),
@@ -39,7 +41,18 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         },
         _ => failure,
     };
-    let request = request::request(settings, args, &mut std::io::stdin().lock()).map_err(failed)?;
+    let requested =
+        || request::request(settings, args, &mut std::io::stdin().lock()).map_err(failed);
+    if let Some(call) = call::parse_call(args.check, args.call.as_deref())? {
+        return call::run(settings, call, &requested()?);
+    }
+    // The sandbox's helper is started first, while this process is small and has one thread. A host
+    // that does not allow sandboxes can still build what runs no command.
+    let runtime = Runtime::start(RuntimeOptions {
+        state_dir: settings.state_dir()?,
+    });
+    let mode = progress_mode(settings, args)?;
+    let Requested { request, .. } = requested()?;
     validate_outputs(&request, settings.stdout_terminal).map_err(|error| {
         let hints = error.hints();
         failed(hints.into_iter().fold(Failure::from(error), Failure::hint))

@@ -4,12 +4,12 @@
 use std::fmt::Write as _;
 
 use rbuild_builder::event::Warning;
-use rbuild_builder::{BuildError, BuildErrorKind, Location};
+use rbuild_builder::{BuildError, BuildErrorKind};
 
 use crate::failure::plain_words;
 
 use super::control::{Filter, visible, visible_lines};
-use super::excerpt::excerpt;
+use super::excerpt::Source;
 use super::journal::{Journal, State, Step};
 use super::style::{Palette, paint};
 
@@ -62,9 +62,10 @@ pub(crate) fn failure(
             text.push_str(&last_lines(step, output_shown));
         }
     }
+    let mut quotes = Quotes::default();
     // Where a build was when somebody stopped it says nothing about why.
     if error.kind != BuildErrorKind::Cancelled {
-        text.push_str(&place(error));
+        text.push_str(&quotes.place(error, palette));
     }
     let _ = writeln!(
         text,
@@ -72,52 +73,59 @@ pub(crate) fn failure(
         paint(palette.error, "ERROR:"),
         visible_lines(&error.message)
     );
+    text.push_str(&reasons(error, "hint:", palette));
+    for other in &error.others {
+        let _ = writeln!(
+            text,
+            "\n{} {}",
+            paint(palette.error, "also:"),
+            visible_lines(&other.message)
+        );
+        text.push_str(&quotes.place(other, palette));
+        text.push_str(&reasons(other, "hint:", palette));
+    }
+    text
+}
+
+/// Why an error came about and what to do about it, below its message. `word` stands before each
+/// way out.
+pub(crate) fn reasons(error: &BuildError, word: &str, palette: &Palette) -> String {
+    let mut text = String::new();
     for cause in &error.causes {
         let _ = writeln!(text, "  caused by: {}", visible_lines(&plain_words(cause)));
     }
-    for other in &error.others {
-        let _ = writeln!(text, "also: {}", visible_lines(&other.message));
-        text.push_str(&place(other));
-    }
-    for hint in error
-        .help
-        .iter()
-        .chain(error.others.iter().flat_map(|other| &other.help))
-    {
+    for help in &error.help {
         let _ = writeln!(
             text,
             "{} {}",
-            paint(palette.strong, "hint:"),
-            visible_lines(hint)
+            paint(palette.strong, word),
+            visible_lines(help)
         );
     }
     text
 }
 
-/// Quotes the Dockerfile where an error has a place in it.
-fn place(error: &BuildError) -> String {
-    let Some(location) = &error.location else {
-        return String::new();
-    };
-    let range = location.lines;
-    let mut text =
-        excerpt(&location.file, &location.source, range.first, range.last).unwrap_or_default();
-    for (span, label) in &error.labels {
-        let line = line_of(location, span.start);
-        let _ = writeln!(
-            text,
-            "{}:{line}: {}",
-            visible(&location.file),
-            visible_lines(label)
-        );
-    }
-    text
+/// Quotes the Dockerfile where errors have a place in it; divides it into lines once, however many
+/// errors it has.
+#[derive(Debug, Default)]
+pub(crate) struct Quotes<'e> {
+    source: Option<Source<'e>>,
 }
 
-/// Number of the line that a byte of the source is on, from 1.
-fn line_of(location: &Location, offset: usize) -> usize {
-    let before = location.source.get(..offset).unwrap_or(&location.source);
-    before.split(|byte| *byte == b'\n').count()
+impl<'e> Quotes<'e> {
+    /// The excerpt for an error; empty without a place.
+    pub(crate) fn place(&mut self, error: &'e BuildError, palette: &Palette) -> String {
+        let Some(location) = &error.location else {
+            return String::new();
+        };
+        let same = |source: &Source<'_>| std::ptr::eq(source.text(), &raw const *location.source);
+        if !self.source.as_ref().is_some_and(same) {
+            self.source = Some(Source::new(&location.file, &location.source));
+        }
+        self.source.as_ref().map_or_else(String::new, |source| {
+            source.excerpt(location.lines, location.span, &error.labels, palette)
+        })
+    }
 }
 
 fn last_lines(step: &Step, output_shown: bool) -> String {
@@ -147,8 +155,9 @@ fn last_lines(step: &Step, output_shown: bool) -> String {
 mod tests {
     use std::time::Duration;
 
+    use rbuild_builder::Location;
     use rbuild_builder::event::{Event, Stream, VertexId};
-    use rbuild_parser::LineRange;
+    use rbuild_parser::{LineRange, Span};
 
     use super::*;
 
@@ -204,6 +213,45 @@ mod tests {
                caused by: the reason\n\
              hint: look at the output above\n"
         );
+    }
+
+    #[test]
+    fn all_errors_show_their_place_and_way_out() {
+        let source: std::sync::Arc<[u8]> = b"FROM x\nRUM a\nCPOY b /\n".as_slice().into();
+        let error = |message: &str, line, span: Span| {
+            let mut error = BuildError::user(message).with_help(format!("help {line}"));
+            error.location = Some(Location {
+                file: "Dockerfile".into(),
+                lines: LineRange::new(line, line),
+                span: Some(span),
+                source: source.clone(),
+            });
+            error
+        };
+        let mut first = error("unknown: RUM", 2, Span::new(7, 10));
+        first
+            .others
+            .push(error("unknown: CPOY", 3, Span::new(13, 17)));
+        let text = failure(&first, &Journal::default(), &Palette::default(), true);
+        let (first, second) = text.split_once("\nalso: unknown: CPOY\n").unwrap();
+        assert!(
+            first.ends_with(
+                "--------------------\n\
+                 ERROR: failed to build: failed to solve: unknown: RUM\n\
+                 hint: help 2\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            first.contains("   2 | >>> RUM a\n     |     ^^^\n"),
+            "{text}"
+        );
+        assert!(second.starts_with("Dockerfile:3\n"), "{text}");
+        assert!(
+            second.contains("   3 | >>> CPOY b /\n     |     ^^^^\n"),
+            "{text}"
+        );
+        assert!(second.ends_with("hint: help 3\n"), "{text}");
     }
 
     #[test]

@@ -2,12 +2,21 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// Narrowest column, and the blanks between two columns.
+/// Narrowest column of a list, and the blanks between two columns.
 const MIN_WIDTH: usize = 10;
 const GAP: usize = 3;
 
 /// Lays out lines whose cells are separated by tabs; the last cell of a line is not padded.
 pub(crate) fn columns<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
+    columns_apart(lines, MIN_WIDTH, GAP)
+}
+
+/// As [`columns`], with `gap` blanks between columns, none of which is narrower than `narrowest`.
+pub(crate) fn columns_apart<'a>(
+    lines: impl IntoIterator<Item = &'a str>,
+    narrowest: usize,
+    gap: usize,
+) -> String {
     let rows: Vec<Vec<&str>> = lines
         .into_iter()
         .map(|line| line.split('\t').collect())
@@ -15,7 +24,7 @@ pub(crate) fn columns<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in &rows {
         for (column, cell) in row.iter().take(row.len() - 1).enumerate() {
-            let width = (cell.width() + GAP).max(MIN_WIDTH);
+            let width = (cell.width() + gap).max(narrowest);
             match widths.get_mut(column) {
                 Some(widest) => *widest = width.max(*widest),
                 None => widths.push(width),
@@ -41,6 +50,11 @@ pub(crate) fn columns<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn narrow_columns_stay_narrow() {
+        assert_eq!(columns_apart(["A\tB", "aa\t"], 0, 1), "A  B\naa \n");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

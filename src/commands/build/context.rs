@@ -28,11 +28,19 @@ pub(super) struct Sought<'a> {
     pub(super) ignore_file: Option<&'a Path>,
 }
 
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The Dockerfile, read.
+    pub(super) dockerfile: DockerfileSource,
+    /// Where it lies; none if it came from standard input.
+    pub(super) path: Option<PathBuf>,
+    /// The context, not read.
+    pub(super) context: ContextSource,
+}
+
 /// Reads the Dockerfile and finds out about the context.
-pub(super) fn load(
-    sought: Sought<'_>,
-    stdin: &mut dyn Read,
-) -> Result<(DockerfileSource, ContextSource), Failure> {
+pub(super) fn load(sought: Sought<'_>, stdin: &mut dyn Read) -> Result<Found, Failure> {
     let Some(context) = sought.context else {
         return Err(
             Failure::new("the directory of the build context is missing")
@@ -44,7 +52,7 @@ pub(super) fn load(
         return from_stdin(sought, stdin);
     }
     let directory = directory(context)?;
-    let (dockerfile, beside) = match sought.file {
+    let (dockerfile, path) = match sought.file {
         Some("-") => (read_stdin(stdin, "the Dockerfile")?, None),
         Some(file) => {
             let path = lower_case_fallback(Path::new(file));
@@ -52,14 +60,15 @@ pub(super) fn load(
         }
         None => default_dockerfile(&directory)?,
     };
-    let ignore = ignore_file(&directory, beside.as_deref(), sought.ignore_file)?;
-    Ok((
+    let ignore = ignore_file(&directory, path.as_deref(), sought.ignore_file)?;
+    Ok(Found {
         dockerfile,
-        ContextSource::Directory {
+        path,
+        context: ContextSource::Directory {
             path: directory,
             ignore,
         },
-    ))
+    })
 }
 
 /// `-f DIR/Dockerfile` also finds `DIR/dockerfile`, as the default name does.
@@ -74,10 +83,7 @@ fn lower_case_fallback(file: &Path) -> PathBuf {
 }
 
 /// `rbuild -`: standard input is the Dockerfile, and there are no files to copy.
-fn from_stdin(
-    sought: Sought<'_>,
-    stdin: &mut dyn Read,
-) -> Result<(DockerfileSource, ContextSource), Failure> {
+fn from_stdin(sought: Sought<'_>, stdin: &mut dyn Read) -> Result<Found, Failure> {
     match sought.file {
         Some("-") => {
             return Err(Failure::new(
@@ -93,7 +99,11 @@ fn from_stdin(
         None => {}
     }
     let dockerfile = read_stdin(stdin, "the Dockerfile")?;
-    Ok((dockerfile, ContextSource::Empty))
+    Ok(Found {
+        dockerfile,
+        path: None,
+        context: ContextSource::Empty,
+    })
 }
 
 /// The directory of the context.
@@ -103,7 +113,8 @@ fn directory(context: &str) -> Result<PathBuf, Failure> {
         Ok(metadata) if metadata.is_dir() => Ok(path.to_path_buf()),
         Ok(_) => Err(Failure::new(format!(
             "unable to prepare context: context must be a directory: {context}"
-        ))),
+        ))
+        .hint(format!("if it is a Dockerfile, write `-f {context} .`"))),
         Err(_) if is_remote(context) => Err(Failure::unsupported(
             "a context that is not a directory of this machine",
         )
@@ -137,13 +148,18 @@ fn is_remote(context: &str) -> bool {
         || !matches!(source_kind(context), SourceKind::Path)
 }
 
+/// The name of the Dockerfile of a directory, if it has one.
+pub(in crate::commands) fn default_name(directory: &Path) -> Option<&'static str> {
+    DOCKERFILES
+        .into_iter()
+        .find(|name| directory.join(name).symlink_metadata().is_ok())
+}
+
 /// The Dockerfile of a context when none is given, with the path it was found at.
 fn default_dockerfile(directory: &Path) -> Result<(DockerfileSource, Option<PathBuf>), Failure> {
-    for name in DOCKERFILES {
+    if let Some(name) = default_name(directory) {
         let path = directory.join(name);
-        if path.symlink_metadata().is_ok() {
-            return Ok((read_dockerfile(&path, name)?, Some(path)));
-        }
+        return Ok((read_dockerfile(&path, name)?, Some(path)));
     }
     let failure = Failure::new(format!(
         "failed to solve: failed to read dockerfile: open {}: no such file or directory",
@@ -229,7 +245,8 @@ fn is_archive(bytes: &[u8]) -> bool {
         || bytes.get(257..262) == Some(b"ustar".as_slice())
 }
 
-fn read_limited(reader: impl Read) -> io::Result<Vec<u8>> {
+/// Reads a Dockerfile or ignore file, whose size has a limit.
+pub(in crate::commands) fn read_limited(reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
@@ -316,12 +333,15 @@ mod tests {
 
     fn load_in(directory: &Path, file: Option<&str>) -> (DockerfileSource, Option<String>) {
         let context = directory.to_str().unwrap();
-        match load(sought(context, file), &mut io::empty()).unwrap() {
-            (dockerfile, ContextSource::Directory { path, ignore }) => {
+        let found = load(sought(context, file), &mut io::empty()).unwrap();
+        let lies_there = std::fs::read(found.path.unwrap()).unwrap();
+        assert_eq!(lies_there, found.dockerfile.text);
+        match found.context {
+            ContextSource::Directory { path, ignore } => {
                 assert_eq!(path, directory);
-                (dockerfile, ignore.map(|(name, _)| name))
+                (found.dockerfile, ignore.map(|(name, _)| name))
             }
-            (_, ContextSource::Empty) => panic!("the context is a directory"),
+            ContextSource::Empty => panic!("the context is a directory"),
         }
     }
 
@@ -393,10 +413,10 @@ mod tests {
 
     #[test]
     fn standard_input_is_a_dockerfile_and_no_archive() {
-        let (dockerfile, context) =
-            load(sought("-", None), &mut b"FROM scratch".as_slice()).unwrap();
-        assert_eq!(dockerfile.text, b"FROM scratch");
-        assert!(matches!(context, ContextSource::Empty));
+        let found = load(sought("-", None), &mut b"FROM scratch".as_slice()).unwrap();
+        assert_eq!(found.dockerfile.text, b"FROM scratch");
+        assert!(matches!(found.context, ContextSource::Empty));
+        assert_eq!(found.path, None);
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
         for archive in [tar.as_slice(), b"\x1f\x8b\x08"] {

@@ -12,6 +12,30 @@ const CACHE: &str = "Cache";
 const RESULT: &str = "Result";
 const REPORT: &str = "Report";
 
+/// What is to be built or checked: options that both have.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct WhatArgs {
+    /// Directory of the build context; `-` reads a Dockerfile from standard input
+    #[arg(value_name = "PATH")]
+    pub(in crate::commands) context: Option<String>,
+
+    /// Dockerfile; `-` reads standard input [default: `Dockerfile` in PATH]
+    #[arg(short, long, value_name = "FILE", help_heading = WHAT)]
+    pub(in crate::commands) file: Option<String>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE", help_heading = WHAT)]
+    pub(in crate::commands) target: Option<String>,
+    /// Set an ARG; `NAME` alone takes the value from the environment
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = WHAT)]
+    pub(in crate::commands) build_arg: Vec<String>,
+    /// Name another context: a directory, `oci-layout://DIR[:TAG][@DIGEST]`, `docker-image://IMAGE`
+    #[arg(long, value_name = "NAME=SOURCE", help_heading = WHAT)]
+    pub(in crate::commands) build_context: Vec<String>,
+    /// Platform to build for [default: this host's]
+    #[arg(long, value_name = "OS/ARCH,…", value_delimiter = ',', help_heading = WHAT)]
+    pub(in crate::commands) platform: Vec<String>,
+}
+
 /// Build an image from a Dockerfile
 ///
 /// PATH is the directory that COPY and ADD read from, the context. Without `-f`, its `Dockerfile`
@@ -31,25 +55,8 @@ Exit status: 0 when the image was built, 1 when it was not, 2 for a wrong comman
 Ctrl-C."
 )]
 pub(crate) struct BuildArgs {
-    /// Directory of the build context; `-` reads a Dockerfile from standard input
-    #[arg(value_name = "PATH")]
-    pub(super) context: Option<String>,
-
-    /// Dockerfile; `-` reads standard input [default: `Dockerfile` in PATH]
-    #[arg(short, long, value_name = "FILE", help_heading = WHAT)]
-    pub(super) file: Option<String>,
-    /// Stage to build [default: the last one]
-    #[arg(long, value_name = "STAGE", help_heading = WHAT)]
-    pub(super) target: Option<String>,
-    /// Set an ARG; `NAME` alone takes the value from the environment
-    #[arg(long, value_name = "NAME[=VALUE]", help_heading = WHAT)]
-    pub(super) build_arg: Vec<String>,
-    /// Name another context: a directory, `oci-layout://DIR[:TAG][@DIGEST]`, `docker-image://IMAGE`
-    #[arg(long, value_name = "NAME=SOURCE", help_heading = WHAT)]
-    pub(super) build_context: Vec<String>,
-    /// Platform to build for [default: this host's]
-    #[arg(long, value_name = "OS/ARCH,…", value_delimiter = ',', help_heading = WHAT)]
-    pub(super) platform: Vec<String>,
+    #[command(flatten)]
+    pub(super) what: WhatArgs,
     /// Ignore file, instead of the `.dockerignore` of the Dockerfile or the context
     #[arg(long, value_name = "FILE", help_heading = WHAT)]
     pub(super) ignorefile: Option<PathBuf>,
@@ -124,6 +131,14 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = REPORT)]
     pub(super) metadata_file: Option<PathBuf>,
 
+    /// Check the Dockerfile instead of building, as `rbuild check` does
+    #[arg(long, help_heading = REPORT)]
+    pub(super) check: bool,
+    /// Instead of building: `check`, `outline` (arguments and secrets of a target) or `targets`; with
+    /// `,format=json` for programs
+    #[arg(long, value_name = "METHOD", help_heading = REPORT)]
+    pub(super) call: Option<String>,
+
     #[command(flatten)]
     pub(super) refused: Refused<BuildRefused>,
 }
@@ -140,7 +155,6 @@ impl RefusedList for BuildRefused {
         flag("pull").harmless(&["false", "missing"]),
         flag("squash"),
         flag("squash-all"),
-        flag("check"),
         flag("provenance").harmless(&["false"]),
         flag("sbom").harmless(&["false"]),
         flag("rm").harmless(&["true"]),
@@ -170,7 +184,6 @@ impl RefusedList for BuildRefused {
         value("cache-ttl"),
         value("ssh"),
         value("attest"),
-        value("call").harmless(&["build"]),
         value("policy"),
         value("source-policy-file"),
         value("builder").harmless(&["default"]),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_builder::BuildRequest;
 use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault};
@@ -10,19 +10,27 @@ use rbuild_cache::Digest;
 use rbuild_parser::{ImageReference, Platform, SourceKind, parse_size, source_kind};
 
 use super::context::{self, Sought};
-use super::options::BuildArgs;
+use super::options::{BuildArgs, WhatArgs};
 use super::{outputs, secrets};
 use crate::config::Settings;
 use crate::env;
 use crate::failure::Failure;
 use crate::hostflags;
 
-/// Makes the request; reads the Dockerfile, but none of the context.
+/// A request, and where its Dockerfile lies.
+pub(crate) struct Requested {
+    /// What to build.
+    pub(crate) request: BuildRequest,
+    /// Path of the Dockerfile; none if it came from standard input.
+    pub(crate) dockerfile: Option<PathBuf>,
+}
+
+/// Makes the request of a build; reads the Dockerfile, but none of the context.
 pub(super) fn request(
     settings: &Settings,
     args: &BuildArgs,
     stdin: &mut dyn Read,
-) -> Result<BuildRequest, Failure> {
+) -> Result<Requested, Failure> {
     // Flags first: a mistake in them is told before anything is read.
     let mut outputs = outputs::parse(&args.output, args.load)?;
     outputs::add_annotations(&mut outputs, &args.annotation)?;
@@ -45,40 +53,73 @@ pub(super) fn request(
     let shm_size = args.shm_size.as_deref().map(parse_size).transpose();
     let shm_size =
         shm_size.map_err(|reason| Failure::new(format!("invalid --shm-size: {reason}")))?;
-    let mut request = BuildRequest {
-        build_args: build_args(settings, &args.build_arg)?,
-        named_contexts: named_contexts(&args.build_context)?,
-        target: args.target.clone().filter(|target| !target.is_empty()),
-        platforms: platforms(settings, &args.platform)?,
-        labels: labels(&args.label),
-        tags,
-        outputs,
-        no_cache: args.no_cache,
-        no_cache_filter: args
-            .no_cache_filter
-            .iter()
-            .map(|stage| stage.to_lowercase())
-            .collect(),
-        secrets: secrets::parse(&args.secret, &|name| env::by_name(name))?,
-        network,
-        extra_hosts,
-        entitlements,
-        shm_size,
-        ulimits,
-        jobs: args.jobs.filter(|jobs| *jobs > 0),
-        dockerfile: rbuild_builder::request::DockerfileSource {
-            name: String::new(),
-            text: Vec::new(),
+    let secrets = secrets::parse(&args.secret, &|name| env::by_name(name))?;
+    let Requested {
+        request,
+        dockerfile,
+    } = what(settings, &args.what, args.ignorefile.as_deref(), stdin)?;
+    let no_cache_filter = args.no_cache_filter.iter();
+    Ok(Requested {
+        request: BuildRequest {
+            labels: labels(&args.label),
+            tags,
+            outputs,
+            no_cache: args.no_cache,
+            no_cache_filter: no_cache_filter.map(|stage| stage.to_lowercase()).collect(),
+            secrets,
+            network,
+            extra_hosts,
+            entitlements,
+            shm_size,
+            ulimits,
+            jobs: args.jobs.filter(|jobs| *jobs > 0),
+            ..request
         },
-        context: rbuild_builder::request::ContextSource::Empty,
-    };
-    let sought = Sought {
-        context: args.context.as_deref(),
-        file: args.file.as_deref(),
-        ignore_file: args.ignorefile.as_deref(),
-    };
-    (request.dockerfile, request.context) = context::load(sought, stdin)?;
-    Ok(request)
+        dockerfile,
+    })
+}
+
+/// Makes a request that says what to build, and nothing about how and what for.
+pub(super) fn what(
+    settings: &Settings,
+    args: &WhatArgs,
+    ignore_file: Option<&Path>,
+    stdin: &mut dyn Read,
+) -> Result<Requested, Failure> {
+    let build_args = build_args(settings, &args.build_arg)?;
+    let named_contexts = named_contexts(&args.build_context)?;
+    let platforms = platforms(settings, &args.platform)?;
+    let found = context::load(
+        Sought {
+            context: args.context.as_deref(),
+            file: args.file.as_deref(),
+            ignore_file,
+        },
+        stdin,
+    )?;
+    Ok(Requested {
+        request: BuildRequest {
+            dockerfile: found.dockerfile,
+            context: found.context,
+            named_contexts,
+            target: args.target.clone().filter(|target| !target.is_empty()),
+            build_args,
+            platforms,
+            labels: BTreeMap::new(),
+            tags: Vec::new(),
+            outputs: Vec::new(),
+            no_cache: false,
+            no_cache_filter: Vec::new(),
+            secrets: BTreeMap::new(),
+            network: NetworkDefault::Default,
+            extra_hosts: Vec::new(),
+            entitlements: Vec::new(),
+            shm_size: None,
+            ulimits: Vec::new(),
+            jobs: None,
+        },
+        dockerfile: found.path,
+    })
 }
 
 fn parse_tag(tag: &str) -> Result<ImageReference, Failure> {
