@@ -17,6 +17,7 @@ mod hostflags;
 mod manual;
 mod outfile;
 mod refused;
+mod rootless;
 mod signals;
 mod terminal;
 mod time;
@@ -50,7 +51,9 @@ fn main() -> ExitCode {
         Command::Build(_) | Command::Check(_) | Command::Image(ImageCommand::Build(_)) => "ERROR:",
         _ => "Error:",
     };
-    match commands::dispatch(&settings, cli.command) {
+    let done =
+        rootless::enter(&cli.command).and_then(|()| commands::dispatch(&settings, cli.command));
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             ui::fail(&settings.palette, word, &failure);

@@ -12,7 +12,7 @@ use rbuild_cache::{CommitOptions, Follow, Layer, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
     ExitStatus, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError, Security, Stdio,
-    UpperDir, User,
+    UpperDir, User, has_private_network,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -160,11 +160,12 @@ fn process(operation: &ExecOp, user: &ResolvedUser, extra: &[(String, String)]) 
     }
 }
 
+/// The network of a step: its own where this host can give one, else the host's.
 fn network(mode: NetworkMode) -> Network {
     match mode {
-        NetworkMode::Default => Network::Private,
+        NetworkMode::Default if has_private_network() => Network::Private,
         NetworkMode::None => Network::None,
-        NetworkMode::Host => Network::Host,
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
     }
 }
 

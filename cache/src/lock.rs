@@ -12,7 +12,7 @@ use crate::error::StoreError;
 #[derive(Debug)]
 #[must_use = "a lock is free as soon as it is dropped"]
 pub struct StoreLock {
-    _file: File,
+    file: File,
 }
 
 /// How a lock is held.
@@ -42,7 +42,27 @@ impl StoreLock {
             Hold::Exclusive => file.lock(),
         };
         held.map_err(StoreError::io("lock", path))?;
-        Ok(StoreLock { _file: file })
+        Ok(StoreLock { file })
+    }
+
+    /// Makes a shared hold exclusive if nobody else holds the lock. It stays shared otherwise.
+    pub(crate) fn try_alone(&self, path: &Path) -> Result<bool, StoreError> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => {
+                // The kernel gives a hold up before it takes the other one.
+                self.share(path)?;
+                Ok(false)
+            }
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
+        }
+    }
+
+    /// Makes an exclusive hold shared again.
+    pub(crate) fn share(&self, path: &Path) -> Result<(), StoreError> {
+        self.file
+            .lock_shared()
+            .map_err(StoreError::io("lock", path))
     }
 
     /// Takes the lock if that is possible now.
@@ -53,7 +73,7 @@ impl StoreLock {
             Hold::Exclusive => file.try_lock(),
         };
         match held {
-            Ok(()) => Ok(Some(StoreLock { _file: file })),
+            Ok(()) => Ok(Some(StoreLock { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
         }

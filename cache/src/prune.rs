@@ -6,8 +6,8 @@
 //!
 //! Deciding and moving away happens under the exclusive lock that leases take shared, so nothing
 //! gets a lease in between. A victim is first renamed below `tmp/`, which takes it away at once and
-//! whole, and then deleted. Unleased things younger than ten minutes stay: somebody may be about to
-//! refer to them.
+//! whole, and then deleted. While others have the store open, unleased things younger than ten
+//! minutes stay: somebody may be about to refer to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,8 @@ const GRACE: Duration = Duration::from_mins(10);
 /// What [`Store::prune`] may remove.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PruneOptions {
-    /// Also remove build records and cache mounts that are still useful, not only garbage.
+    /// Also remove build records and cache mounts that are still useful, not only garbage, and what
+    /// is fresh if no other process has the store open.
     pub all: bool,
     /// Keep build cache that was used within this time.
     pub unused_for: Option<Duration>,
@@ -130,8 +131,17 @@ impl Store {
         if options.dangling_images {
             self.prune_images(options, &mut report)?;
         }
-        let survey = self.survey(&report.images)?;
-        let victims = survey.victims(options);
+        // Nobody else can be about to use something that is fresh when nobody else is there. Who
+        // comes later asks for a lease first, which waits for our hold.
+        let (survey, grace) = self.while_alone(|alone| {
+            let grace = if alone && options.all {
+                Duration::ZERO
+            } else {
+                GRACE
+            };
+            Ok((self.survey(&report.images)?, grace))
+        })?;
+        let victims = survey.victims(options, grace);
         let gone: BTreeSet<Digest> = victims.items.iter().map(|item| item.digest).collect();
         // Records first: no row may outlive what it refers to.
         report.records = victims.records.len() as u64;
@@ -371,9 +381,9 @@ struct Victims<'a> {
 }
 
 impl Survey {
-    fn victims(&self, options: &PruneOptions) -> Victims<'_> {
+    fn victims(&self, options: &PruneOptions, grace: Duration) -> Victims<'_> {
         let now = now_unix();
-        let is_fresh = |item: &Item| now.saturating_sub(item.last_used) < GRACE.as_secs() as i64;
+        let is_fresh = |item: &Item| now.saturating_sub(item.last_used) < grace.as_secs() as i64;
         let mut chosen: BTreeSet<(UsageKind, Digest)> = BTreeSet::new();
         let mut cache: Vec<&Item> = Vec::new();
         for item in &self.items {

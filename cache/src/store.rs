@@ -62,7 +62,7 @@ struct Inner {
     pending: Mutex<Pending>,
     warnings: Mutex<Vec<String>>,
     /// Keeps others from changing the layout while we use it.
-    _open: StoreLock,
+    open: StoreLock,
 }
 
 #[derive(Default)]
@@ -105,8 +105,22 @@ impl Store {
             durability: options.durability,
             pending: Mutex::default(),
             warnings: Mutex::new(warnings),
-            _open: open,
+            open,
         })))
+    }
+
+    /// Does something while no other process has the store open, if that is so now; says whether.
+    pub(crate) fn while_alone<T>(
+        &self,
+        action: impl FnOnce(bool) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let path = self.0.layout.lock();
+        let alone = self.0.open.try_alone(&path)?;
+        let result = action(alone);
+        if alone {
+            self.0.open.share(&path)?;
+        }
+        result
     }
 
     /// Returns what was found damaged and set aside or left behind, in words.

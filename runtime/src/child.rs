@@ -108,12 +108,13 @@ fn set_up(
     }
     rustix::system::sethostname(sandbox.hostname.as_bytes()).step("set the host name")?;
 
+    let proc = kernel::make_proc(&sandbox.security)?;
     let mut stage = Stage::new()?;
     let prepared = mounts::prepare(&sandbox.mounts, &mut stage)?;
     let filter = seccomp::filter_of(&sandbox.security);
     let root = attach_root(sandbox, &mut stage)?;
     let cover = kernel::Cover::new(&mut stage)?;
-    kernel::mount_proc(root.as_fd(), &sandbox.security, &cover)?;
+    kernel::mount_proc(root.as_fd(), &proc, &sandbox.security, &cover)?;
     let devices = devices::mount(root.as_fd(), sandbox, &mut stage)?;
     kernel::mount_sys(root.as_fd(), sandbox, &cover, cgroup)?;
     let terminal = if sandbox.process.terminal {

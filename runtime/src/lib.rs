@@ -34,6 +34,7 @@ mod seccomp;
 mod spawner;
 mod spec;
 mod sys;
+mod userns;
 mod wire;
 
 pub mod probe;
@@ -45,4 +46,7 @@ pub use runtime::{Runtime, RuntimeOptions};
 pub use spec::{
     CapabilitySet, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind, RootFs,
     Sandbox, Seccomp, Security, UpperDir, User,
+};
+pub use userns::{
+    enter_user_namespace, has_private_network, in_user_namespace, needs_user_namespace,
 };

@@ -19,16 +19,27 @@ use rustix::mount::{MountAttrFlags, MountFlags};
 
 use crate::mount::{Detached, FileSystem, READ_ONLY, Stage, name_of};
 use crate::spec::UpperDir;
+use crate::userns::in_user_namespace;
 use crate::wire::{Failure, InStep as _, Step};
 
 /// Options of every overlay, as in the module's text; `xino` keeps inode numbers of the layers.
-const OPTIONS: [(&str, &str); 5] = [
+const OPTIONS: [(&str, &str); 4] = [
     ("index", "off"),
     ("metacopy", "off"),
-    ("redirect_dir", "off"),
     ("nfs_export", "off"),
     ("xino", "off"),
 ];
+
+/// How to say that directories are not renamed by reference. With `userxattr` the kernel refuses
+/// `off`, which may mean to follow references that are there.
+fn redirect_option() -> (&'static str, &'static str) {
+    let value = if in_user_namespace() {
+        "nofollow"
+    } else {
+        "off"
+    };
+    ("redirect_dir", value)
+}
 
 /// The interfaces, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +162,11 @@ impl Layers {
             set(c"workdir", work.as_fd()).step("mount overlay: work directory")?;
             overlay.flag(c"volatile")?;
         }
-        for (key, value) in OPTIONS {
+        if in_user_namespace() {
+            // Marks are `user.overlay.*` then: `trusted.*` is out of reach.
+            overlay.flag(c"userxattr")?;
+        }
+        for (key, value) in OPTIONS.into_iter().chain([redirect_option()]) {
             let key = CString::new(key).step("mount overlay")?;
             overlay.option(&key, value)?;
         }
@@ -165,7 +180,10 @@ impl Layers {
             let (upper, work) = (name_of(upper.as_fd()), name_of(work.as_fd()));
             options += &format!(",upperdir={upper},workdir={work},volatile");
         }
-        for (key, value) in OPTIONS {
+        if in_user_namespace() {
+            options += ",userxattr";
+        }
+        for (key, value) in OPTIONS.into_iter().chain([redirect_option()]) {
             options += &format!(",{key}={value}");
         }
         if options.len() >= 4096 {

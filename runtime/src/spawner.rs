@@ -18,6 +18,7 @@ use crate::child;
 use crate::net;
 use crate::spec::{Network, Sandbox};
 use crate::sys::{self, Birth, Cloned};
+use crate::userns::in_user_namespace;
 use crate::wire::{self, Exit, Failure, Hello, InStep as _, Ready, Request, Setup, Status, Step};
 
 /// A sandbox as the spawner sees it.
@@ -62,6 +63,8 @@ pub(crate) fn run(birth: Birth) {
 
 fn prepare() -> Step<()> {
     sys::reset_signals();
+    // Answered here once for all sandboxes, which are copies of this process.
+    in_user_namespace();
     rustix::process::umask(rustix::fs::Mode::empty());
     // Nobody may look into this process or what it clones: it has seen all environments.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the spawner undumpable")?;

@@ -1,7 +1,7 @@
 //! `rbuild info`.
 
 use rbuild_parser::Platform;
-use rbuild_runtime::{HostReport, probe};
+use rbuild_runtime::{HostReport, enter_user_namespace, needs_user_namespace, probe};
 
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -20,20 +20,36 @@ pub(crate) struct InfoArgs {
 
 /// Shows what the host allows.
 pub(crate) fn run(settings: &Settings, args: &InfoArgs) -> Result<(), Failure> {
+    let isolation = isolation();
     let report = probe();
     let root = settings.store_root()?.to_string_lossy().into_owned();
     match args.format.as_deref() {
-        None => ui::print(&text(&root, &report)),
-        Some("json") => ui::println(&value(&root, &report).to_json()),
-        Some(template) => ui::println(&Template::parse(template)?.render(&value(&root, &report))?),
+        None => ui::print(&text(&root, &isolation, &report)),
+        Some("json") => ui::println(&value(&root, &isolation, &report).to_json()),
+        Some(template) => {
+            ui::println(&Template::parse(template)?.render(&value(&root, &isolation, &report))?)
+        }
     }
 }
 
-fn text(root: &str, report: &HostReport) -> String {
+/// Names what builds and containers have around them here; enters it, so that what is tried next is
+/// tried in the same place.
+fn isolation() -> String {
+    if !needs_user_namespace() {
+        return "root".to_owned();
+    }
+    match enter_user_namespace() {
+        Ok(()) => "user namespace (the host's network, no resource limits)".to_owned(),
+        Err(error) => format!("none: {}", error),
+    }
+}
+
+fn text(root: &str, isolation: &str, report: &HostReport) -> String {
     let mut lines = vec![
         format!("Version:\t{}", env!("CARGO_PKG_VERSION")),
         format!("Store:\t{root}"),
         format!("Platform:\t{}", Platform::host()),
+        format!("Isolation:\t{}", ui::control::visible(isolation)),
     ];
     for ability in &report.abilities {
         let verdict = if ability.ok { "yes" } else { "no" };
@@ -46,7 +62,7 @@ fn text(root: &str, report: &HostReport) -> String {
     ui::table::columns(lines.iter().map(String::as_str))
 }
 
-fn value(root: &str, report: &HostReport) -> Value {
+fn value(root: &str, isolation: &str, report: &HostReport) -> Value {
     let abilities = report
         .abilities
         .iter()
@@ -64,6 +80,7 @@ fn value(root: &str, report: &HostReport) -> Value {
         ("OSType", std::env::consts::OS.into()),
         ("Architecture", std::env::consts::ARCH.into()),
         ("Platform", Platform::host().to_string().into()),
+        ("Isolation", isolation.into()),
         ("Abilities", Value::List(abilities)),
     ])
 }

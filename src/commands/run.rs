@@ -7,7 +7,10 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rbuild_runtime::{ExitStatus, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio};
+use rbuild_runtime::{
+    ExitStatus, Network, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
+    has_private_network,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -47,7 +50,14 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Failure::new(format!("unknown option: {image}"))
             .hint("`rbuild run --help` lists the options"));
     }
-    let options = args.options()?;
+    let mut options = args.options()?;
+    if options.network == Network::Private && !has_private_network() {
+        ui::warn(
+            &settings.palette,
+            "an own network needs root: the container uses the host's (`--network host`)",
+        );
+        options.network = Network::Host;
+    }
     if args.tty && args.interactive && !settings.stdin_terminal {
         return Err(Failure::new("the input device is not a TTY")
             .hint("leave `-t` out when standard input is not a terminal"));

@@ -27,6 +27,7 @@ mod outputs;
 mod peers;
 mod plain_progress;
 mod rebuild;
+mod rootless;
 mod run;
 mod sandbox;
 mod side_by_side;

@@ -6,7 +6,7 @@ use rbuild_cache::{
     FileKind, Follow, Layer, RootView, ScaffoldTarget, Scratch, StoreLock, TargetKind, scaffold,
 };
 use rbuild_parser::Sharing;
-use rbuild_runtime::{Mount, MountSource, Rlimit, RlimitKind, UpperDir};
+use rbuild_runtime::{Mount, MountSource, Network, Rlimit, RlimitKind, UpperDir};
 
 use super::{ExecContext, HOSTNAME, Prepared, in_kernel_tree, sub_directory};
 use crate::error::BuildError;
@@ -55,7 +55,7 @@ fn add_system_files(
     mounts: &mut Vec<Mount>,
     targets: &mut Vec<TargetKind>,
 ) {
-    let host_network = operation.network == rbuild_parser::NetworkMode::Host;
+    let host_network = super::network(operation.network) == Network::Host;
     let file = |target: &str, content: Vec<u8>, mode: u32| Mount {
         target: PathBuf::from(target),
         source: MountSource::File {

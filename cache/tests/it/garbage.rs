@@ -123,6 +123,21 @@ fn fresh_things_without_an_owner_are_spared() {
     assert!(report.layers.is_empty() && report.blobs.is_empty());
     assert!(is_there(&test, &fresh));
     assert!(test.store.has_blob(&blob));
+
+    let all = PruneOptions {
+        all: true,
+        ..PruneOptions::default()
+    };
+    let other = crate::support::open(test.store.root());
+    test.store.prune(&all).unwrap();
+    assert!(is_there(&test, &fresh), "another process may need it");
+    drop(other);
+    let report = test.store.prune(&all).unwrap();
+    assert_eq!(report.layers, [*fresh.diff_id()]);
+    assert_eq!(report.blobs, [blob]);
+    assert!(test.store.try_lock("x").unwrap().is_some());
+    // The hold is shared again.
+    drop(crate::support::open(test.store.root()));
 }
 
 #[test]

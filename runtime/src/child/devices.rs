@@ -7,12 +7,13 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, openat, symlinkat};
 use rustix::mount::MountAttrFlags;
 
 use super::kernel::system_directory;
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, Stage, open_path};
 use crate::spec::Sandbox;
+use crate::userns::in_user_namespace;
 use crate::wire::{InStep as _, Step};
 
 const NODES: [(&str, u32, u32); 6] = [
@@ -81,6 +82,9 @@ fn make_node(
     name: &str,
     device: rustix::fs::Dev,
 ) -> std::io::Result<()> {
+    if in_user_namespace() {
+        return bind_node(dev, name, device);
+    }
     let staged = stage.fresh_name();
     let mode = Mode::from_raw_mode(0o666);
     mknodat(
@@ -91,6 +95,23 @@ fn make_node(
         device,
     )?;
     let node = Detached::clone_of_fd(open_path(stage.as_fd(), Path::new(&staged))?)?;
+    node.attach(new_file(dev, name)?)
+}
+
+/// Binds the host's device where none can be made: in a user namespace. Its owner is not mapped
+/// there, so nobody inside can change it.
+fn bind_node(dev: BorrowedFd<'_>, name: &str, device: rustix::fs::Dev) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let host = rustix::fs::open(format!("/dev/{name}"), flags, Mode::empty())?;
+    let found = fstat(&host)?;
+    let is_it = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+        && found.st_rdev == device;
+    if !is_it {
+        return Err(std::io::Error::other(
+            "the file of this name on the host is another one",
+        ));
+    }
+    let node = Detached::clone_of_fd(&host)?;
     node.attach(new_file(dev, name)?)
 }
 

@@ -9,7 +9,8 @@ use rustix::mount::MountAttrFlags;
 
 use crate::cgroup::{self, Cgroup};
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_path};
-use crate::spec::{Sandbox, Security};
+use crate::spec::{Network, Sandbox, Security};
+use crate::userns::in_user_namespace;
 use crate::wire::{Failure, InStep as _, Step};
 
 /// What the OCI runtime specification's usual configuration hides in `/proc`.
@@ -30,10 +31,40 @@ const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// What it hides in `/sys`.
 const SYS_HIDDEN: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 
-/// Mounts `/proc`.
-pub(super) fn mount_proc(root: BorrowedFd<'_>, security: &Security, cover: &Cover) -> Step<()> {
+/// Makes the mount for `/proc`, before anything of ours is mounted below the host's.
+///
+/// A container around us whose own `/proc` has masked paths keeps us from a new one. There the outer
+/// one is shown: it has the outer process numbers, but the pid namespace is still our own, so that
+/// nothing outside can be reached with them.
+pub(super) fn make_proc(security: &Security) -> Step<Detached> {
+    let fresh = FileSystem::new("proc")?.mount(NO_SUID_DEV_EXEC);
+    match fresh {
+        Err(failure) if failure.errno == libc::EPERM && in_user_namespace() => {
+            if security.privileged {
+                return Err(failure.because(
+                    "the container around this process hides parts of /proc: without a /proc of \
+                     their own, privileged steps are not possible",
+                ));
+            }
+            let outer =
+                Detached::clone_of(rustix::fs::CWD, Path::new("/proc")).step_at("bind", "/proc")?;
+            outer
+                .set_recursively(NO_SUID_DEV_EXEC)
+                .step_at("bind", "/proc")?;
+            Ok(outer)
+        }
+        fresh => fresh,
+    }
+}
+
+/// Puts `/proc` in place and hides what is not for the sandbox.
+pub(super) fn mount_proc(
+    root: BorrowedFd<'_>,
+    proc: &Detached,
+    security: &Security,
+    cover: &Cover,
+) -> Step<()> {
     let target = system_directory(root, "proc")?;
-    let proc = FileSystem::new("proc")?.mount(NO_SUID_DEV_EXEC)?;
     proc.attach(&target).step("mount /proc")?;
     if security.privileged || !security.masked_paths {
         return Ok(());
@@ -71,7 +102,16 @@ pub(super) fn mount_sys(
     } else {
         READ_ONLY
     };
-    let sys = FileSystem::new("sysfs")?.mount(NO_SUID_DEV_EXEC | protection)?;
+    // A user namespace may mount the one of its own network only.
+    let bound = in_user_namespace() && sandbox.network == Network::Host;
+    let sys = if bound {
+        let sys = Detached::clone_of(rustix::fs::CWD, Path::new("/sys")).step_at("bind", "/sys")?;
+        sys.set_recursively(NO_SUID_DEV_EXEC | protection)
+            .step_at("bind", "/sys")?;
+        sys
+    } else {
+        FileSystem::new("sysfs")?.mount(NO_SUID_DEV_EXEC | protection)?
+    };
     sys.attach(&target).step("mount /sys")?;
     if !writable && sandbox.security.masked_paths {
         for name in SYS_HIDDEN {
@@ -80,7 +120,9 @@ pub(super) fn mount_sys(
                 .map_err(|failure| failure.at(format!("/sys/{name}")))?;
         }
     }
-    if let Some(target) = find(sys.as_fd(), "fs/cgroup").step_at("open", "/sys/fs/cgroup")? {
+    if !bound
+        && let Some(target) = find(sys.as_fd(), "fs/cgroup").step_at("open", "/sys/fs/cgroup")?
+    {
         cgroup::mount_view(target.as_fd(), NO_SUID_DEV_EXEC | protection, cgroup)?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +65,12 @@ impl Membership {
     pub(crate) fn join(state_dir: &Path) -> Step<Self> {
         let directory = state_dir.join("network");
         let users = directory.join("users");
-        fs::create_dir_all(&users).step_at("make the directory", &users)?;
+        // Not by the umask: the spawner has none.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&users)
+            .step_at("make the directory", &users)?;
         let name = users.join(owner_name());
         loop {
             let file = File::create(&name).step_at("make", &name)?;

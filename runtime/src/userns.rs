@@ -1,0 +1,337 @@
+//! A user namespace for the whole program: there a user without privilege is user 0 and has the
+//! rights over the ids that the administrator has set aside for them.
+//!
+//! The program enters it once, early, while it has a single thread. From then on the store, the
+//! layers and the sandboxes work as they do for root, with owners from the mapped ranges. Sandboxes
+//! need no user namespace of their own.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::{Gid, Pid, Uid, WaitOptions, getegid, geteuid, getpid, waitpid};
+use rustix::thread::{CapabilitySet, capabilities, set_thread_res_gid, set_thread_res_uid};
+
+use crate::SandboxError;
+use crate::sys::{self, Cloned};
+
+/// Where the set-user-id programs that write id maps are.
+const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin"];
+
+/// Says whether this process needs a user namespace before it can make sandboxes: it is not root, or
+/// root without the right to mount, as in an ordinary container.
+pub fn needs_user_namespace() -> bool {
+    let may_mount =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    !may_mount
+}
+
+/// Says whether this process is in a user namespace other than the first.
+///
+/// Asked once in a process; [`enter_user_namespace`] comes before.
+pub fn in_user_namespace() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(find_user_namespace)
+}
+
+/// Says whether [`Network::Private`](crate::Network::Private) is possible: not in a user namespace,
+/// which cannot connect itself to the network outside.
+pub fn has_private_network() -> bool {
+    !in_user_namespace()
+}
+
+fn find_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = [0, 0, u64::from(u32::MAX)];
+    parse_map(&map) != [whole]
+}
+
+/// Enters a new user and mount namespace as its user 0.
+///
+/// User 0 there is the caller; the ids from 1 on are the caller's subordinate ids of `/etc/subuid`
+/// and `/etc/subgid`, mapped by `newuidmap` and `newgidmap`. A process that may set ids itself (root
+/// of a container) maps all ids that it has.
+///
+/// The caller must have a single thread: the kernel refuses the others.
+pub fn enter_user_namespace() -> Result<(), SandboxError> {
+    let mapper = Mapper::find()?;
+    let target = getpid();
+    let (mut wait_for_namespace, namespace_made) = io::pipe().map_err(host("make a pipe"))?;
+    let (mut answer, mut to_answer) = io::pipe().map_err(host("make a pipe"))?;
+    // The maps are written from outside.
+    let clone = sys::clone_process(0).map_err(host("start the process that maps ids"))?;
+    let pid = match clone {
+        Cloned::Child => {
+            drop((namespace_made, answer));
+            let mut signal = [0];
+            if matches!(wait_for_namespace.read(&mut signal), Ok(1))
+                && let Err(why) = mapper.map(target)
+            {
+                // Without a reader there is nobody left to tell.
+                let _ = to_answer.write_all(why.as_bytes());
+            }
+            sys::exit_now(0);
+        }
+        Cloned::Parent { pid, .. } => pid,
+    };
+    drop((wait_for_namespace, to_answer));
+    let entered = sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
+    let mut namespace_made = namespace_made;
+    if entered.is_ok() {
+        namespace_made
+            .write_all(&[1])
+            .map_err(host("wake the process that maps ids"))?;
+    }
+    drop(namespace_made);
+    let mut why = String::new();
+    let told = answer.read_to_string(&mut why);
+    // An error means that someone who reaps all children was faster.
+    let _ = rustix::io::retry_on_intr(|| waitpid(Pid::from_raw(pid), WaitOptions::empty()));
+    entered.map_err(refused)?;
+    told.map_err(host("hear from the process that maps ids"))?;
+    if !why.is_empty() {
+        return Err(SandboxError::NotPermitted {
+            what: "map user ids".to_owned(),
+            hint: "see what the program said below".to_owned(),
+            source: io::Error::other(why),
+        });
+    }
+    become_root()
+}
+
+/// Takes the ids of user 0, which the caller's own are mapped to.
+fn become_root() -> Result<(), SandboxError> {
+    let (user, group) = (Uid::ROOT, Gid::ROOT);
+    set_thread_res_gid(group, group, group)
+        .and_then(|()| set_thread_res_uid(user, user, user))
+        .map_err(|error| host("become user 0 of the user namespace")(error.into()))
+}
+
+/// How the maps are written.
+enum Mapper {
+    /// By this process, which may set ids: all that it has.
+    Own { uids: String, gids: String },
+    /// By the set-user-id programs.
+    Programs { uids: Range, gids: Range },
+}
+
+/// One map for a program: where it is, and what follows the process id.
+struct Range {
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Mapper {
+    fn find() -> Result<Self, SandboxError> {
+        let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+        if held.contains(CapabilitySet::SETUID | CapabilitySet::SETGID) {
+            let same = |kind: &str| -> Result<String, SandboxError> {
+                let map = fs::read_to_string(format!("/proc/self/{kind}_map"))
+                    .map_err(host("read the id map"))?;
+                Ok(identity_map(&parse_map(&map)))
+            };
+            return Ok(Self::Own {
+                uids: same("uid")?,
+                gids: same("gid")?,
+            });
+        }
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        let name = user_name(uid);
+        let range = |program: &str, file: &str, own: u32| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let ranges = subordinate(&text, &name, uid);
+            if ranges.is_empty() {
+                return Err(no_range(file, &name));
+            }
+            Ok(Range {
+                program: find_program(program)?,
+                arguments: map_arguments(own, &ranges),
+            })
+        };
+        Ok(Self::Programs {
+            uids: range("newuidmap", "/etc/subuid", uid)?,
+            gids: range("newgidmap", "/etc/subgid", gid)?,
+        })
+    }
+
+    /// Maps the ids of `target`, another process; in its words, why that failed.
+    fn map(&self, target: Pid) -> Result<(), String> {
+        let target = target.as_raw_nonzero();
+        match self {
+            Self::Own { uids, gids } => [("uid_map", uids), ("gid_map", gids)]
+                .into_iter()
+                .try_for_each(|(file, map)| {
+                    let path = format!("/proc/{target}/{file}");
+                    fs::write(&path, map).map_err(|error| format!("write {path}: {error}"))
+                }),
+            Self::Programs { uids, gids } => [uids, gids].into_iter().try_for_each(|range| {
+                let name = range.program.display();
+                let output = Command::new(&range.program)
+                    .arg(target.to_string())
+                    .args(&range.arguments)
+                    .stdin(Stdio::null())
+                    .output()
+                    .map_err(|error| format!("run {name}: {error}"))?;
+                if output.status.success() {
+                    return Ok(());
+                }
+                let said = String::from_utf8_lossy(&output.stderr);
+                Err(format!("{name}: {}: {}", output.status, said.trim()))
+            }),
+        }
+    }
+}
+
+fn host(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::Host { action, source }
+}
+
+fn refused(source: io::Error) -> SandboxError {
+    let hint = match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EUSERS) => {
+            "the limit is in /proc/sys/user/max_user_namespaces".to_owned()
+        }
+        _ if Path::new("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists() => {
+            "set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0, give rbuild an \
+             AppArmor profile that allows `userns`, or run as root"
+                .to_owned()
+        }
+        _ => "the kernel (sysctl kernel.unprivileged_userns_clone) or the container around \
+              this process (a seccomp profile without `unshare`) forbids user namespaces: allow \
+              them, or run as root"
+            .to_owned(),
+    };
+    SandboxError::NotPermitted {
+        what: "make a user namespace".to_owned(),
+        hint,
+        source,
+    }
+}
+
+fn no_range(file: &str, name: &str) -> SandboxError {
+    SandboxError::NotPermitted {
+        what: "use more than one user id".to_owned(),
+        hint: format!(
+            "as root, give user `{name}` a range of ids with `usermod --add-subuids 100000-165535 \
+             --add-subgids 100000-165535 {name}`, or run rbuild as root"
+        ),
+        source: io::Error::other(format!("{file} has no range for `{name}`")),
+    }
+}
+
+fn find_program(name: &str) -> Result<PathBuf, SandboxError> {
+    PROGRAM_DIRECTORIES
+        .iter()
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| path.exists())
+        .ok_or_else(|| SandboxError::NotPermitted {
+            what: "map user ids".to_owned(),
+            hint: "install the package `uidmap` (Debian, Ubuntu) or `shadow-utils` (Fedora), or \
+                   run as root"
+                .to_owned(),
+            source: io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the program `{name}` is missing"),
+            ),
+        })
+}
+
+/// The name of a user in `/etc/passwd`; the number where there is none.
+fn user_name(uid: u32) -> String {
+    let passwd = fs::read(Path::new("/etc/passwd")).unwrap_or_default();
+    name_in(&String::from_utf8_lossy(&passwd), uid).unwrap_or_else(|| uid.to_string())
+}
+
+fn name_in(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// Ranges of `subuid(5)` for a user: first id and count.
+fn subordinate(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
+    let uid = uid.to_string();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            let first = fields.next()?.parse().ok()?;
+            let count = fields.next()?.parse().ok().filter(|&count| count > 0)?;
+            (owner == name || owner == uid).then_some((first, count))
+        })
+        .collect()
+}
+
+/// Arguments of `newuidmap` after the process: 0 is the user's own id, then the ranges from 1 on.
+fn map_arguments(own: u32, ranges: &[(u32, u32)]) -> Vec<String> {
+    let mut map = vec![(0, own, 1)];
+    let mut next = 1_u32;
+    for &(first, count) in ranges {
+        map.push((next, first, count));
+        next = next.saturating_add(count);
+    }
+    map.into_iter()
+        .flat_map(|(inside, outside, count)| [inside, outside, count])
+        .map(|number| number.to_string())
+        .collect()
+}
+
+/// Lines of an `id_map` file: first id inside, first id outside, count.
+fn parse_map(text: &str) -> Vec<[u64; 3]> {
+    text.lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+            Some([numbers.next()??, numbers.next()??, numbers.next()??])
+        })
+        .collect()
+}
+
+/// The map that gives a child namespace all ids of this one, under the same numbers.
+fn identity_map(map: &[[u64; 3]]) -> String {
+    let lines: Vec<String> = map
+        .iter()
+        .map(|[inside, _, count]| format!("{inside} {inside} {count}\n"))
+        .collect();
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_by_name_and_by_number() {
+        let text = "joe:100000:65536\nann:1:2\n1000:300000:10\nbad\njoe:x:1\njoe:5:0\n";
+        assert_eq!(
+            subordinate(text, "joe", 1000),
+            [(100_000, 65536), (300_000, 10)]
+        );
+        assert!(subordinate(text, "eve", 7).is_empty());
+    }
+
+    #[test]
+    fn own_id_is_root_and_ranges_follow() {
+        assert_eq!(
+            map_arguments(1000, &[(100_000, 65536), (300_000, 10)]).join(" "),
+            "0 1000 1 1 100000 65536 65537 300000 10"
+        );
+    }
+
+    #[test]
+    fn users_have_names() {
+        let passwd = "root:x:0:0::/root:/bin/sh\njoe:x:1000:100::/home/joe:/bin/sh\n";
+        assert_eq!(name_in(passwd, 1000).as_deref(), Some("joe"));
+        assert_eq!(name_in(passwd, 1001), None);
+    }
+
+    #[test]
+    fn maps_are_read_and_repeated() {
+        let map = parse_map("         0       1000          1\n         1     100000      65536\n");
+        assert_eq!(map, [[0, 1000, 1], [1, 100_000, 65536]]);
+        assert_eq!(identity_map(&map), "0 0 1\n1 1 65536\n");
+    }
+}

@@ -1,0 +1,172 @@
+//! A user without privilege: the same images, in a user namespace.
+//!
+//! The user is made for the test only: its entries in `/etc` are seen in a mount namespace of the
+//! test's own.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::args;
+use crate::support::process::{Invocation, with_path};
+use crate::support::{TestEnv, base, layout, needs};
+
+const UID: u32 = 42_424;
+const NAME: &str = "rbuild-test";
+
+/// A world that belongs to the user, with a copy of the binary that they may execute.
+struct User {
+    env: TestEnv,
+    rbuild: PathBuf,
+}
+
+impl User {
+    /// A user whose subordinate ids are `ranges`, lines of `/etc/subuid` without the name.
+    fn new(ranges: &str) -> Self {
+        let env = TestEnv::new();
+        for name in ["newuidmap", "newgidmap"] {
+            needs::program(name, "uidmap");
+        }
+        let rbuild = env.join("rbuild");
+        fs::copy(env!("CARGO_BIN_EXE_rbuild"), &rbuild).unwrap();
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        let home = env.join("home");
+        let line = format!("{NAME}:x:{UID}:{UID}::{}:/bin/sh\n", home.display());
+        fs::write(env.join("passwd"), passwd + &line).unwrap();
+        for file in ["subuid", "subgid"] {
+            fs::write(env.join(file), ranges).unwrap();
+        }
+        own(env.path());
+        own(&home);
+        own(&env.join("tmp"));
+        Self { env, rbuild }
+    }
+
+    fn rbuild(&self, args: impl IntoIterator<Item = OsString>) -> Invocation {
+        let script = "mount --bind passwd /etc/passwd && mount --bind subuid /etc/subuid && \
+             mount --bind subgid /etc/subgid && \
+             exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups -- \"$0\" \"${@:2}\"";
+        self.env
+            .host(needs::program("unshare", "util-linux"))
+            .current_dir(self.env.path())
+            .args(["--mount", "--propagation", "private", "bash", "-c", script])
+            .arg(&self.rbuild)
+            .arg(UID.to_string())
+            .args(args)
+    }
+
+    fn import_busybox(&self) {
+        let archive = self.env.join("rootfs.tar");
+        fs::copy(base::busybox_rootfs(), &archive).unwrap();
+        fs::set_permissions(&archive, fs::Permissions::from_mode(0o644)).unwrap();
+        self.rbuild(args!["import", archive, "busybox"]).run().ok();
+    }
+}
+
+fn own(path: &Path) {
+    std::os::unix::fs::chown(path, Some(UID), Some(UID)).unwrap();
+}
+
+/// Owners, modes, opaque directories, whiteouts, links, capabilities: whatever differs by privilege.
+const DOCKERFILE: &str = "\
+FROM busybox AS one
+RUN mkdir -p /d/sub /e && echo x >/d/sub/x && echo y >/d/y && chown -R 5:6 /d && chmod 4711 /d/y
+COPY --chown=70:71 --chmod=2750 Dockerfile /copied/
+FROM one
+RUN rm -rf /d/sub && mkdir /d/sub && touch /d/sub/new && rm /d/y && ln /copied/Dockerfile /e/hard
+RUN rm -rf /e && mkdir -m 1777 /e && chown 9 /bin
+COPY --from=one /d /from-one
+USER 12:13
+WORKDIR /made/here
+RUN id -u >/tmp/id && test \"$(cat /tmp/id)\" = 12
+";
+
+fn build_args(context: &Path, output: &Path) -> [OsString; 7] {
+    let flag = with_path("type=oci,tar=false,rewrite-timestamp=true,dest=", output);
+    args![
+        "--build-arg",
+        "SOURCE_DATE_EPOCH=1700000000",
+        "-t",
+        "x",
+        "-o",
+        flag,
+        context
+    ]
+}
+
+#[test]
+fn the_image_is_the_same_as_roots() {
+    let user = User::new(&format!("{NAME}:300000:65536\n"));
+    user.import_busybox();
+    let context = user.env.dockerfile("context", DOCKERFILE);
+    let theirs = user.env.join("theirs");
+    user.rbuild(build_args(&context, &theirs)).run().ok();
+
+    let root = TestEnv::new();
+    root.import_busybox();
+    let ours = root.join("ours");
+    root.rbuild(build_args(&context, &ours)).run().ok();
+
+    let layers = |path: &Path| layout::read(path).manifest["layers"].clone();
+    assert_eq!(layers(&theirs), layers(&ours));
+}
+
+#[test]
+fn images_run_and_the_store_can_be_cleaned() {
+    let user = User::new(&format!("{UID}:300000:65536\n"));
+    user.import_busybox();
+    let context = user.env.dockerfile("context", DOCKERFILE);
+    user.rbuild(args!["-t", "x", &context]).run().ok();
+    let again = user
+        .rbuild(args!["--progress", "plain", "-t", "x", &context])
+        .run()
+        .ok();
+    assert!(!again.text().contains("miss:"), "{}", again.text());
+    let ran = user
+        .rbuild(args![
+            "run",
+            "--rm",
+            "x",
+            "sh",
+            "-c",
+            "id -u; ls -ln /d; exit 7"
+        ])
+        .run();
+    assert_eq!(ran.code(), 7, "{}", ran.text());
+    assert!(ran.out().starts_with("12\n"), "{}", ran.out());
+    user.rbuild(args!["rmi", "x", "busybox"]).run().ok();
+    user.rbuild(args!["prune", "-a", "-f"]).run().ok();
+    let checked = user.rbuild(args!["fsck"]).run().ok();
+    assert!(checked.out().contains("sound"), "{}", checked.out());
+    let trees = fs::read_dir(user.env.store().join("trees")).unwrap();
+    assert_eq!(trees.count(), 0, "trees of other owners stay behind");
+}
+
+#[test]
+fn files_that_are_written_out_belong_to_the_user() {
+    use std::os::unix::fs::MetadataExt as _;
+    let user = User::new(&format!("{NAME}:300000:65536\n"));
+    let context = user.env.files(
+        "context",
+        &[
+            ("Dockerfile", "FROM scratch\nCOPY --chown=5:6 f /f\n"),
+            ("f", "x"),
+        ],
+    );
+    let out = user.env.join("out");
+    user.rbuild(args!["-o", &out, &context]).run().ok();
+    assert_eq!(fs::metadata(out.join("f")).unwrap().uid(), UID);
+}
+
+#[test]
+fn a_user_without_ids_is_told_how_to_get_them() {
+    let user = User::new("somebody:1000:10\n");
+    let context = user.env.dockerfile("context", "FROM scratch\nCOPY . .\n");
+    let failed = user.rbuild(args!["-t", "x", &context]).run();
+    assert_eq!(failed.code(), 1);
+    for text in ["usermod --add-subuids", NAME, "/etc/subuid"] {
+        assert!(failed.text().contains(text), "{}", failed.text());
+    }
+    assert!(!user.env.store().exists(), "nothing was begun");
+}
