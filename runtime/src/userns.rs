@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -19,6 +20,10 @@ use crate::sys::{self, Cloned};
 
 /// Where the set-user-id programs that write id maps are.
 const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin"];
+
+/// Number of the first user namespace of every kernel (`PROC_USER_INIT_INO`). The id maps do not tell:
+/// they may be the same in one below it.
+const FIRST_NAMESPACE: u64 = 0xefff_fffd;
 
 /// Says whether this process needs a user namespace before it can make sandboxes: it is not root, or
 /// root without the right to mount, as in an ordinary container.
@@ -43,9 +48,7 @@ pub fn has_private_network() -> bool {
 }
 
 fn find_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let whole = [0, 0, u64::from(u32::MAX)];
-    parse_map(&map) != [whole]
+    fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != FIRST_NAMESPACE)
 }
 
 /// Enters a new user and mount namespace as its user 0.

@@ -40,7 +40,7 @@ fn isolation() -> String {
     }
     match enter_user_namespace() {
         Ok(()) => "user namespace (the host's network, no resource limits)".to_owned(),
-        Err(error) => format!("none: {}", error),
+        Err(error) => format!("none: {error}"),
     }
 }
 

@@ -170,3 +170,42 @@ fn a_user_without_ids_is_told_how_to_get_them() {
     }
     assert!(!user.env.store().exists(), "nothing was begun");
 }
+
+/// As in a pod without a seccomp profile: root, but without the right to mount, and with parts of
+/// `/proc` hidden, which keeps every namespace below from a `/proc` of its own.
+#[test]
+fn root_of_a_container_builds_below_a_masked_proc() {
+    let env = TestEnv::new();
+    let capsh = needs::program("capsh", "libcap2-bin");
+    let context = env.dockerfile(
+        "context",
+        "FROM busybox\nRUN chown 5:6 /etc && ls /proc/irq | wc -l >/seen && test -e /proc/self/fd\n",
+    );
+    let script = "mount -t tmpfs none /proc/irq && \
+         exec \"$0\" --drop=cap_sys_admin -- -c 'exec \"$@\"' sh \"$@\"";
+    let in_container = |args: Vec<OsString>| {
+        env.host(needs::program("unshare", "util-linux"))
+            .args(["--mount", "--propagation", "private", "bash", "-c", script])
+            .arg(&capsh)
+            .arg(env!("CARGO_BIN_EXE_rbuild"))
+            .args(args)
+    };
+    in_container(args!["import", base::busybox_rootfs(), "busybox"].into())
+        .run()
+        .ok();
+    in_container(args!["-t", "x", &context].into()).run().ok();
+    let ran = in_container(args!["run", "--rm", "x", "sh", "-c", "cat /seen; ls -ldn /etc"].into())
+        .run()
+        .ok();
+    let words: Vec<String> = ran.out().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words[0], "0", "the outer mask is gone: {}", ran.text());
+    assert_eq!(words[3..5], ["5", "6"], "{}", ran.text());
+    let refused = env.dockerfile(
+        "refused",
+        "# syntax=docker/dockerfile:1-labs\nFROM busybox\nRUN --security=insecure true\n",
+    );
+    in_container(args!["--allow", "security.insecure", &refused].into())
+        .run()
+        .exits(1)
+        .says("privileged steps are not possible");
+}

@@ -155,6 +155,8 @@ fn find(directory: BorrowedFd<'_>, name: &str) -> std::io::Result<Option<OwnedFd
     match open_path(directory, Path::new(name)) {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // The container around us has put something over it already; a fresh one has no mounts.
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => Ok(None),
         Err(error) => Err(error),
     }
 }
