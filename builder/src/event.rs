@@ -22,6 +22,8 @@ pub enum Stream {
 pub struct MissReason {
     /// For example `ARG VERSION "1.2" → "1.3"` or `2 of 1,204 files changed: src/main.rs`.
     pub text: String,
+    /// Nothing was compared: it is the first build of the step, or the cache was not to be used.
+    pub ordinary: bool,
 }
 
 /// One thing that happened during a build.

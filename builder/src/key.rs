@@ -66,14 +66,18 @@ pub(crate) fn miss_reason(
     previous: Option<&BuildRecord>,
     forced: bool,
 ) -> MissReason {
-    let text = if forced {
-        "--no-cache".to_owned()
-    } else if let Some(previous) = previous {
-        difference(&parts.to_stored(), &previous.parts)
-    } else {
-        "first build of this step".to_owned()
+    let ordinary = |text: &str| MissReason {
+        text: text.to_owned(),
+        ordinary: true,
     };
-    MissReason { text }
+    match previous {
+        _ if forced => ordinary("--no-cache"),
+        None => ordinary("first build of this step"),
+        Some(previous) => MissReason {
+            text: difference(&parts.to_stored(), &previous.parts),
+            ordinary: false,
+        },
+    }
 }
 
 /// Names the first things that differ, the most telling ones first.

@@ -59,6 +59,15 @@ impl Transfer {
     }
 }
 
+/// Why the cache did not have a step.
+#[derive(Debug, Clone)]
+pub(crate) struct Miss {
+    /// In words.
+    pub(crate) text: String,
+    /// See [`MissReason::ordinary`](rbuild_builder::event::MissReason::ordinary).
+    pub(crate) ordinary: bool,
+}
+
 /// A step of the build.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -73,7 +82,7 @@ pub(crate) struct Step {
     /// Where it stands.
     pub(crate) state: State,
     /// Why the cache did not have it.
-    pub(crate) miss: Option<String>,
+    pub(crate) miss: Option<Miss>,
     /// What it moves.
     pub(crate) transfers: Vec<Transfer>,
     /// Its last lines of output.
@@ -105,7 +114,7 @@ pub(crate) enum Note {
 pub(crate) struct Journal {
     steps: BTreeMap<VertexId, Step>,
     /// Reasons of misses that came before their step began.
-    early: BTreeMap<VertexId, String>,
+    early: BTreeMap<VertexId, Miss>,
     planned: usize,
     warnings: Vec<Warning>,
 }
@@ -120,7 +129,11 @@ impl Journal {
             }
             Event::Started { vertex, name } => self.begin(at, vertex, &name, State::Running),
             Event::Cached { vertex, name } => self.begin(at, vertex, &name, State::Cached),
-            Event::CacheMiss { vertex, reason } => self.missed(vertex, visible(&reason.text)),
+            Event::CacheMiss { vertex, reason } => {
+                let text = visible(&reason.text);
+                let ordinary = reason.ordinary;
+                self.missed(vertex, Miss { text, ordinary })
+            }
             Event::Output {
                 vertex,
                 stream,
@@ -160,9 +173,16 @@ impl Journal {
         self.steps.get(&vertex)
     }
 
-    /// How many steps there will be, as far as is known.
+    /// How many steps there will be, as far as is known. Base images whose files nobody needs never
+    /// become one.
     pub(crate) fn total(&self) -> usize {
         self.planned.max(self.steps.len())
+    }
+
+    /// Whether every step that began has given a result.
+    pub(crate) fn all_done(&self) -> bool {
+        let done = |step: &Step| matches!(step.state, State::Cached | State::Done(_));
+        self.steps.values().all(done)
     }
 
     /// How many steps have ended.
@@ -208,7 +228,7 @@ impl Journal {
         notes
     }
 
-    fn missed(&mut self, vertex: VertexId, reason: String) -> Vec<Note> {
+    fn missed(&mut self, vertex: VertexId, reason: Miss) -> Vec<Note> {
         let Some(step) = self.steps.get_mut(&vertex) else {
             self.early.insert(vertex, reason);
             return Vec::new();
@@ -404,7 +424,10 @@ mod tests {
     #[test]
     fn a_reason_may_come_before_its_step() {
         let mut journal = Journal::default();
-        let reason = rbuild_builder::event::MissReason { text: "why".into() };
+        let reason = rbuild_builder::event::MissReason {
+            text: "why".into(),
+            ordinary: false,
+        };
         assert!(
             journal
                 .apply(at(0), Event::CacheMiss { vertex: A, reason })

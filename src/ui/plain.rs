@@ -104,7 +104,7 @@ impl Plain {
             Note::Missed(vertex) => {
                 if let Some((step, reason)) = journal
                     .step(*vertex)
-                    .and_then(|step| Some((step, step.miss.as_deref()?)))
+                    .and_then(|step| Some((step, step.miss.as_ref()?.text.as_str())))
                 {
                     let text = format!("miss: {reason}");
                     let text = format!("#{} {}\n", step.number, paint(self.palette.dim, &text));
@@ -317,6 +317,7 @@ mod tests {
         };
         let reason = MissReason {
             text: "ARG VERSION \"1\" → \"2\"".into(),
+            ordinary: false,
         };
         let text =
             render(vec![

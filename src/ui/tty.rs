@@ -157,12 +157,12 @@ impl View {
     }
 
     fn header(&self, journal: &Journal, finished: bool) -> String {
-        let (ended, total) = (journal.ended(), journal.total());
+        let ended = journal.ended();
         let seconds = self.at.as_secs_f64();
-        let word = if finished && ended == total {
-            " FINISHED"
+        let (total, word) = if finished && journal.all_done() {
+            (ended, " FINISHED")
         } else {
-            ""
+            (journal.total(), "")
         };
         cut(
             &format!("[+] Building {seconds:.1}s ({ended}/{total}){word}"),
@@ -187,10 +187,10 @@ impl View {
             style,
             &self.timed(&format!(" => {prefix}{}", step.name), elapsed),
         )];
-        if let Some(reason) = &step.miss {
+        if let Some(reason) = step.miss.as_ref().filter(|miss| !miss.ordinary) {
             lines.push(paint(
                 palette.dim,
-                &cut(&format!(" => => miss: {reason}"), self.width),
+                &cut(&format!(" => => miss: {}", reason.text), self.width),
             ));
         }
         for transfer in &step.transfers {
@@ -342,7 +342,8 @@ mod tests {
                 Event::CacheMiss {
                     vertex: VertexId(2),
                     reason: MissReason {
-                        text: "first build of this step".into(),
+                        text: "src changed".into(),
+                        ordinary: false,
                     },
                 },
             ),
@@ -396,7 +397,7 @@ mod tests {
                 " => CACHED [1/4] FROM base             0.0s",
                 " => [2/4] COPY . .                     1.0s",
                 " => [3/4] RUN make                     2.2s",
-                " => => miss: first build of this step",
+                " => => miss: src changed",
                 " => => # loading \u{1b}[32m99%\u{1b}[0m\u{1b}[0m",
                 " => => # three",
                 " => [b 1/1] RUN a long command line    1.2s",

@@ -9,7 +9,7 @@ use super::vertex::run_vertex;
 use super::{SolveContext, VertexOutput};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId};
-use crate::ops::Op;
+use crate::ops::{Op, Vertex};
 
 /// Waiting steps cost nothing; fewer than this would serialise `sleep`s and downloads on small
 /// machines.
@@ -21,9 +21,11 @@ pub(crate) fn solve(
     roots: &[VertexId],
 ) -> Result<Vec<Option<VertexOutput>>, BuildError> {
     let needed = needed(context, roots);
-    context.events.event(Event::Planned {
-        vertices: needed.len(),
-    });
+    let vertices = needed
+        .iter()
+        .filter(|&&id| is_step(context.graph.vertex(id)))
+        .count();
+    context.events.event(Event::Planned { vertices });
     let pool = Pool::new(context, &needed);
     let jobs = context
         .request
@@ -40,6 +42,14 @@ pub(crate) fn solve(
         }
     });
     pool.finish(context)
+}
+
+/// Says whether a vertex tells of itself: instructions do, not contexts and what only joins layers.
+fn is_step(vertex: &Vertex) -> bool {
+    match vertex.op {
+        Op::Exec(_) | Op::File(_) => true,
+        _ => vertex.meta.lines.is_some(),
+    }
 }
 
 /// Everything the roots depend on.
