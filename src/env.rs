@@ -33,6 +33,12 @@ variables! {
     TERM = "TERM", "No colours and no live view if it is `dumb`.";
     SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH", "Passed to builds as a build argument.";
     DEFAULT_PLATFORM = "DOCKER_DEFAULT_PLATFORM", "Default of `--platform`.";
+    HTTP_PROXY = "HTTP_PROXY", "Proxy for `http` addresses; also in lower case.";
+    HTTPS_PROXY = "HTTPS_PROXY", "Proxy for `https` addresses; also in lower case.";
+    NO_PROXY = "NO_PROXY", "Hosts that are reached without a proxy; also in lower case.";
+    CERTIFICATES = "SSL_CERT_FILE", "Certificate authorities that are trusted instead of the system's.";
+    SSH_AGENT = "SSH_AUTH_SOCK", "Socket of the agent that `--ssh` forwards.";
+    PATH = "PATH", "Where the `git` program is looked for.";
 }
 
 /// The values of the variables when the command started.
@@ -50,6 +56,12 @@ pub(crate) struct Environment {
     pub(crate) dumb_terminal: bool,
     pub(crate) source_date_epoch: Option<String>,
     pub(crate) default_platform: Option<String>,
+    pub(crate) http_proxy: Option<String>,
+    pub(crate) https_proxy: Option<String>,
+    pub(crate) no_proxy: Option<String>,
+    pub(crate) certificates: Option<PathBuf>,
+    pub(crate) ssh_agent: Option<PathBuf>,
+    pub(crate) path: Option<OsString>,
 }
 
 impl Environment {
@@ -68,6 +80,12 @@ impl Environment {
             dumb_terminal: text(TERM).as_deref() == Some("dumb"),
             source_date_epoch: text(SOURCE_DATE_EPOCH),
             default_platform: text(DEFAULT_PLATFORM),
+            http_proxy: any_case(HTTP_PROXY),
+            https_proxy: any_case(HTTPS_PROXY),
+            no_proxy: any_case(NO_PROXY),
+            certificates: path(CERTIFICATES),
+            ssh_agent: path(SSH_AGENT),
+            path: raw(PATH),
         }
     }
 }
@@ -78,6 +96,35 @@ fn raw(variable: Variable) -> Option<OsString> {
 
 fn text(variable: Variable) -> Option<String> {
     raw(variable).and_then(|value| value.into_string().ok())
+}
+
+/// Proxies are known by both spellings.
+fn any_case(variable: Variable) -> Option<String> {
+    text(variable).or_else(|| {
+        let value = by_name(variable.name.to_ascii_lowercase())?;
+        value.into_string().ok().filter(|value| !value.is_empty())
+    })
+}
+
+/// The environment for `git`: the user's own, so that his settings, credentials and proxies hold,
+/// without what would point it to another repository or hand it an agent that was not asked for.
+pub(crate) fn for_git() -> Vec<(OsString, OsString)> {
+    const LEFT_OUT: [&str; 11] = [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_NAMESPACE",
+        "GIT_PREFIX",
+        "GIT_SHALLOW_FILE",
+        "GIT_CEILING_DIRECTORIES",
+        "SSH_AUTH_SOCK",
+    ];
+    std::env::vars_os()
+        .filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name == left_out))
+        .collect()
 }
 
 fn path(variable: Variable) -> Option<PathBuf> {

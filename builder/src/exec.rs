@@ -2,8 +2,10 @@
 //!
 //! Language reference, sections 4.1 and 13.
 
+mod mask;
 mod mounts;
 mod output;
+mod secret;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,10 @@ use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::file::{PathMaker, upper_build_error};
 use crate::ops::ExecOp;
 use crate::request::BuildRequest;
+use crate::source::AgentSocket;
 use crate::users::{ResolvedUser, UserError, lookup_user};
+
+pub(crate) use secret::read_secret;
 
 /// Host name inside RUN, as `BuildKit`'s.
 pub(crate) const HOSTNAME: &str = "buildkitsandbox";
@@ -81,8 +86,9 @@ pub(crate) fn execute(
         limits: Limits::default(),
         init: false,
     };
-    let status = run(context, &sandbox, &name)?;
+    let status = run(context, &sandbox, &name, &prepared.secrets)?;
     drop(prepared.locks);
+    drop(prepared.agents);
     drop(scratch);
     check_status(context, &name, status)?;
     draft
@@ -196,7 +202,12 @@ fn user_error(name: &str, error: &UserError) -> BuildError {
     BuildError::user(format!("{name}: {error}"))
 }
 
-fn run(context: &ExecContext<'_>, sandbox: &Sandbox, name: &str) -> Result<ExitStatus, BuildError> {
+fn run(
+    context: &ExecContext<'_>,
+    sandbox: &Sandbox,
+    name: &str,
+    secrets: &mask::Secrets,
+) -> Result<ExitStatus, BuildError> {
     let pipe = || {
         pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| BuildError::io("could not make a pipe", &std::io::Error::from(error)))
@@ -221,7 +232,7 @@ fn run(context: &ExecContext<'_>, sandbox: &Sandbox, name: &str) -> Result<ExitS
             help: None,
         }));
     }
-    output::pump(context, stdout, stderr, &running)?;
+    output::pump(context, stdout, stderr, &running, secrets)?;
     running
         .wait()
         .map_err(|error| BuildError::io("could not wait for the command", &error))
@@ -292,6 +303,10 @@ pub(crate) struct Prepared {
     pub(crate) scaffold: PathBuf,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) locks: Vec<rbuild_cache::StoreLock>,
+    /// Sockets that must answer while the command runs.
+    pub(crate) agents: Vec<AgentSocket>,
+    /// Values that must not be seen in the output.
+    pub(crate) secrets: mask::Secrets,
 }
 
 /// A named sub-directory of a scratch directory.

@@ -29,7 +29,7 @@ mod load;
 pub(crate) mod manifest;
 pub(crate) mod media;
 mod platform;
-mod pump;
+pub(crate) mod pump;
 mod save;
 pub(crate) mod stored;
 

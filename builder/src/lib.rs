@@ -4,6 +4,7 @@
 //! the environment: progress leaves as [`event::Event`] values.
 
 mod cancel;
+mod context;
 pub mod error;
 pub mod etc;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod request;
 mod resolve;
 mod scope;
 mod solve;
+mod source;
 mod tree;
 pub mod users;
 
@@ -31,10 +33,12 @@ use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse}
 use rbuild_runtime::Runtime;
 
 pub use cancel::Cancel;
+pub use context::{ContextAccess, ContextAddress, ContextTree, OpenedContext, open_context};
 pub use error::{BuildError, BuildErrorKind, Location};
 pub use event::{Event, EventSink, Warning};
 pub use image::*;
 pub use request::BuildRequest;
+pub use source::{GitProgram, Remote};
 
 use error::SourceFile;
 use lower::{LoweredTarget, Lowering};
@@ -48,6 +52,8 @@ pub struct Engine {
     pub store: Store,
     /// Starts sandboxes; none where no command can run.
     pub runtime: Option<Runtime>,
+    /// How sources outside this machine are reached.
+    pub remote: Remote,
 }
 
 /// What a build gave.
@@ -97,6 +103,7 @@ pub fn build(
     let context = solve::SolveContext {
         store: &engine.store,
         runtime: engine.runtime.as_ref(),
+        remote: &engine.remote,
         request,
         graph: &graph,
         locals: &locals,

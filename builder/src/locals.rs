@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rbuild_cache::{Digest, Store};
+use rbuild_cache::{Digest, Layer, RootView, Store};
 use rbuild_parser::IgnoreMatcher;
 
 use crate::error::BuildError;
 use crate::lower::LocalSource;
-use crate::request::{BuildRequest, ContextSource, NamedContext};
+use crate::request::{BuildRequest, ContextSource, FetchedContext, NamedContext};
 use crate::tree::{FileMemo, SourceTree};
 
 /// Largest ignore file that is read.
@@ -22,8 +22,10 @@ pub(crate) struct Locals {
 }
 
 struct Entry {
-    /// None: an empty context.
+    /// None: an empty context, or one in the store.
     path: Option<PathBuf>,
+    /// The layer of a context that was fetched.
+    layer: Option<Layer>,
     ignore: Option<Arc<IgnoreMatcher>>,
     label: String,
 }
@@ -43,7 +45,11 @@ impl Locals {
                 LocalSource::Context => Entry {
                     path: match &request.context {
                         ContextSource::Directory { path, .. } => Some(path.clone()),
-                        ContextSource::Empty => None,
+                        ContextSource::Fetched(_) | ContextSource::Empty => None,
+                    },
+                    layer: match &request.context {
+                        ContextSource::Fetched(fetched) => Some(layer_of(store, fetched)?),
+                        _ => None,
                     },
                     ignore: context_ignore.cloned(),
                     label: "context".to_owned(),
@@ -66,9 +72,15 @@ impl Locals {
         let Some(entry) = self.entries.get(index) else {
             return Err(BuildError::user("unknown build context"));
         };
-        Ok(match &entry.path {
-            Some(path) => SourceTree::directory(path, entry.ignore.clone(), entry.label.clone()),
-            None => SourceTree::rootfs(rbuild_cache::RootView::new(&[]), "the empty context"),
+        Ok(match (&entry.path, &entry.layer) {
+            (Some(path), _) => {
+                SourceTree::directory(path, entry.ignore.clone(), entry.label.clone())
+            }
+            (None, Some(layer)) => {
+                let view = RootView::new(std::slice::from_ref(layer));
+                SourceTree::rootfs(view, entry.label.clone())
+            }
+            (None, None) => SourceTree::rootfs(RootView::new(&[]), "the empty context"),
         })
     }
 
@@ -90,6 +102,15 @@ pub(crate) fn context_ignore(
         return Ok(None);
     };
     parse(name, text).map(Some)
+}
+
+fn layer_of(store: &Store, fetched: &FetchedContext) -> Result<Layer, BuildError> {
+    store
+        .layer(&fetched.layer)
+        .map_err(|error| BuildError::io("could not open the build context", &error))?
+        .ok_or_else(|| {
+            BuildError::user("the build context is not in the store any more: build again")
+        })
 }
 
 fn parse(name: &str, text: &[u8]) -> Result<Arc<IgnoreMatcher>, BuildError> {
@@ -125,6 +146,7 @@ fn named(name: &str, request: &BuildRequest) -> Result<Entry, BuildError> {
     };
     Ok(Entry {
         path: Some(path.clone()),
+        layer: None,
         ignore,
         label: name.to_owned(),
     })

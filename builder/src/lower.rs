@@ -7,6 +7,7 @@ mod config;
 mod copy;
 mod names;
 mod paths;
+mod remote;
 mod run;
 mod stage;
 
@@ -26,7 +27,7 @@ use crate::event::VertexId;
 use crate::image::{BaseImage, History, ImageConfig};
 use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, VertexMeta};
 use crate::plan::{Base, BaseResolver, FromTarget, Plan, PlannedStage};
-use crate::request::{BuildRequest, NamedContext};
+use crate::request::{BuildRequest, ContextSource, FetchedContext, NamedContext};
 use crate::scope::VariableList;
 
 /// Comment of every history entry, as `BuildKit`'s, so that tools group the entries alike.
@@ -192,9 +193,17 @@ impl<'a> Lowering<'a> {
         else {
             return Ok(None);
         };
+        if value == "context"
+            && let ContextSource::Fetched(FetchedContext { time, .. }) = &self.request.context
+        {
+            return Ok(Some(time.unwrap_or(0)));
+        }
         value.parse().map(Some).map_err(|_| {
             BuildError::user(format!("invalid SOURCE_DATE_EPOCH: {value}"))
-                .with_help("give a whole number of seconds since 1970")
+                .with_help(
+                    "give a whole number of seconds since 1970, or `context` with a context from git or \
+                     the web",
+                )
         })
     }
 
@@ -274,13 +283,11 @@ impl<'a> Lowering<'a> {
             Base::Directory(name) => {
                 context.step = 1;
                 let mut state = StageState::scratch(&context.plan.platform);
-                let source = self.local(&LocalSource::Named(name.clone()));
-                let vertex = self.copy_tree(
-                    source,
-                    "/",
-                    &format!("[context {name}] load from client"),
-                    context,
-                );
+                let vertex = self.remote_context(name).unwrap_or_else(|| {
+                    let source = self.local(&LocalSource::Named(name.clone()));
+                    let title = format!("[context {name}] load from client");
+                    self.copy_tree(source, "/", &title, context)
+                });
                 state.root = Some(vertex);
                 state.trailing_history.push(HistoryStep {
                     created_by: format!("local source for {name}"),
@@ -372,6 +379,7 @@ impl<'a> Lowering<'a> {
             sources: vec![CopySource::Path {
                 input: Some(0),
                 path: path.to_owned(),
+                unpack: false,
             }],
             destination: if path == "/" {
                 "/".to_owned()
@@ -382,7 +390,6 @@ impl<'a> Lowering<'a> {
             chmod: None,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
         }));
         let meta = VertexMeta {
             name: name.to_owned(),
@@ -419,6 +426,9 @@ impl<'a> Lowering<'a> {
             FromTarget::Context(name) => match self.request.named_contexts.get(&name) {
                 Some(NamedContext::Directory(_)) | None => {
                     Ok(Some(self.local(&LocalSource::Named(name))))
+                }
+                Some(NamedContext::Git(_) | NamedContext::Http(_)) => {
+                    Ok(self.remote_context(&name))
                 }
                 Some(named) => {
                     let platform = &context.plan.platform;

@@ -13,6 +13,8 @@ use rbuild_parser::{Instruction, LineRange, NetworkMode, SecurityMode, Sharing};
 use crate::event::VertexId;
 use crate::image::BaseImage;
 use crate::key::Parts;
+use crate::source::git::GitSource;
+use crate::source::http::HttpSource;
 
 /// One operation.
 #[derive(Debug, Clone)]
@@ -21,6 +23,10 @@ pub(crate) enum Op {
     Image(Arc<BaseImage>),
     /// A directory on this machine; the index counts the build's local sources.
     Local(usize),
+    /// A file at a web address.
+    Http(HttpSource),
+    /// A tree of a git repository.
+    Git(GitSource),
     /// Runs a command on a root file system.
     Exec(Box<ExecOp>),
     /// Changes files without running anything.
@@ -112,8 +118,14 @@ pub(crate) enum ExecMountKind {
     },
     /// A forwarded agent socket (only its variable exists when nothing is forwarded).
     Ssh {
-        /// Its id on the command line.
+        /// Its id on the command line; empty for `default`.
         id: String,
+        /// Mode of the socket.
+        mode: u32,
+        /// Owner of the socket.
+        uid: u32,
+        /// Group of the socket.
+        gid: u32,
         /// Fail when it was not given.
         required: bool,
     },
@@ -159,8 +171,6 @@ pub(crate) struct CopyAction {
     pub parents: bool,
     /// Patterns left out, relative to each source directory.
     pub exclude: Vec<String>,
-    /// Unpack archives: ADD of a single local file.
-    pub unpack: bool,
 }
 
 /// One source of a copy.
@@ -172,6 +182,8 @@ pub(crate) enum CopySource {
         input: Option<usize>,
         /// The path as written, expanded.
         path: String,
+        /// Unpack it if it is an archive.
+        unpack: bool,
     },
     /// A heredoc.
     Inline {
@@ -276,6 +288,8 @@ impl Op {
                 parts.push("op", "local");
                 parts.push("source", index.to_string());
             }
+            Op::Http(source) => source.parts(&mut parts),
+            Op::Git(source) => source.parts(&mut parts),
             Op::Merge => parts.push("op", "merge"),
             Op::Exec(exec) => exec.parts(&mut parts),
             Op::File(file) => {
@@ -339,7 +353,9 @@ impl ExecMount {
                 file,
                 ..
             } => format!("secret id={id} mode={mode:o} owner={uid}:{gid} env={env:?} file={file}"),
-            ExecMountKind::Ssh { id, .. } => format!("ssh id={id}"),
+            ExecMountKind::Ssh {
+                id, mode, uid, gid, ..
+            } => format!("ssh id={id} mode={mode:o} owner={uid}:{gid}"),
         }
     }
 }
@@ -360,14 +376,18 @@ impl FileAction {
                 parts.push("chown", copy.chown.clone().unwrap_or_default());
                 parts.push("chmod", copy.chmod.clone().unwrap_or_default());
                 parts.push("parents", copy.parents.to_string());
-                parts.push("unpack", copy.unpack.to_string());
                 for pattern in &copy.exclude {
                     parts.push("exclude", pattern.clone());
                 }
                 for source in &copy.sources {
                     match source {
-                        CopySource::Path { input, path } => {
-                            parts.push("source", format!("{input:?} {path}"));
+                        CopySource::Path {
+                            input,
+                            path,
+                            unpack,
+                        } => {
+                            let how = if *unpack { " unpack" } else { "" };
+                            parts.push("source", format!("{input:?} {path}{how}"));
                         }
                         CopySource::Inline { name, content } => {
                             parts.push(format!("heredoc {name}"), content.clone());

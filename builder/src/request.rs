@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rbuild_cache::{Compression, Digest};
-use rbuild_parser::{ImageReference, Platform};
+use rbuild_cache::{Compression, DiffId, Digest};
+use rbuild_parser::{GitUrl, ImageReference, Platform};
 
 /// Everything that decides the outcome of a build.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct BuildRequest {
     pub no_cache_filter: Vec<String>,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// `--ssh`, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// `--network`: what RUN gets unless it says otherwise.
     pub network: NetworkDefault,
     /// `--add-host NAME:IP`, in order.
@@ -66,8 +68,20 @@ pub enum ContextSource {
         /// Name and content of the ignore file, if there is one.
         ignore: Option<(String, Vec<u8>)>,
     },
+    /// The files of a source that was brought into the store beforehand.
+    Fetched(FetchedContext),
     /// No files at all (Dockerfile from standard input).
     Empty,
+}
+
+/// A context in the store: see [`open_context`](crate::open_context).
+#[derive(Debug, Clone)]
+pub struct FetchedContext {
+    /// The layer with its files.
+    pub layer: DiffId,
+    /// Time of the source, in seconds since 1970: of the commit, `Last-Modified`, or the newest file
+    /// of an archive.
+    pub time: Option<i64>,
 }
 
 /// The value of a `--build-context`.
@@ -86,6 +100,19 @@ pub enum NamedContext {
     },
     /// `docker-image://REF`.
     Image(ImageReference),
+    /// A git repository.
+    Git(GitUrl),
+    /// A file at a web address; archives are unpacked.
+    Http(String),
+}
+
+/// The value of a `--ssh`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SshSource {
+    /// The socket of an agent.
+    Agent(PathBuf),
+    /// Files with private keys.
+    Keys(Vec<PathBuf>),
 }
 
 /// The value of a `--secret`.

@@ -95,6 +95,9 @@ impl BaseResolver for StoreResolver<'_> {
                         })
                 })
             }
+            NamedContext::Git(_) | NamedContext::Http(_) => Err(BuildError::user(format!(
+                "named context {name:?} is a tree of files, not an image"
+            ))),
             NamedContext::Directory(path) => Err(BuildError::user(format!(
                 "named context {name:?} is the directory `{}`, not an image",
                 path.display()

@@ -22,6 +22,7 @@ use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
 use crate::request::BuildRequest;
+use crate::source::Remote;
 
 pub(crate) use schedule::solve;
 
@@ -31,6 +32,8 @@ pub(crate) struct SolveContext<'a> {
     pub store: &'a Store,
     /// Starts sandboxes; none on hosts where nothing can run.
     pub runtime: Option<&'a Runtime>,
+    /// How sources outside this machine are reached.
+    pub remote: &'a Remote,
     /// Flags.
     pub request: &'a BuildRequest,
     /// The graph.

@@ -49,7 +49,7 @@ pub use mount::{
     DeviceSpec, MountError, MountKind, MountSpec, Sharing, expand_mount, parse_device, parse_mount,
 };
 pub use parse::{MAX_FILE, MAX_INSTRUCTIONS, Parsed, parse, parse_trigger};
-pub use platform::Platform;
+pub use platform::{Platform, percent_decode};
 pub use ports::{PortSpec, parse_port_spec};
 pub use print::print;
 pub use reference::ImageReference;

@@ -205,8 +205,8 @@ fn split_system(part: &str) -> Option<(&str, SystemOptions)> {
     Some((system, (Some(version), features)))
 }
 
-/// Decodes `%XX`.
-pub(crate) fn percent_decode(text: &str) -> Option<String> {
+/// Decodes `%XX`; `None` if that is not well-formed or gives no text.
+pub fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

@@ -87,6 +87,7 @@ impl Answer {
             401 | 403 => RegistryError::Unauthorized {
                 doing,
                 host,
+                status,
                 with_credentials,
                 errors,
             },

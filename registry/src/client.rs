@@ -19,7 +19,7 @@ use crate::retry::Interrupt;
 /// shared by all clones.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What all clones share.

@@ -96,6 +96,8 @@ pub enum RegistryError {
         doing: String,
         /// Who refused.
         host: String,
+        /// The HTTP status: 401, 403, or the 400 of a token server.
+        status: u16,
         /// Whether credentials were given to it.
         with_credentials: bool,
         /// What the registry said about it.
@@ -163,6 +165,35 @@ pub enum RegistryError {
         what: &'static str,
         /// The limit.
         limit: u64,
+    },
+    /// A web address cannot be used.
+    #[error("`{address}` cannot be asked for: {reason}")]
+    Address {
+        /// The address, without credentials.
+        address: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A file is larger than what may be downloaded.
+    #[error(
+        "could not {doing}: it is over the limit of {limit} bytes for one download ({seen} so far)"
+    )]
+    TooLarge {
+        /// What was being done.
+        doing: String,
+        /// The limit in bytes.
+        limit: u64,
+        /// The size that was announced or reached.
+        seen: u64,
+    },
+    /// What was downloaded could not be written.
+    #[error("could not {doing}: writing it failed")]
+    Sink {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
     },
     /// Credentials could not be looked up.
     #[error(transparent)]
@@ -273,6 +304,18 @@ impl RegistryError {
             self,
             RegistryError::DigestMismatch { .. } | RegistryError::SizeMismatch { .. }
         )
+    }
+
+    /// Returns the HTTP status that the server refused with, if that is what went wrong.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            RegistryError::Status { status, .. } | RegistryError::Unauthorized { status, .. } => {
+                Some(*status)
+            }
+            RegistryError::NotFound { .. } => Some(404),
+            RegistryError::GaveUp { source, .. } => source.status(),
+            _ => None,
+        }
     }
 
     /// Whether the registry says that it does not have it.

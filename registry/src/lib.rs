@@ -33,6 +33,7 @@ mod tls;
 mod token;
 mod transport;
 mod url;
+mod web;
 
 pub use client::{Client, Login, PushOutcome};
 pub use credentials::{Credential, CredentialError, CredentialStore};
@@ -43,3 +44,4 @@ pub use options::{
     ClientCertificate, ClientOptions, Mirror, Notice, Notify, ProxyConfig, RegistryConfig,
     RegistryLimits, RetryPolicy, Timeouts,
 };
+pub use web::{WebAnswer, WebRequest, WebSink};

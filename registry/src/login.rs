@@ -56,6 +56,7 @@ impl Inner {
         let refused = || RegistryError::Unauthorized {
             doing: doing.to_owned(),
             host: endpoint.host.clone(),
+            status: 401,
             with_credentials: true,
             errors: Vec::new(),
         };

@@ -200,6 +200,7 @@ impl Inner {
                 } => RegistryError::Unauthorized {
                     doing,
                     host,
+                    status: 400,
                     with_credentials,
                     errors,
                 },

@@ -7,20 +7,28 @@ mod options;
 mod outputs;
 mod request;
 mod secrets;
+mod session;
+mod ssh;
+
+use std::collections::BTreeMap;
 
 use clap::ValueEnum as _;
 use rbuild_builder::output::validate_outputs;
 use rbuild_builder::request::{ArchiveTarget, Destination, OutputKind};
-use rbuild_builder::{BuildError, BuildErrorKind, BuildRequest, BuildResult, Cancel, Engine};
+use rbuild_builder::{BuildError, BuildErrorKind, BuildRequest, BuildResult, Engine};
 use rbuild_cache::Digest;
+use rbuild_parser::parse_size;
 use rbuild_runtime::{Runtime, RuntimeOptions, SandboxError};
 
 use crate::config::Settings;
 use crate::failure::{Failure, status};
-use crate::signals;
+use crate::remote::remote;
 use crate::ui::journal::Journal;
-use crate::ui::progress::{Display, Progress, ProgressMode};
+use crate::ui::progress::ProgressMode;
 use crate::ui::{self, report};
+
+use context::Access;
+use session::{Running, Session};
 
 pub(super) use context::{default_name, read_limited};
 pub(crate) use options::{BuildArgs, WhatArgs};
@@ -28,7 +36,14 @@ pub(super) use request::Requested;
 
 /// Makes a request that says what to build or check.
 pub(super) fn what(settings: &Settings, args: &WhatArgs) -> Result<Requested, Failure> {
-    request::what(settings, args, None, &mut std::io::stdin().lock())
+    let mut session = Session::new(settings, ProgressMode::Quiet, remote(settings, None));
+    let mut access = Access {
+        opener: &mut session,
+        secrets: &BTreeMap::new(),
+        ssh: &BTreeMap::new(),
+    };
+    let stdin = &mut std::io::stdin().lock();
+    request::what(settings, args, None, stdin, &mut access)
 }
 
 /// Builds, or does what `--call` asks for instead.
@@ -41,10 +56,14 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         },
         _ => failure,
     };
-    let requested =
-        || request::request(settings, args, &mut std::io::stdin().lock()).map_err(failed);
+    let remote = remote(settings, download_limit(args).map_err(failed)?);
+    let requested = |session: &mut Session<'_>| {
+        let stdin = &mut std::io::stdin().lock();
+        request::request(settings, args, stdin, session).map_err(failed)
+    };
     if let Some(call) = call::parse_call(args.check, args.call.as_deref())? {
-        return call::run(settings, call, &requested()?);
+        let mut session = Session::new(settings, ProgressMode::Quiet, remote);
+        return call::run(settings, call, &requested(&mut session)?);
     }
     // The sandbox's helper is started first, while this process is small and has one thread. A host
     // that does not allow sandboxes can still build what runs no command.
@@ -52,7 +71,8 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         state_dir: settings.state_dir()?,
     });
     let mode = progress_mode(settings, args)?;
-    let Requested { request, .. } = requested()?;
+    let mut session = Session::new(settings, mode, remote);
+    let Requested { request, .. } = requested(&mut session)?;
     validate_outputs(&request, settings.stdout_terminal).map_err(|error| {
         let hints = error.hints();
         failed(hints.into_iter().fold(Failure::from(error), Failure::hint))
@@ -60,7 +80,8 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
     if let Some(path) = &args.iidfile {
         metadata::remove_stale(path)?;
     }
-    let store = super::open_store(settings).map_err(failed)?;
+    let store = session.store().map_err(failed)?;
+    let (running, remote) = session.start()?;
     let (runtime, refusal) = match runtime {
         Ok(runtime) => (Some(runtime), None),
         Err(error) => (None, Some(error)),
@@ -69,10 +90,20 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         settings,
         args,
         mode,
-        &Engine { store, runtime },
+        &Engine {
+            store,
+            runtime,
+            remote,
+        },
+        running,
         &request,
         refusal.as_ref(),
     )
+}
+
+fn download_limit(args: &BuildArgs) -> Result<Option<u64>, Failure> {
+    let limit = args.download_limit.as_deref().map(parse_size).transpose();
+    limit.map_err(|reason| Failure::new(format!("invalid --download-limit: {reason}")))
 }
 
 fn progress_mode(settings: &Settings, args: &BuildArgs) -> Result<ProgressMode, Failure> {
@@ -113,21 +144,15 @@ fn build(
     args: &BuildArgs,
     mode: ProgressMode,
     engine: &Engine,
+    running: Running,
     request: &BuildRequest,
     refusal: Option<&SandboxError>,
 ) -> Result<u8, Failure> {
-    let cancel = Cancel::new()?;
-    let received = signals::cancel_on_signals(cancel.clone(), move || {
-        if mode == ProgressMode::Plain {
-            ui::message("stopping; press Ctrl-C again to end at once\n");
-        }
-    })?;
-    let display = Display {
-        palette: settings.palette,
-        terminal: settings.stderr_terminal,
-        log_lines: settings.log_lines(),
-    };
-    let progress = Progress::start(mode, display)?;
+    let Running {
+        progress,
+        cancel,
+        received,
+    } = running;
     let result = rbuild_builder::build(engine, request, &progress, &cancel);
     let journal = progress.finish();
     match result {

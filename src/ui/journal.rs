@@ -203,6 +203,7 @@ impl Journal {
         let miss = self.early.remove(&vertex);
         let missed = miss.is_some();
         let cached = state == State::Cached;
+        let known = self.steps.contains_key(&vertex);
         let step = self.steps.entry(vertex).or_insert_with(|| Step {
             number,
             name: String::new(),
@@ -217,7 +218,11 @@ impl Journal {
         });
         step.name = visible(name);
         step.state = state;
-        let mut notes = vec![Note::Started(vertex)];
+        let mut notes = Vec::new();
+        // A source that turned out to be known is not announced twice.
+        if !(known && cached) {
+            notes.push(Note::Started(vertex));
+        }
         if missed {
             notes.push(Note::Missed(vertex));
         }

@@ -8,6 +8,7 @@
 mod compare;
 mod data;
 mod matching;
+mod remote;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -45,7 +46,7 @@ fn build_cases_give_what_buildkit_gives() {
         .filter(|v| v.loose.is_empty() && v.strict.is_empty())
         .count();
     let loose = verdicts.values().filter(|v| v.loose.is_empty()).count();
-    let expected = expected_failures();
+    let expected = expectations("expected-failures.txt");
     let mut report = String::new();
     for case in &cases {
         let verdict = &verdicts[&case.id];
@@ -146,22 +147,21 @@ fn judge(env: &TestEnv, case: &Case) -> Verdict {
     })
 }
 
-/// Ids and reasons of `expected-failures.txt`.
-fn expected_failures() -> BTreeMap<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases/expected-failures.txt");
+/// Ids and reasons of a list of known failures.
+fn expectations(file: &str) -> BTreeMap<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/cases")
+        .join(file);
     let text = std::fs::read_to_string(path).unwrap();
     let lines = text
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
-            let (id, reason) = line.split_once('\t').unwrap_or_else(|| {
-                panic!("expected-failures.txt: want `ID<tab>REASON`, got {line:?}")
-            });
-            assert!(
-                !reason.trim().is_empty(),
-                "expected-failures.txt: {id} has no reason"
-            );
+            let (id, reason) = line
+                .split_once('\t')
+                .unwrap_or_else(|| panic!("{file}: want `ID<tab>REASON`, got {line:?}"));
+            assert!(!reason.trim().is_empty(), "{file}: {id} has no reason");
             (id.to_owned(), reason.to_owned())
         })
         .collect()

@@ -3,12 +3,14 @@
 pub(crate) mod base;
 pub(crate) mod debian;
 pub(crate) mod env;
+pub(crate) mod git;
 pub(crate) mod layout;
 pub(crate) mod leftovers;
 pub(crate) mod needs;
 pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod tree;
+pub(crate) mod web;
 pub(crate) mod write_layout;
 
 pub(crate) use env::TestEnv;

@@ -8,16 +8,14 @@ use rbuild_cache::{
 use rbuild_parser::Sharing;
 use rbuild_runtime::{Mount, MountSource, Network, Rlimit, RlimitKind, UpperDir};
 
-use super::{ExecContext, HOSTNAME, Prepared, in_kernel_tree, sub_directory};
+use super::mask::Secrets;
+use super::{ExecContext, HOSTNAME, Prepared, in_kernel_tree, read_secret, sub_directory};
 use crate::error::BuildError;
 use crate::etc::{hosts_file, resolv_conf};
 use crate::file::{fill_directory, set_directory};
 use crate::ops::{ExecMount, ExecMountKind, ExecOp};
-use crate::request::SecretSource;
+use crate::source::AgentSocket;
 use crate::tree::SourceTree;
-
-/// Largest secret (`cli.md`, section 4).
-const SECRET_LIMIT: u64 = 500 * 1024;
 
 /// Everything that is mounted, with its targets made sure of.
 pub(super) fn prepare(
@@ -32,6 +30,8 @@ pub(super) fn prepare(
         scaffold: sub_directory(scratch, "scaffold")?,
         env: Vec::new(),
         locks: Vec::new(),
+        agents: Vec::new(),
+        secrets: Secrets::default(),
     };
     let mut targets = Vec::new();
     add_system_files(context, operation, &mut prepared.mounts, &mut targets);
@@ -163,6 +163,7 @@ impl Place<'_> {
                 let Some(content) = self.secret(id, *required)? else {
                     return Ok(());
                 };
+                prepared.secrets.add(&content);
                 if let Some(name) = env {
                     let value = String::from_utf8_lossy(&content).into_owned();
                     prepared.env.push((name.clone(), value));
@@ -177,22 +178,27 @@ impl Place<'_> {
                     push(source, true, TargetKind::File);
                 }
             }
-            ExecMountKind::Ssh { id, required } => {
-                if *required {
-                    return Err(BuildError::user(format!(
-                        "no SSH key {id:?} forwarded from the client"
-                    ))
-                    .with_help("forwarding an SSH agent (`--ssh`) is not supported yet"));
+            ExecMountKind::Ssh {
+                id,
+                mode,
+                uid,
+                gid,
+                required,
+            } => {
+                // The variable is there also when nothing is forwarded (M29).
+                let variable = ("SSH_AUTH_SOCK".to_owned(), mount.target.clone());
+                prepared.env.push(variable);
+                if let Some(agent) = self.agent(id, *required)? {
+                    set_directory(agent.path(), *mode, *uid, *gid).map_err(|error| {
+                        BuildError::io("could not give the SSH agent's socket away", &error)
+                    })?;
+                    let source = MountSource::Bind {
+                        source: agent.path().to_path_buf(),
+                        subpath: None,
+                    };
+                    push(source, false, TargetKind::File);
+                    prepared.agents.push(agent);
                 }
-                let counter = prepared
-                    .env
-                    .iter()
-                    .filter(|(n, _)| n == "SSH_AUTH_SOCK")
-                    .count();
-                prepared.env.push((
-                    "SSH_AUTH_SOCK".to_owned(),
-                    format!("/run/buildkit/ssh_agent.{counter}"),
-                ));
             }
         }
         Ok(())
@@ -308,44 +314,34 @@ impl Place<'_> {
     }
 
     fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, BuildError> {
-        let content = match self.context.request.secrets.get(id) {
-            None if required => {
-                return Err(
-                    BuildError::user(format!("secret {id}: not found")).with_help(format!(
-                        "give it with `--secret id={id},src=FILE` or `--secret id={id},env=NAME`"
-                    )),
-                );
-            }
-            None => return Ok(None),
-            Some(SecretSource::Value(value)) => value.clone(),
-            Some(SecretSource::File(path)) => {
-                let failed = |error: &std::io::Error| {
-                    BuildError::io(
-                        format!("could not read the secret {id:?} from `{}`", path.display()),
-                        error,
-                    )
-                };
-                let size = std::fs::metadata(path)
-                    .map_err(|error| failed(&error))?
-                    .len();
-                if size > SECRET_LIMIT {
-                    return Err(too_large(id));
-                }
-                std::fs::read(path).map_err(|error| failed(&error))?
-            }
-        };
-        if content.len() as u64 > SECRET_LIMIT {
-            return Err(too_large(id));
+        match self.context.request.secrets.get(id) {
+            Some(source) => read_secret(id, source).map(Some),
+            None if required => Err(
+                BuildError::user(format!("secret {id}: not found")).with_help(format!(
+                    "give it with `--secret id={id},src=FILE` or `--secret id={id},env=NAME`"
+                )),
+            ),
+            None => Ok(None),
         }
-        Ok(Some(content))
     }
-}
 
-fn too_large(id: &str) -> BuildError {
-    BuildError::user(format!(
-        "secret {id:?} is larger than {} KiB",
-        SECRET_LIMIT / 1024
-    ))
+    /// The socket of a forwarded agent, if there is one under this id.
+    fn agent(&self, id: &str, required: bool) -> Result<Option<AgentSocket>, BuildError> {
+        let known = if id.is_empty() { "default" } else { id };
+        match self.context.request.ssh.get(known) {
+            Some(source) => {
+                let directory = sub_directory(self.scratch, &format!("ssh-{}", self.index))?;
+                AgentSocket::start(source, &directory.join("agent")).map(Some)
+            }
+            None if required => Err(BuildError::user(format!(
+                "no SSH key {id:?} forwarded from the client"
+            ))
+            .with_help(format!(
+                "forward an agent with `--ssh {known}`, or a key with `--ssh {known}=FILE`"
+            ))),
+            None => Ok(None),
+        }
+    }
 }
 
 /// `--ulimit` values as the sandbox takes them.

@@ -7,23 +7,36 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read};
 
 use super::ExecContext;
+use super::mask::{Mask, Secrets};
 use crate::error::BuildError;
 use crate::event::{Event, Stream};
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 
-/// Forwards both pipes until they end and the command has exited; kills it on cancellation.
+/// Forwards both pipes, without the values of secrets, until they end and the command has exited;
+/// kills it on cancellation.
 pub(super) fn pump(
     context: &ExecContext<'_>,
     stdout: OwnedFd,
     stderr: OwnedFd,
     running: &Running,
+    secrets: &Secrets,
 ) -> Result<(), BuildError> {
     let mut pipes = [
         (Stream::Stdout, Some(stdout)),
         (Stream::Stderr, Some(stderr)),
     ];
+    let mut masks = [Mask::new(secrets), Mask::new(secrets)];
+    let tell = |stream, bytes: Vec<u8>| {
+        if !bytes.is_empty() {
+            context.events.event(Event::Output {
+                vertex: context.vertex,
+                stream,
+                bytes,
+            });
+        }
+    };
     let mut buffer = vec![0; CHUNK];
     let mut exited = false;
     let mut killed = false;
@@ -41,12 +54,11 @@ pub(super) fn pump(
                 continue;
             };
             match read(fd, &mut buffer) {
-                Ok(0) => *pipe = None,
-                Ok(count) => context.events.event(Event::Output {
-                    vertex: context.vertex,
-                    stream: *stream,
-                    bytes: buffer[..count].to_vec(),
-                }),
+                Ok(0) => {
+                    *pipe = None;
+                    tell(*stream, masks[index].end());
+                }
+                Ok(count) => tell(*stream, masks[index].pass(&buffer[..count])),
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(error) => {
                     let error = std::io::Error::from(error);

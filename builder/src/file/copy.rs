@@ -95,10 +95,14 @@ impl FileRun<'_> {
         for source in &action.sources {
             match source {
                 CopySource::Inline { name, content } => self.copy_inline(name, content, &rules)?,
-                CopySource::Path { input, path } => {
+                CopySource::Path {
+                    input,
+                    path,
+                    unpack,
+                } => {
                     let tree = input.and_then(|index| self.inputs.get(index)?.as_ref());
                     match tree {
-                        Some(tree) => self.copy_path(tree, path, &rules)?,
+                        Some(tree) => self.copy_path(tree, path, *unpack, &rules)?,
                         None => self.copy_from_nothing(path, &rules)?,
                     }
                 }
@@ -123,6 +127,7 @@ impl FileRun<'_> {
         &mut self,
         tree: &SourceTree,
         path: &str,
+        unpack: bool,
         rules: &Rules<'_>,
     ) -> Result<(), BuildError> {
         if rules.action.parents {
@@ -136,7 +141,7 @@ impl FileRun<'_> {
                 }
                 return Err(missing_source(tree, &found));
             };
-            self.copy_entry(tree, &found, &entry, &rules.action.destination, rules)?;
+            self.copy_entry(tree, &found, &entry, unpack, rules)?;
         }
         Ok(())
     }
@@ -154,7 +159,6 @@ impl FileRun<'_> {
             chmod: None,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
         };
         let rules = Rules {
             chown: None,
@@ -162,7 +166,7 @@ impl FileRun<'_> {
             exclude: None,
             action: &action,
         };
-        self.copy_path(tree, source, &rules)
+        self.copy_path(tree, source, false, &rules)
     }
 
     /// One source to the destination: contents of a directory, or a file.
@@ -171,15 +175,15 @@ impl FileRun<'_> {
         tree: &SourceTree,
         shown: &Path,
         entry: &ViewEntry,
-        destination: &str,
+        unpack: bool,
         rules: &Rules<'_>,
     ) -> Result<(), BuildError> {
+        let destination = rules.action.destination.as_str();
         if entry.metadata.kind == FileKind::Directory {
             let target = self.destination_directory(destination, rules)?;
             return self.merge(tree, entry, &target, rules);
         }
-        if rules.action.unpack && entry.metadata.kind == FileKind::File && is_archive(tree, entry)?
-        {
+        if unpack && entry.metadata.kind == FileKind::File && is_archive(tree, entry)? {
             return self.unpack(tree, entry, destination, rules);
         }
         let name = shown.file_name().unwrap_or_default();

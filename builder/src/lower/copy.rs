@@ -4,7 +4,7 @@
 
 use rbuild_parser::{
     ChmodMode, CopyAdd, CopySource as ParsedSource, Instruction, InstructionKind, Linter,
-    SourceKind, expand_heredoc, lint::rules, source_kind,
+    expand_heredoc, lint::rules,
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::error::BuildError;
 use crate::event::VertexId;
-use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op};
+use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, VertexMeta};
 
 impl<'a> Lowering<'a> {
     #[expect(
@@ -41,7 +41,7 @@ impl<'a> Lowering<'a> {
             ));
         }
         let words = self.copy_words(state, instruction, copy, linter)?;
-        self.check_sources(instruction, copy, &words, is_add)?;
+        let remote = self.remote_sources(state, instruction, copy, &words, linter)?;
         if copy.from.is_none() {
             self.lint_ignored(instruction, &words, linter);
         }
@@ -50,7 +50,11 @@ impl<'a> Lowering<'a> {
         if !link {
             inputs.extend(state.root);
         }
-        let source_input = if words.needs_tree() {
+        let needs_tree =
+            words.sources.iter().zip(&remote).any(|(source, remote)| {
+                matches!(source, ExpandedSource::Path(_)) && remote.is_none()
+            });
+        let source_input = if needs_tree {
             let source = match &copy.from {
                 Some(from) => self.source_vertex(context, states, &from.value)?,
                 None => Some(self.local(&LocalSource::Context)),
@@ -62,9 +66,24 @@ impl<'a> Lowering<'a> {
         } else {
             None
         };
+        let unpack = is_add && copy.unpack != Some(false);
+        let mut places = Vec::with_capacity(remote.len());
+        for source in remote {
+            places.push(source.map(|source| {
+                let (op, place) = (source.op, source.path);
+                let mut meta = VertexMeta::internal(source.title);
+                meta.lines = Some(instruction.lines);
+                inputs.push(self.graph.add(op, Vec::new(), meta));
+                CopySource::Path {
+                    input: Some(inputs.len() - 1),
+                    path: place,
+                    unpack: source.is_file && copy.unpack == Some(true),
+                }
+            }));
+        }
         let destination = absolute(state.workdir(), &words.destination);
         let action = CopyAction {
-            sources: words.to_sources(source_input),
+            sources: words.to_sources(source_input, unpack, places),
             destination,
             chown: words.chown.clone(),
             chmod: words.chmod.clone(),
@@ -74,7 +93,6 @@ impl<'a> Lowering<'a> {
                 .iter()
                 .map(|pattern| pattern.value.clone())
                 .collect(),
-            unpack: is_add && copy.unpack != Some(false),
         };
         let detached = link || state.root.is_none();
         let op = Op::File(FileOp {
@@ -164,69 +182,28 @@ impl<'a> Lowering<'a> {
             }
         }
     }
-
-    /// What COPY refuses, and what ADD cannot fetch here.
-    fn check_sources(
-        &self,
-        instruction: &Instruction,
-        copy: &CopyAdd,
-        words: &CopyWords,
-        is_add: bool,
-    ) -> Result<(), BuildError> {
-        if let Some(checksum) = &copy.checksum
-            && words.sources.len() > 1
-        {
-            let message = "checksum can't be specified for multiple sources".to_owned();
-            return Err(error_at(self.file, instruction, checksum.span, message));
-        }
-        for (source, parsed) in words.sources.iter().zip(&copy.sources) {
-            let (ExpandedSource::Path(path), ParsedSource::Path(word)) = (source, parsed) else {
-                continue;
-            };
-            let message = match (source_kind(path), is_add) {
-                (SourceKind::Path, _) => continue,
-                (SourceKind::Http, false) => "source can't be a URL for COPY".to_owned(),
-                (SourceKind::Git(_), false) => "source can't be a git ref for COPY".to_owned(),
-                (SourceKind::Http, true) => format!("ADD from a URL is not supported yet: {path}"),
-                (SourceKind::Git(_), true) => format!("ADD from git is not supported yet: {path}"),
-                #[allow(unreachable_patterns, reason = "the parser may learn further kinds")]
-                _ => format!("this kind of source is not supported: {path}"),
-            };
-            let error = error_at(self.file, instruction, word.span, message);
-            return Err(if is_add {
-                error.with_help("fetch it beforehand, or with RUN, and add the local file")
-            } else {
-                error.with_help("use ADD for remote sources")
-            });
-        }
-        if let Some(checksum) = &copy.checksum {
-            let message = "checksum requires HTTP(S) or Git sources".to_owned();
-            return Err(error_at(self.file, instruction, checksum.span, message));
-        }
-        Ok(())
-    }
 }
 
-enum ExpandedSource {
+pub(super) enum ExpandedSource {
     Path(String),
     Heredoc(String, String),
 }
 
-struct CopyWords {
-    sources: Vec<ExpandedSource>,
+pub(super) struct CopyWords {
+    pub(super) sources: Vec<ExpandedSource>,
     destination: String,
     chown: Option<String>,
     chmod: Option<String>,
 }
 
 impl CopyWords {
-    fn needs_tree(&self) -> bool {
-        self.sources
-            .iter()
-            .any(|source| matches!(source, ExpandedSource::Path(_)))
-    }
-
-    fn to_sources(&self, input: Option<usize>) -> Vec<CopySource> {
+    /// What is copied: `remote` has a place for each source that is not in the tree `input`.
+    fn to_sources(
+        &self,
+        input: Option<usize>,
+        unpack: bool,
+        remote: Vec<Option<CopySource>>,
+    ) -> Vec<CopySource> {
         // When two heredocs of one instruction share a name the last content wins for both (H29).
         let content_of = |name: &str| {
             self.sources.iter().rev().find_map(|source| match source {
@@ -235,11 +212,13 @@ impl CopyWords {
             })
         };
         // Paths come before heredocs, as in BuildKit's list of sources.
-        let paths = self.sources.iter().filter_map(|source| match source {
-            ExpandedSource::Path(path) => Some(CopySource::Path {
+        let paths = self.sources.iter().zip(remote);
+        let paths = paths.filter_map(|(source, remote)| match source {
+            ExpandedSource::Path(path) => Some(remote.unwrap_or_else(|| CopySource::Path {
                 input,
                 path: path.clone(),
-            }),
+                unpack,
+            })),
             ExpandedSource::Heredoc(..) => None,
         });
         let heredocs = self.sources.iter().filter_map(|source| match source {

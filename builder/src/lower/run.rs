@@ -51,13 +51,20 @@ impl<'a> Lowering<'a> {
         });
         let mut inputs: Vec<VertexId> = vec![root];
         let mut mounts = Vec::with_capacity(run.mounts.len());
+        let mut agents = 0;
         for raw in &run.mounts {
             let spec = self.mount_spec(state, instruction, raw, linter)?;
-            let mount = self
+            let mut mount = self
                 .mount(context, state, states, &spec, &mut inputs)
                 .map_err(|error| {
                     error.at(&self.file.location(instruction.lines, Some(raw.span)))
                 })?;
+            if matches!(mount.kind, ExecMountKind::Ssh { .. }) {
+                if spec.target.is_none() {
+                    mount.target = format!("/run/buildkit/ssh_agent.{agents}");
+                }
+                agents += 1;
+            }
             mounts.push(mount);
         }
         // The value of a secret is not known here, and its variable is no place to show it.
@@ -175,6 +182,9 @@ impl<'a> Lowering<'a> {
             }
             MountKind::Ssh => ExecMountKind::Ssh {
                 id: spec.id.clone().unwrap_or_default(),
+                mode: spec.mode.unwrap_or(0o600),
+                uid: spec.uid.unwrap_or(0),
+                gid: spec.gid.unwrap_or(0),
                 required: spec.required,
             },
         };

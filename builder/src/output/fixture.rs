@@ -34,6 +34,7 @@ pub(crate) fn request() -> BuildRequest {
         no_cache: false,
         no_cache_filter: vec![],
         secrets: BTreeMap::new(),
+        ssh: BTreeMap::new(),
         network: NetworkDefault::Default,
         extra_hosts: vec![],
         entitlements: vec![],

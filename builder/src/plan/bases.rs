@@ -34,7 +34,8 @@ impl<'a> Planner<'a, '_> {
         let resolved = match &stage.base {
             Base::Unresolved => self.resolve_image(stage),
             Base::Directory(name) => match self.input.request.named_contexts.get(name) {
-                Some(NamedContext::Directory(_)) | None => return Ok(()),
+                Some(NamedContext::Directory(_) | NamedContext::Git(_) | NamedContext::Http(_))
+                | None => return Ok(()),
                 Some(context) => {
                     let resolver = self.input.resolver;
                     resolver.context(name, context, &stage.platform)

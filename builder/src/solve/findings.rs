@@ -74,6 +74,7 @@ fn count_files(
     let CopySource::Path {
         input: Some(input),
         path,
+        ..
     } = source
     else {
         let files = usize::from(matches!(source, CopySource::Inline { .. }));

@@ -51,7 +51,7 @@ pub(super) fn parts(
                 }
             }
         }
-        Op::Image(_) | Op::Local(_) | Op::Merge => {}
+        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) | Op::Merge => {}
     }
     Ok(parts)
 }
@@ -86,7 +86,7 @@ fn copy_parts(
         patterns => Some(IgnoreMatcher::from_patterns(patterns).map_err(BuildError::user)?),
     };
     for source in &copy.sources {
-        let CopySource::Path { input, path } = source else {
+        let CopySource::Path { input, path, .. } = source else {
             continue;
         };
         let Some(input) = input else {

@@ -209,7 +209,7 @@ fn priorities(context: &SolveContext<'_>, consumers: &[Vec<VertexId>]) -> Vec<u6
     let mut priorities = vec![0; context.graph.len()];
     for index in (0..context.graph.len()).rev() {
         let weight = match context.graph.vertex(VertexId(index as u32)).op {
-            Op::Exec(_) => COMMAND,
+            Op::Exec(_) | Op::Http(_) | Op::Git(_) => COMMAND,
             _ => 1,
         };
         let after = consumers[index]

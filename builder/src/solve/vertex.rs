@@ -16,6 +16,7 @@ use crate::file;
 use crate::image::BaseImage;
 use crate::key::{Parts, miss_reason};
 use crate::ops::{ExecOp, FileOp, Op, Vertex};
+use crate::source::{self, Fetched, SourceContext};
 
 /// Runs a vertex or finds its result.
 pub(super) fn run_vertex(
@@ -27,6 +28,12 @@ pub(super) fn run_vertex(
     let result = match &vertex.op {
         Op::Image(image) => image_output(context, id, vertex, image),
         Op::Local(index) => Ok(plain(Value::Local(*index))),
+        Op::Http(source) => {
+            source::http::fetch(&source_context(context, id, vertex), source).map(fetched)
+        }
+        Op::Git(source) => {
+            source::git::fetch(&source_context(context, id, vertex), source).map(fetched)
+        }
         Op::Merge => {
             let layers = inputs.iter().flat_map(|input| input.layers().to_vec());
             Ok(plain(Value::Rootfs(layers.collect())))
@@ -40,6 +47,34 @@ pub(super) fn run_vertex(
             None => error,
         }
     })
+}
+
+fn source_context<'a>(
+    context: &'a SolveContext<'a>,
+    id: VertexId,
+    vertex: &'a Vertex,
+) -> SourceContext<'a> {
+    SourceContext {
+        store: context.store,
+        remote: context.remote,
+        secrets: &context.request.secrets,
+        ssh: &context.request.ssh,
+        events: context.events,
+        cancel: context.cancel,
+        vertex: id,
+        name: &vertex.meta.name,
+    }
+}
+
+fn fetched(source: Fetched) -> VertexOutput {
+    VertexOutput {
+        value: Value::Rootfs(vec![LayerRef {
+            diff_id: source.layer,
+            origin: None,
+        }]),
+        created: Some(source.created),
+        cached: source.cached,
+    }
 }
 
 fn plain(value: Value) -> VertexOutput {

@@ -1,11 +1,13 @@
 //! Finds the context, the Dockerfile and the ignore file.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use rbuild_builder::request::{ContextSource, DockerfileSource};
-use rbuild_parser::{SourceKind, source_kind};
+use rbuild_builder::request::{ContextSource, DockerfileSource, SecretSource, SshSource};
+use rbuild_builder::{ContextAddress, ContextTree, OpenedContext};
+use rbuild_parser::{SourceKind, context_kind};
 
 use crate::cli;
 use crate::failure::{Failure, io_text, status};
@@ -14,8 +16,10 @@ use crate::failure::{Failure, io_text, status};
 const DOCKERFILES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
 /// Names of the ignore file of a context.
 const IGNORE_FILES: [&str; 2] = [".dockerignore", ".containerignore"];
+/// Bytes by which an archive is told from a Dockerfile.
+const ARCHIVE_START: u64 = 512;
 /// Largest Dockerfile or ignore file.
-const LARGEST_FILE: u64 = 16 << 20;
+pub(super) const LARGEST_FILE: u64 = 16 << 20;
 
 /// Where to look, as it was given.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +30,34 @@ pub(super) struct Sought<'a> {
     pub(super) file: Option<&'a str>,
     /// `--ignorefile`.
     pub(super) ignore_file: Option<&'a Path>,
+    /// Keep `.git` of a context from git.
+    pub(super) keep_git_dir: bool,
+    /// Give files of a context from git the time of their commit.
+    pub(super) commit_times: bool,
+}
+
+/// Brings contexts into the store that are no directories of this machine.
+pub(super) trait Opener {
+    /// Does it, showing the progress. The maps are those of `--secret` and `--ssh`.
+    fn open(
+        &mut self,
+        address: ContextAddress<'_>,
+        secrets: &BTreeMap<String, SecretSource>,
+        ssh: &BTreeMap<String, SshSource>,
+    ) -> Result<OpenedContext, Failure>;
+}
+
+/// An opener and what it may use.
+pub(super) struct Access<'a> {
+    pub(super) opener: &'a mut dyn Opener,
+    pub(super) secrets: &'a BTreeMap<String, SecretSource>,
+    pub(super) ssh: &'a BTreeMap<String, SshSource>,
+}
+
+impl Access<'_> {
+    fn open(&mut self, address: ContextAddress<'_>) -> Result<OpenedContext, Failure> {
+        self.opener.open(address, self.secrets, self.ssh)
+    }
 }
 
 /// What was found.
@@ -40,7 +72,11 @@ pub(super) struct Found {
 }
 
 /// Reads the Dockerfile and finds out about the context.
-pub(super) fn load(sought: Sought<'_>, stdin: &mut dyn Read) -> Result<Found, Failure> {
+pub(super) fn load(
+    sought: Sought<'_>,
+    stdin: &mut dyn Read,
+    access: &mut Access<'_>,
+) -> Result<Found, Failure> {
     let Some(context) = sought.context else {
         return Err(
             Failure::new("the directory of the build context is missing")
@@ -49,11 +85,15 @@ pub(super) fn load(sought: Sought<'_>, stdin: &mut dyn Read) -> Result<Found, Fa
         );
     };
     if context == "-" {
-        return from_stdin(sought, stdin);
+        return from_stdin(sought, stdin, access);
+    }
+    if let Some(address) = address(sought, context)? {
+        let opened = access.open(address)?;
+        return of_opened(sought, opened, context, stdin);
     }
     let directory = directory(context)?;
     let (dockerfile, path) = match sought.file {
-        Some("-") => (read_stdin(stdin, "the Dockerfile")?, None),
+        Some("-") => (read_stdin(stdin)?, None),
         Some(file) => {
             let path = lower_case_fallback(Path::new(file));
             (read_dockerfile(&path, file)?, Some(path))
@@ -82,28 +122,121 @@ fn lower_case_fallback(file: &Path) -> PathBuf {
     file.to_path_buf()
 }
 
-/// `rbuild -`: standard input is the Dockerfile, and there are no files to copy.
-fn from_stdin(sought: Sought<'_>, stdin: &mut dyn Read) -> Result<Found, Failure> {
-    match sought.file {
-        Some("-") => {
-            return Err(Failure::new(
-                "invalid argument: can't use stdin for both build context and dockerfile",
-            )
-            .with_status(status::USAGE));
-        }
-        Some(_) => {
-            return Err(Failure::unsupported(
-                "a tar archive on standard input as context",
-            ));
-        }
-        None => {}
+/// Where a context is that is no directory of this machine; nothing if it is one.
+fn address<'a>(sought: Sought<'_>, context: &str) -> Result<Option<ContextAddress<'a>>, Failure> {
+    if Path::new(context).is_dir() {
+        return Ok(None);
     }
-    let dockerfile = read_stdin(stdin, "the Dockerfile")?;
+    match context_kind(context) {
+        SourceKind::Path => Ok(None),
+        SourceKind::Http => Ok(Some(ContextAddress::Http(context.to_owned()))),
+        SourceKind::Git(url) => Ok(Some(ContextAddress::Git {
+            url,
+            keep_git_dir: sought.keep_git_dir,
+            commit_times: sought.commit_times,
+        })),
+        SourceKind::InvalidGit(reason) => Err(Failure::new(format!(
+            "unable to prepare context: {context}: {reason}"
+        ))),
+    }
+}
+
+/// `rbuild -`: standard input is an archive of the context, or the Dockerfile alone.
+fn from_stdin(
+    sought: Sought<'_>,
+    stdin: &mut dyn Read,
+    access: &mut Access<'_>,
+) -> Result<Found, Failure> {
+    if sought.file == Some("-") {
+        return Err(Failure::new(
+            "invalid argument: can't use stdin for both build context and dockerfile",
+        )
+        .with_status(status::USAGE));
+    }
+    let mut start = Vec::new();
+    let mut stdin = stdin;
+    (&mut stdin)
+        .take(ARCHIVE_START)
+        .read_to_end(&mut start)
+        .map_err(|error| stdin_failed(&error))?;
+    let archive = is_archive(&start);
+    let mut whole = start.as_slice().chain(stdin);
+    let opened = if archive {
+        access.open(ContextAddress::Stream(&mut whole))?
+    } else {
+        OpenedContext::Dockerfile(read_limited(whole).map_err(|error| stdin_failed(&error))?)
+    };
+    of_opened(sought, opened, "standard input", &mut io::empty())
+}
+
+/// The Dockerfile of a context that was fetched: in it, from standard input, or all there is.
+fn of_opened(
+    sought: Sought<'_>,
+    opened: OpenedContext,
+    from: &str,
+    stdin: &mut dyn Read,
+) -> Result<Found, Failure> {
+    let tree = match opened {
+        OpenedContext::Tree(tree) => tree,
+        OpenedContext::Dockerfile(text) => {
+            if let Some(file) = sought.file {
+                return Err(Failure::new(format!(
+                    "ambiguous Dockerfile source: {from} is a Dockerfile, and `-f {file}` names another"
+                )));
+            }
+            return Ok(Found {
+                dockerfile: DockerfileSource {
+                    name: DOCKERFILES[0].to_owned(),
+                    text,
+                },
+                path: None,
+                context: ContextSource::Empty,
+            });
+        }
+    };
+    let dockerfile = match sought.file {
+        Some("-") => read_stdin(stdin)?,
+        Some(file) => fetched_dockerfile(&tree, &[file], from)?,
+        None => fetched_dockerfile(&tree, &DOCKERFILES, from)?,
+    };
     Ok(Found {
         dockerfile,
         path: None,
-        context: ContextSource::Empty,
+        context: ContextSource::Fetched(tree.source),
     })
+}
+
+/// The first of some files that a fetched context has.
+fn fetched_dockerfile(
+    tree: &ContextTree,
+    names: &[&str],
+    from: &str,
+) -> Result<DockerfileSource, Failure> {
+    for name in names {
+        let text = tree.read(name, LARGEST_FILE).map_err(|error| Failure {
+            causes: error.causes.clone(),
+            ..Failure::new(format!(
+                "failed to solve: failed to read dockerfile: {error}"
+            ))
+        })?;
+        if let Some(text) = text {
+            return Ok(DockerfileSource {
+                name: (*name).to_owned(),
+                text,
+            });
+        }
+    }
+    Err(Failure::new(format!(
+        "failed to solve: failed to read dockerfile: open {}: no such file or directory",
+        names[0]
+    ))
+    .hint(format!(
+        "`-f` names a file of the context that was loaded from {from}"
+    )))
+}
+
+fn stdin_failed(error: &io::Error) -> Failure {
+    Failure::new("could not read standard input").because(error)
 }
 
 /// The directory of the context.
@@ -115,10 +248,6 @@ fn directory(context: &str) -> Result<PathBuf, Failure> {
             "unable to prepare context: context must be a directory: {context}"
         ))
         .hint(format!("if it is a Dockerfile, write `-f {context} .`"))),
-        Err(_) if is_remote(context) => Err(Failure::unsupported(
-            "a context that is not a directory of this machine",
-        )
-        .hint("fetch it first, then build its directory")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let failure = Failure::new(format!(
                 "unable to prepare context: path {context:?} not found"
@@ -132,20 +261,6 @@ fn directory(context: &str) -> Result<PathBuf, Failure> {
             Err(Failure::new(format!("unable to prepare context: {context}")).because(&error))
         }
     }
-}
-
-fn is_remote(context: &str) -> bool {
-    [
-        "http://",
-        "https://",
-        "git://",
-        "ssh://",
-        "git@",
-        "github.com/",
-    ]
-    .iter()
-    .any(|prefix| context.starts_with(prefix))
-        || !matches!(source_kind(context), SourceKind::Path)
 }
 
 /// The name of the Dockerfile of a directory, if it has one.
@@ -222,14 +337,12 @@ fn read_dockerfile(path: &Path, name: &str) -> Result<DockerfileSource, Failure>
 }
 
 /// Reads a Dockerfile from standard input; what is an archive instead is refused.
-fn read_stdin(stdin: &mut dyn Read, what: &str) -> Result<DockerfileSource, Failure> {
-    let text = read_limited(stdin).map_err(|error| {
-        Failure::new(format!("could not read {what} from standard input")).because(&error)
-    })?;
+fn read_stdin(stdin: &mut dyn Read) -> Result<DockerfileSource, Failure> {
+    let text = read_limited(stdin).map_err(|error| stdin_failed(&error))?;
     if is_archive(&text) {
         return Err(
-            Failure::unsupported("a tar archive on standard input as context")
-                .hint("unpack it and build the directory"),
+            Failure::new("standard input is an archive, and `-f -` wants a Dockerfile")
+                .hint("an archive of the whole context is built with `rbuild -`"),
         );
     }
     Ok(DockerfileSource {
@@ -320,7 +433,46 @@ mod tests {
             context: Some(context),
             file,
             ignore_file: None,
+            keep_git_dir: false,
+            commit_times: false,
         }
+    }
+
+    /// Tells what would have been opened.
+    struct Told(Option<String>);
+
+    impl Opener for Told {
+        fn open(
+            &mut self,
+            address: ContextAddress<'_>,
+            _: &BTreeMap<String, SecretSource>,
+            _: &BTreeMap<String, SshSource>,
+        ) -> Result<OpenedContext, Failure> {
+            self.0 = Some(match address {
+                ContextAddress::Git { url, .. } => format!("git {}", url.remote),
+                ContextAddress::Http(url) => format!("web {url}"),
+                ContextAddress::Stream(stream) => {
+                    let mut bytes = Vec::new();
+                    stream.read_to_end(&mut bytes).unwrap();
+                    format!("stream of {} bytes", bytes.len())
+                }
+            });
+            Ok(OpenedContext::Dockerfile(b"FROM scratch".to_vec()))
+        }
+    }
+
+    fn load_from(sought: Sought<'_>, stdin: &[u8]) -> (Result<Found, Failure>, Option<String>) {
+        let mut told = Told(None);
+        let found = load(
+            sought,
+            &mut &*stdin,
+            &mut Access {
+                opener: &mut told,
+                secrets: &BTreeMap::new(),
+                ssh: &BTreeMap::new(),
+            },
+        );
+        (found, told.0)
     }
 
     fn files(names: &[&str]) -> tempfile::TempDir {
@@ -333,7 +485,7 @@ mod tests {
 
     fn load_in(directory: &Path, file: Option<&str>) -> (DockerfileSource, Option<String>) {
         let context = directory.to_str().unwrap();
-        let found = load(sought(context, file), &mut io::empty()).unwrap();
+        let found = load_from(sought(context, file), b"").0.unwrap();
         let lies_there = std::fs::read(found.path.unwrap()).unwrap();
         assert_eq!(lies_there, found.dockerfile.text);
         match found.context {
@@ -341,7 +493,7 @@ mod tests {
                 assert_eq!(path, directory);
                 (found.dockerfile, ignore.map(|(name, _)| name))
             }
-            ContextSource::Empty => panic!("the context is a directory"),
+            _ => panic!("the context is a directory"),
         }
     }
 
@@ -368,7 +520,7 @@ mod tests {
     }
 
     fn error(context: &str, file: Option<&str>, stdin: &[u8]) -> Failure {
-        load(sought(context, file), &mut &*stdin).unwrap_err()
+        load_from(sought(context, file), stdin).0.unwrap_err()
     }
 
     #[test]
@@ -398,35 +550,48 @@ mod tests {
         );
         let failure = error(context, Some(context), b"");
         assert!(failure.message.unwrap().ends_with("is a directory"));
-        for url in [
-            "https://example.org/x.git",
-            "git@example.org:x",
-            "https://example.org/x.tar",
+        let failure = error("https://example.org/x.git?foo=1", None, b"");
+        assert!(
+            failure
+                .message
+                .unwrap()
+                .ends_with("unexpected query \"foo\"")
+        );
+    }
+
+    #[test]
+    fn addresses_are_opened_and_may_be_a_dockerfile() {
+        for (context, want) in [
+            ("https://example.org/x.git", "git https://example.org/x.git"),
+            ("git@example.org:x", "git git@example.org:x"),
+            ("github.com/a/b", "git https://github.com/a/b"),
+            ("https://example.org/x.tar", "web https://example.org/x.tar"),
         ] {
-            let failure = error(url, None, b"");
-            assert!(
-                failure.message.unwrap().ends_with("is not supported yet"),
-                "{url}"
-            );
+            let (found, told) = load_from(sought(context, None), b"");
+            assert_eq!(told.as_deref(), Some(want));
+            assert!(matches!(found.unwrap().context, ContextSource::Empty));
+            let (found, _) = load_from(sought(context, Some("other")), b"");
+            assert!(found.unwrap_err().message.unwrap().starts_with("ambiguous"));
         }
     }
 
     #[test]
-    fn standard_input_is_a_dockerfile_and_no_archive() {
-        let found = load(sought("-", None), &mut b"FROM scratch".as_slice()).unwrap();
+    fn standard_input_is_a_dockerfile_or_an_archive() {
+        let (found, told) = load_from(sought("-", None), b"FROM scratch");
+        let found = found.unwrap();
         assert_eq!(found.dockerfile.text, b"FROM scratch");
         assert!(matches!(found.context, ContextSource::Empty));
-        assert_eq!(found.path, None);
-        let mut tar = vec![0; 512];
+        assert_eq!((found.path, told), (None, None));
+        let mut tar = vec![0; 1024];
         tar[257..262].copy_from_slice(b"ustar");
         for archive in [tar.as_slice(), b"\x1f\x8b\x08"] {
-            assert!(
-                error("-", None, archive)
-                    .message
-                    .unwrap()
-                    .ends_with("is not supported yet")
-            );
+            let (_, told) = load_from(sought("-", None), archive);
+            assert_eq!(told, Some(format!("stream of {} bytes", archive.len())));
+            let message = error(".", Some("-"), archive).message.unwrap();
+            assert!(message.contains("`-f -` wants a Dockerfile"), "{message}");
         }
         assert_eq!(error("-", Some("-"), b"").status, status::USAGE);
+        let message = error("-", Some("x"), b"FROM scratch").message.unwrap();
+        assert!(message.starts_with("ambiguous"), "{message}");
     }
 }

@@ -15,7 +15,8 @@ const REPORT: &str = "Report";
 /// What is to be built or checked: options that both have.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct WhatArgs {
-    /// Directory of the build context; `-` reads a Dockerfile from standard input
+    /// Build context: a directory, the address of a git repository or of an archive, or `-` for an
+    /// archive or Dockerfile from standard input
     #[arg(value_name = "PATH")]
     pub(in crate::commands) context: Option<String>,
 
@@ -28,7 +29,8 @@ pub(crate) struct WhatArgs {
     /// Set an ARG; `NAME` alone takes the value from the environment
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = WHAT)]
     pub(in crate::commands) build_arg: Vec<String>,
-    /// Name another context: a directory, `oci-layout://DIR[:TAG][@DIGEST]`, `docker-image://IMAGE`
+    /// Name another context: a directory, a git or web address, `oci-layout://DIR[:TAG][@DIGEST]`,
+    /// `docker-image://IMAGE`
     #[arg(long, value_name = "NAME=SOURCE", help_heading = WHAT)]
     pub(in crate::commands) build_context: Vec<String>,
     /// Platform to build for [default: this host's]
@@ -42,9 +44,11 @@ pub(crate) struct WhatArgs {
 /// is built. Without `-o`, the image goes into the store.
 #[derive(Debug, clap::Args)]
 #[command(
-    override_usage = "rbuild [build] [OPTIONS] PATH\n       rbuild [build] [OPTIONS] - < Dockerfile",
+    override_usage = "rbuild [build] [OPTIONS] PATH\n       rbuild [build] [OPTIONS] URL\n       rbuild [build] [OPTIONS] - < Dockerfile",
     after_help = "Examples:
   rbuild -t app .
+  rbuild -t app https://example.org/app.git#v1.2:docker
+  git archive HEAD | rbuild -t app -
   rbuild -t app:1.2 --build-arg VERSION=1.2 -f docker/app.Dockerfile .
   rbuild --target test --no-cache-filter test .
   rbuild -o type=oci,dest=app.tar .
@@ -64,6 +68,12 @@ pub(crate) struct BuildArgs {
     /// Give steps a secret: `id=ID[,src=FILE|,env=NAME]`
     #[arg(long, value_name = "SECRET", help_heading = STEPS)]
     pub(super) secret: Vec<String>,
+    /// Forward an SSH agent, or keys: `default`, `ID=SOCKET` or `ID=KEY[,KEY…]`
+    #[arg(long, value_name = "ID[=PATH,…]", help_heading = STEPS)]
+    pub(super) ssh: Vec<String>,
+    /// Largest file that ADD or a context may download [default: 64g]
+    #[arg(long, value_name = "SIZE", help_heading = STEPS)]
+    pub(super) download_limit: Option<String>,
     /// Network of RUN: `default`, `none` or `host`
     #[arg(long, value_name = "MODE", help_heading = STEPS)]
     pub(super) network: Option<String>,
@@ -182,7 +192,6 @@ impl RefusedList for BuildRefused {
         value("cache-from"),
         value("cache-to"),
         value("cache-ttl"),
-        value("ssh"),
         value("attest"),
         value("policy"),
         value("source-policy-file"),

@@ -5,13 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rbuild_builder::BuildRequest;
-use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault};
+use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault, SshSource};
 use rbuild_cache::Digest;
-use rbuild_parser::{ImageReference, Platform, SourceKind, parse_size, source_kind};
+use rbuild_parser::{ImageReference, Platform, SourceKind, context_kind, parse_size};
 
-use super::context::{self, Sought};
+use super::context::{self, Access, Opener, Sought};
 use super::options::{BuildArgs, WhatArgs};
-use super::{outputs, secrets};
+use super::{outputs, secrets, ssh};
 use crate::config::Settings;
 use crate::env;
 use crate::failure::Failure;
@@ -30,6 +30,7 @@ pub(super) fn request(
     settings: &Settings,
     args: &BuildArgs,
     stdin: &mut dyn Read,
+    opener: &mut dyn Opener,
 ) -> Result<Requested, Failure> {
     // Flags first: a mistake in them is told before anything is read.
     let mut outputs = outputs::parse(&args.output, args.load)?;
@@ -54,10 +55,34 @@ pub(super) fn request(
     let shm_size =
         shm_size.map_err(|reason| Failure::new(format!("invalid --shm-size: {reason}")))?;
     let secrets = secrets::parse(&args.secret, &|name| env::by_name(name))?;
+    let mut ssh = ssh::parse(&args.ssh, settings.environment.ssh_agent.as_deref())?;
+    let contexts = args.what.context.iter().map(String::as_str).chain(
+        args.what
+            .build_context
+            .iter()
+            .filter_map(|context| context.split_once('=').map(|(_, source)| source)),
+    );
+    if ssh.is_empty()
+        && let Some(agent) = &settings.environment.ssh_agent
+        && contexts.into_iter().any(is_ssh)
+    {
+        // Who builds from a repository that is reached by SSH wants his keys used for it.
+        ssh.insert("default".to_owned(), SshSource::Agent(agent.clone()));
+    }
     let Requested {
         request,
         dockerfile,
-    } = what(settings, &args.what, args.ignorefile.as_deref(), stdin)?;
+    } = what(
+        settings,
+        &args.what,
+        args.ignorefile.as_deref(),
+        stdin,
+        &mut Access {
+            opener,
+            secrets: &secrets,
+            ssh: &ssh,
+        },
+    )?;
     let no_cache_filter = args.no_cache_filter.iter();
     Ok(Requested {
         request: BuildRequest {
@@ -67,6 +92,7 @@ pub(super) fn request(
             no_cache: args.no_cache,
             no_cache_filter: no_cache_filter.map(|stage| stage.to_lowercase()).collect(),
             secrets,
+            ssh,
             network,
             extra_hosts,
             entitlements,
@@ -85,6 +111,7 @@ pub(super) fn what(
     args: &WhatArgs,
     ignore_file: Option<&Path>,
     stdin: &mut dyn Read,
+    access: &mut Access<'_>,
 ) -> Result<Requested, Failure> {
     let build_args = build_args(settings, &args.build_arg)?;
     let named_contexts = named_contexts(&args.build_context)?;
@@ -94,8 +121,13 @@ pub(super) fn what(
             context: args.context.as_deref(),
             file: args.file.as_deref(),
             ignore_file,
+            keep_git_dir: is_true(build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR")),
+            commit_times: build_args
+                .get("SOURCE_DATE_EPOCH")
+                .is_some_and(|epoch| !epoch.is_empty()),
         },
         stdin,
+        access,
     )?;
     Ok(Requested {
         request: BuildRequest {
@@ -111,6 +143,7 @@ pub(super) fn what(
             no_cache: false,
             no_cache_filter: Vec::new(),
             secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
             network: NetworkDefault::Default,
             extra_hosts: Vec::new(),
             entitlements: Vec::new(),
@@ -120,6 +153,22 @@ pub(super) fn what(
         },
         dockerfile: found.path,
     })
+}
+
+/// A build argument that is a switch, read as Go does.
+fn is_true(value: Option<&String>) -> bool {
+    matches!(
+        value.map(String::as_str),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True")
+    )
+}
+
+/// Whether a context is a repository that is reached by SSH.
+fn is_ssh(context: &str) -> bool {
+    match context_kind(context) {
+        SourceKind::Git(url) => url.remote.starts_with("ssh://") || !url.remote.contains("://"),
+        _ => false,
+    }
 }
 
 fn parse_tag(tag: &str) -> Result<ImageReference, Failure> {
@@ -247,11 +296,16 @@ fn named_context(name: &str, source: &str) -> Result<NamedContext, Failure> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(NamedContext::Directory(path.to_path_buf())),
         Err(error) => {
-            let remote = ["target:", "input:"]
-                .iter()
-                .any(|prefix| source.starts_with(prefix))
-                || !matches!(source_kind(source), SourceKind::Path);
-            if remote {
+            match context_kind(source) {
+                SourceKind::Git(url) => return Ok(NamedContext::Git(url)),
+                SourceKind::Http => return Ok(NamedContext::Http(source.to_owned())),
+                SourceKind::InvalidGit(reason) => {
+                    return Err(Failure::new(format!("invalid context {name}: {reason}")));
+                }
+                SourceKind::Path => {}
+            }
+            let of_bake = ["target:", "input:"];
+            if of_bake.iter().any(|prefix| source.starts_with(prefix)) {
                 return Err(Failure::unsupported(&format!(
                     "the build context `{name}={source}`"
                 )));
@@ -324,11 +378,17 @@ mod tests {
     }
 
     #[test]
-    fn contexts_that_are_not_there_yet_are_refused() {
-        for source in ["https://example.org/x.git", "target:other"] {
-            let message = named_context("n", source).unwrap_err().message.unwrap();
-            assert!(message.ends_with("is not supported yet"), "{message}");
-        }
+    fn contexts_may_be_outside_this_machine() {
+        let git = named_context("n", "https://example.org/x.git#v1:d").unwrap();
+        assert!(matches!(git, NamedContext::Git(url) if url.subdir.as_deref() == Some("d")));
+        let web = named_context("n", "https://example.org/x.tgz").unwrap();
+        assert!(matches!(web, NamedContext::Http(_)));
+        assert!(named_context("n", "https://example.org/x.git?foo=1").is_err());
+        assert!(is_ssh("git@example.org:x") && is_ssh("ssh://example.org/x"));
+        assert!(!is_ssh("https://example.org/x.git") && !is_ssh("."));
+        let message = named_context("n", "target:other").unwrap_err().message;
+        let message = message.unwrap();
+        assert!(message.ends_with("is not supported yet"), "{message}");
         assert!(named_context("n", "/no/such/place").is_err());
     }
 }

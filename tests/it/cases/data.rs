@@ -94,6 +94,25 @@ pub(super) struct Member {
 }
 
 impl Case {
+    /// A case of which only the result is data.
+    pub(super) fn observed(id: &str, observed: Map<String, Value>) -> Case {
+        Case {
+            id: id.to_owned(),
+            title: String::new(),
+            dockerfile: None,
+            files: BTreeMap::new(),
+            base: None,
+            dfname: None,
+            args: BTreeMap::new(),
+            opt: BTreeMap::new(),
+            target: None,
+            contexts: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            outopts: None,
+            observed,
+        }
+    }
+
     /// The error text that is expected, without the client's prefix; `None` for success.
     pub(super) fn error(&self) -> Option<String> {
         let text = self.observed.get("err")?.as_str()?;

@@ -52,7 +52,7 @@ pub(super) fn run(env: &TestEnv, case: &Case, attest: bool) -> Run {
     }
 }
 
-fn unix_time() -> i64 {
+pub(super) fn unix_time() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()

@@ -1,0 +1,124 @@
+//! What a build starts with, made when it is first needed: loading a context comes before the request
+//! is complete, and has progress to show.
+
+use std::collections::BTreeMap;
+
+use rbuild_builder::request::{SecretSource, SshSource};
+use rbuild_builder::{
+    BuildErrorKind, Cancel, ContextAccess, ContextAddress, OpenedContext, Remote, open_context,
+};
+use rbuild_cache::Store;
+
+use super::context::{LARGEST_FILE, Opener};
+use crate::config::Settings;
+use crate::failure::{Failure, status};
+use crate::signals::{self, Received};
+use crate::ui;
+use crate::ui::progress::{Display, Progress, ProgressMode};
+
+/// The store, the progress and the way to stop of one build.
+pub(super) struct Session<'s> {
+    settings: &'s Settings,
+    mode: ProgressMode,
+    pub(super) remote: Remote,
+    store: Option<Store>,
+    running: Option<Running>,
+}
+
+/// What shows and stops a build.
+pub(super) struct Running {
+    pub(super) progress: Progress,
+    pub(super) cancel: Cancel,
+    pub(super) received: Received,
+}
+
+impl<'s> Session<'s> {
+    pub(super) fn new(settings: &'s Settings, mode: ProgressMode, remote: Remote) -> Session<'s> {
+        Session {
+            settings,
+            mode,
+            remote,
+            store: None,
+            running: None,
+        }
+    }
+
+    /// Opens the store, once.
+    pub(super) fn store(&mut self) -> Result<Store, Failure> {
+        if let Some(store) = &self.store {
+            return Ok(store.clone());
+        }
+        let store = crate::commands::open_store(self.settings)?;
+        Ok(self.store.insert(store).clone())
+    }
+
+    /// Starts showing what happens, and being stopped by signals; once.
+    pub(super) fn start(mut self) -> Result<(Running, Remote), Failure> {
+        let running = match self.running.take() {
+            Some(running) => running,
+            None => self.begin()?,
+        };
+        Ok((running, self.remote))
+    }
+
+    fn begin(&self) -> Result<Running, Failure> {
+        let mode = self.mode;
+        let cancel = Cancel::new()?;
+        let received = signals::cancel_on_signals(cancel.clone(), move || {
+            if mode == ProgressMode::Plain {
+                ui::message("stopping; press Ctrl-C again to end at once\n");
+            }
+        })?;
+        let display = Display {
+            palette: self.settings.palette,
+            terminal: self.settings.stderr_terminal,
+            log_lines: self.settings.log_lines(),
+        };
+        Ok(Running {
+            progress: Progress::start(mode, display)?,
+            cancel,
+            received,
+        })
+    }
+}
+
+impl Opener for Session<'_> {
+    fn open(
+        &mut self,
+        address: ContextAddress<'_>,
+        secrets: &BTreeMap<String, SecretSource>,
+        ssh: &BTreeMap<String, SshSource>,
+    ) -> Result<OpenedContext, Failure> {
+        let store = self.store()?;
+        let running = match self.running.take() {
+            Some(running) => running,
+            None => self.begin()?,
+        };
+        let access = ContextAccess {
+            secrets,
+            ssh,
+            events: &running.progress,
+            cancel: &running.cancel,
+        };
+        match open_context(&store, &self.remote, address, &access, LARGEST_FILE) {
+            Ok(opened) => {
+                self.running = Some(running);
+                Ok(opened)
+            }
+            Err(error) => {
+                // What was shown must be complete before the failure is told.
+                running.progress.finish();
+                let stopped = error.kind == BuildErrorKind::Cancelled;
+                let code = match running.received.exit_status() {
+                    code if stopped => code.unwrap_or(status::INTERRUPTED),
+                    _ => status::ERROR,
+                };
+                Err(Failure {
+                    causes: error.causes.clone(),
+                    hints: error.help.clone(),
+                    ..Failure::new(format!("failed to solve: {error}")).with_status(code)
+                })
+            }
+        }
+    }
+}
