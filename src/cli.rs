@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, check, fmt, fsck, history, images, import, info, inspect, load, prune, rmi, run, save,
-    system, tag, version,
+    build, check, fmt, fsck, history, images, import, info, inspect, load, login, logout, prune,
+    pull, push, rmi, run, save, system, tag, version,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -120,7 +120,13 @@ Images:
   save       Write images to a tar archive
   load       Read images from a tar archive
   import     Make an image of a root file system
+  pull       Download images from a registry
+  push       Upload images to a registry
   image      All of these under their long names: ls, inspect, history, tag, rm, …
+
+Registries:
+  login      Log in to a registry
+  logout     Log out of a registry
 
 Store and system:
   prune      Remove build cache that nobody needs
@@ -163,6 +169,10 @@ pub(crate) enum Command {
     Save(save::SaveArgs),
     Load(load::LoadArgs),
     Import(import::ImportArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -198,6 +208,8 @@ pub(crate) enum ImageCommand {
     Save(save::SaveArgs),
     Load(load::LoadArgs),
     Import(import::ImportArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
 }
 
 /// `rbuild builder …`.
@@ -249,9 +261,8 @@ macro_rules! missing_commands {
 missing_commands! {
     Attach = "attach", Bake = "bake", Buildx = "buildx", Commit = "commit",
     Container = "container", Cp = "cp", Create = "create", Diff = "diff", Events = "events",
-    Exec = "exec", Export = "export", Imagetools = "imagetools", Kill = "kill", Login = "login",
-    Logout = "logout", Logs = "logs", Manifest = "manifest", Network = "network",
-    Pause = "pause", Port = "port", Ps = "ps", Pull = "pull", Push = "push", Rename = "rename",
+    Exec = "exec", Export = "export", Imagetools = "imagetools", Kill = "kill", Logs = "logs", Manifest = "manifest", Network = "network",
+    Pause = "pause", Port = "port", Ps = "ps", Rename = "rename",
     Restart = "restart", Rm = "rm", Search = "search", Serve = "serve", Start = "start",
     Stats = "stats", Stop = "stop", Top = "top", Unpause = "unpause", Update = "update",
     Volume = "volume", Wait = "wait",

@@ -11,8 +11,12 @@ pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod load;
+pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod lookup;
 pub(crate) mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
@@ -62,6 +66,14 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Import(args) | Command::Image(ImageCommand::Import(args)) => {
             done(import::run(settings, &args))
         }
+        Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => {
+            done(pull::run(settings, &args))
+        }
+        Command::Push(args) | Command::Image(ImageCommand::Push(args)) => {
+            done(push::run(settings, &args))
+        }
+        Command::Login(args) => done(login::run(settings, &args)),
+        Command::Logout(args) => done(logout::run(settings, &args)),
         Command::Image(ImageCommand::Prune(args)) => done(prune::images(settings, &args)),
         Command::Prune(args) | Command::Builder(BuilderCommand::Prune(args)) => {
             done(prune::cache(settings, &args))

@@ -25,6 +25,7 @@ variables! {
     LOG = "RBUILD_LOG", "Filter of the developer log on standard error, such as `debug`.";
     XDG_DATA_HOME = "XDG_DATA_HOME", "The store is `rbuild` in it, for users other than root.";
     XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR", "Runtime state is `rbuild` in it, for users other than root.";
+    XDG_CONFIG_HOME = "XDG_CONFIG_HOME", "Settings of registries are in `containers` and `docker` in it.";
     HOME = "HOME", "Stands in for `XDG_DATA_HOME` with `.local/share`.";
     PROGRESS = "BUILDKIT_PROGRESS", "Default of `--progress`.";
     COLORS = "BUILDKIT_COLORS", "Colours of the progress, such as `run=green:error=red`.";
@@ -33,6 +34,9 @@ variables! {
     TERM = "TERM", "No colours and no live view if it is `dumb`.";
     SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH", "Passed to builds as a build argument.";
     DEFAULT_PLATFORM = "DOCKER_DEFAULT_PLATFORM", "Default of `--platform`.";
+    DOCKER_CONFIG = "DOCKER_CONFIG", "Directory of Docker's `config.json` with credentials.";
+    REGISTRY_AUTH_FILE = "REGISTRY_AUTH_FILE", "File with credentials, instead of all others.";
+    REGISTRIES_CONF = "CONTAINERS_REGISTRIES_CONF", "Podman's `registries.conf`, instead of the usual one.";
     HTTP_PROXY = "HTTP_PROXY", "Proxy for `http` addresses; also in lower case.";
     HTTPS_PROXY = "HTTPS_PROXY", "Proxy for `https` addresses; also in lower case.";
     NO_PROXY = "NO_PROXY", "Hosts that are reached without a proxy; also in lower case.";
@@ -56,6 +60,10 @@ pub(crate) struct Environment {
     pub(crate) dumb_terminal: bool,
     pub(crate) source_date_epoch: Option<String>,
     pub(crate) default_platform: Option<String>,
+    pub(crate) xdg_config_home: Option<PathBuf>,
+    pub(crate) docker_config: Option<PathBuf>,
+    pub(crate) registry_auth_file: Option<PathBuf>,
+    pub(crate) registries_conf: Option<PathBuf>,
     pub(crate) http_proxy: Option<String>,
     pub(crate) https_proxy: Option<String>,
     pub(crate) no_proxy: Option<String>,
@@ -80,6 +88,10 @@ impl Environment {
             dumb_terminal: text(TERM).as_deref() == Some("dumb"),
             source_date_epoch: text(SOURCE_DATE_EPOCH),
             default_platform: text(DEFAULT_PLATFORM),
+            xdg_config_home: path(XDG_CONFIG_HOME).filter(|path| path.is_absolute()),
+            docker_config: path(DOCKER_CONFIG),
+            registry_auth_file: path(REGISTRY_AUTH_FILE),
+            registries_conf: path(REGISTRIES_CONF),
             http_proxy: any_case(HTTP_PROXY),
             https_proxy: any_case(HTTPS_PROXY),
             no_proxy: any_case(NO_PROXY),
@@ -87,6 +99,12 @@ impl Environment {
             ssh_agent: path(SSH_AGENT),
             path: raw(PATH),
         }
+    }
+
+    /// Directory of the user's settings.
+    pub(crate) fn config_home(&self) -> Option<PathBuf> {
+        let given = self.xdg_config_home.clone();
+        given.or_else(|| Some(self.home.as_ref()?.join(".config")))
     }
 }
 

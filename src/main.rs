@@ -17,6 +17,7 @@ mod hostflags;
 mod manual;
 mod outfile;
 mod refused;
+mod registries;
 mod remote;
 mod rootless;
 mod signals;

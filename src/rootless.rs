@@ -30,6 +30,8 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Save(_)
         | Command::Load(_)
         | Command::Import(_)
+        | Command::Pull(_)
+        | Command::Push(_)
         | Command::Prune(_)
         | Command::Fsck(_)
         | Command::Builder(BuilderCommand::Prune(_))
@@ -40,7 +42,9 @@ fn handles_owners(command: &Command) -> bool {
             | ImageCommand::Prune(_)
             | ImageCommand::Save(_)
             | ImageCommand::Load(_)
-            | ImageCommand::Import(_),
+            | ImageCommand::Import(_)
+            | ImageCommand::Pull(_)
+            | ImageCommand::Push(_),
         ) => true,
         Command::Check(_)
         | Command::Fmt(_)
@@ -52,6 +56,8 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Builder(_)
         | Command::System(_)
         | Command::Du(_)
+        | Command::Login(_)
+        | Command::Logout(_)
         | Command::Info(_)
         | Command::Version(_)
         | Command::Missing(_) => false,

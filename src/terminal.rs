@@ -7,7 +7,9 @@ use std::thread::{Builder, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 * 1024;
@@ -35,6 +37,26 @@ impl Drop for RawMode {
     fn drop(&mut self) {
         // The terminal may be gone; there is nothing else to put back then.
         let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Keeps a terminal from showing what is typed; dropping it puts the terminal back.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    _restore: RawMode,
+}
+
+impl Hidden {
+    /// Changes the terminal.
+    pub(crate) fn enter(terminal: BorrowedFd<'_>) -> io::Result<Hidden> {
+        let terminal = terminal.try_clone_to_owned()?;
+        let before = tcgetattr(&terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+        Ok(Hidden {
+            _restore: RawMode { terminal, before },
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //! error.
 
 pub(crate) mod control;
+pub(crate) mod counter;
 pub(crate) mod diff;
 pub(crate) mod excerpt;
 pub(crate) mod findings;

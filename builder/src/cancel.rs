@@ -19,6 +19,16 @@ struct Inner {
     /// Closed on cancellation, which makes `signal` readable (end of file) for every poller.
     keep_open: Mutex<Option<OwnedFd>>,
     signal: OwnedFd,
+    hooks: Mutex<Vec<Hook>>,
+}
+
+/// Something to do on cancellation.
+struct Hook(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 impl Cancel {
@@ -30,6 +40,7 @@ impl Cancel {
                 cancelled: AtomicBool::new(false),
                 keep_open: Mutex::new(Some(keep_open)),
                 signal,
+                hooks: Mutex::default(),
             }),
         })
     }
@@ -43,6 +54,34 @@ impl Cancel {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         keep_open.take();
+        drop(keep_open);
+        self.run_hooks();
+    }
+
+    /// Has something done when the flag is set, at once if it is set already.
+    pub(crate) fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut hooks = self
+            .inner
+            .hooks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        hooks.push(Hook(Box::new(hook)));
+        drop(hooks);
+        if self.is_cancelled() {
+            self.run_hooks();
+        }
+    }
+
+    fn run_hooks(&self) {
+        let mut hooks = self
+            .inner
+            .hooks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let hooks = std::mem::take(&mut *hooks);
+        for hook in hooks {
+            hook.0();
+        }
     }
 
     /// Whether the flag is set.

@@ -99,6 +99,11 @@ pub enum Event {
         /// The vertex.
         vertex: VertexId,
     },
+    /// Something that passes by itself, such as a failed transfer that is tried again.
+    Notice {
+        /// One line.
+        text: String,
+    },
     /// A build check or a host limitation worth telling.
     Warning(Warning),
 }

@@ -1,15 +1,21 @@
 //! The last step: history and layers into the config, and out to where the result goes.
 
+use std::cell::Cell;
+use std::time::Instant;
+
 use jiff::Timestamp;
+use rbuild_cache::DiffId;
+use rbuild_parser::ImageReference;
+use rbuild_registry::RegistryError;
 
 use crate::BuildResult;
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, Warning};
-use crate::image::History;
+use crate::image::{BaseImage, BaseLayer, History, ImageError, Origin, Place};
 use crate::lower::LoweredTarget;
 use crate::output::{Finished, OutputError, write_outputs};
 use crate::request::{Output, OutputKind};
-use crate::solve::{SolveContext, VertexOutput, materialize};
+use crate::solve::{LayerRef, SolveContext, VertexOutput, materialize};
 
 /// Completes the image of every platform and writes the outputs.
 pub(crate) fn finish(
@@ -23,8 +29,14 @@ pub(crate) fn finish(
         .iter()
         .map(|target| complete(target, outputs))
         .collect();
+    let vertex = crate::event::VertexId(context.graph.len() as u32);
+    let start = Instant::now();
+    let begun = Cell::new(false);
     let progress = |what: &str, current: u64, total: Option<u64>| {
-        let vertex = crate::event::VertexId(context.graph.len() as u32);
+        if !begun.replace(true) {
+            let name = "exporting to image".to_owned();
+            context.events.event(Event::Started { vertex, name });
+        }
         let what = what.to_owned();
         context.events.event(Event::Progress {
             vertex,
@@ -33,8 +45,28 @@ pub(crate) fn finish(
             total,
         });
     };
-    let written = write_outputs(context.store, context.request, &finished, &progress)
-        .map_err(|error| output_error(&error))?;
+    let written = write_outputs(
+        context.store,
+        context.client,
+        context.request,
+        &finished,
+        &progress,
+    )
+    .map_err(|error| {
+        if let OutputError::Image(ImageError::Registry(RegistryError::Interrupted { .. })) = error {
+            context.events.event(Event::Cancelled { vertex });
+            return BuildError::cancelled();
+        }
+        let error = output_error(&error);
+        let message = error.message.clone();
+        context.events.event(Event::Failed { vertex, message });
+        error
+    })?;
+    context.events.event(Event::Finished {
+        vertex,
+        elapsed: start.elapsed(),
+        layer: None,
+    });
     let steps = context.graph.vertices().filter(|(id, vertex)| {
         !vertex.meta.internal && outputs.get(id.0 as usize).is_some_and(Option::is_some)
     });
@@ -63,7 +95,15 @@ fn bring_layers(
     targets: &[LoweredTarget],
     outputs: &[Option<VertexOutput>],
 ) -> Result<(), BuildError> {
-    let writes = |output: &Output| !matches!(output.kind, OutputKind::CacheOnly);
+    let writes = |output: &Output| match output.kind {
+        OutputKind::CacheOnly => false,
+        // A registry may have them already; others are brought as blobs.
+        OutputKind::Registry { .. } => {
+            let compression = output.options.compression.as_ref();
+            compression.is_some_and(|compression| compression.force)
+        }
+        _ => true,
+    };
     if !context.request.outputs.iter().any(writes) {
         return Ok(());
     }
@@ -86,11 +126,10 @@ fn output_error(error: &OutputError) -> BuildError {
 
 fn complete(target: &LoweredTarget, outputs: &[Option<VertexOutput>]) -> Finished {
     let output = |vertex: crate::event::VertexId| outputs.get(vertex.0 as usize)?.as_ref();
-    let layers: Vec<_> = target
-        .root
-        .and_then(output)
-        .map(|output| output.layers().iter().map(|layer| layer.diff_id).collect())
-        .unwrap_or_default();
+    let references = target.root.and_then(output);
+    let references = references.map_or(&[][..], |output| output.layers());
+    let layers: Vec<_> = references.iter().map(|layer| layer.diff_id).collect();
+    let elsewhere = references.iter().filter_map(elsewhere).collect();
     let mut config = target.config.clone();
     config.rootfs.diff_ids.clone_from(&layers);
     let times: Vec<Option<String>> = target
@@ -148,8 +187,27 @@ fn complete(target: &LoweredTarget, outputs: &[Option<VertexOutput>]) -> Finishe
         new_layers_from: base_layers.len(),
         base_blobs: base_layers,
         layers,
+        elsewhere,
+        base_repository: target.base.as_deref().and_then(repository),
         source_date_epoch: target.source_date_epoch,
     }
+}
+
+/// Where a registry has a layer.
+fn elsewhere(reference: &LayerRef) -> Option<(DiffId, (BaseLayer, Place))> {
+    let (image, _) = reference.origin.as_ref()?;
+    let Origin::Registry(remote) = &image.origin else {
+        return None;
+    };
+    let mut layers = image.layers.iter();
+    let layer = layers.find(|layer| layer.diff_id == reference.diff_id)?;
+    Some((layer.diff_id, (layer.clone(), remote.clone())))
+}
+
+/// Registry host and repository that an image is named after.
+fn repository(image: &BaseImage) -> Option<(String, String)> {
+    let name = ImageReference::parse(&image.name).ok()?;
+    Some((name.domain().to_owned(), name.path().to_owned()))
 }
 
 /// Time of the entry's own layer, else of the next new layer, else of the last one before.

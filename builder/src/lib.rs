@@ -17,6 +17,7 @@ mod locals;
 mod lower;
 mod ops;
 pub mod output;
+mod outside;
 mod plan;
 pub mod request;
 mod resolve;
@@ -43,7 +44,8 @@ pub use source::{GitProgram, Remote};
 use error::SourceFile;
 use lower::{LoweredTarget, Lowering};
 use plan::{PlanInput, plan};
-use resolve::StoreResolver;
+use rbuild_registry::{Client, ClientOptions};
+use resolve::{ImageResolver, Outside};
 
 /// What builds run with.
 #[derive(Clone)]
@@ -54,6 +56,8 @@ pub struct Engine {
     pub runtime: Option<Runtime>,
     /// How sources outside this machine are reached.
     pub remote: Remote,
+    /// How registries are asked; none where they are not to be.
+    pub registries: Option<ClientOptions>,
 }
 
 /// What a build gave.
@@ -89,8 +93,26 @@ pub fn build(
     events: &dyn EventSink,
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildError> {
+    let options = engine.registries.clone();
+    outside::with_client(options, events, cancel, &|client| {
+        build_with(engine, client, request, events, cancel)
+    })
+}
+
+fn build_with(
+    engine: &Engine,
+    client: Option<&Client>,
+    request: &BuildRequest,
+    events: &dyn EventSink,
+    cancel: &Cancel,
+) -> Result<BuildResult, BuildError> {
     let mut prepared = Prepared::new(request)?;
-    let resolver = StoreResolver::new(&engine.store);
+    let outside = client.map(|client| Outside {
+        client,
+        pull: request.pull,
+        events,
+    });
+    let resolver = ImageResolver::new(&engine.store, outside);
     let lowered = prepared.lower(request, &resolver, false);
     tell_warnings(&prepared.linter, &mut prepared.told, events);
     let (graph, locals, targets) = lowered?;
@@ -102,6 +124,7 @@ pub fn build(
     let findings = Mutex::new(Vec::new());
     let context = solve::SolveContext {
         store: &engine.store,
+        client,
         runtime: engine.runtime.as_ref(),
         remote: &engine.remote,
         request,
@@ -122,6 +145,7 @@ pub fn build(
         })
         .collect();
     let outputs = solve::solve(&context, &roots);
+    resolver.keep_complete();
     let late = std::mem::take(&mut *findings.lock().unwrap_or_else(PoisonError::into_inner));
     for finding in late {
         prepared.linter.add(finding);
@@ -161,7 +185,7 @@ pub fn check(store: &Store, request: &BuildRequest) -> CheckReport {
             };
         }
     };
-    let resolver = StoreResolver::new(store);
+    let resolver = ImageResolver::new(store, None);
     let error = prepared.lower(request, &resolver, true).err();
     CheckReport {
         findings: prepared.linter.findings().to_vec(),
@@ -221,7 +245,7 @@ impl Prepared {
     fn lower(
         &mut self,
         request: &BuildRequest,
-        resolver: &StoreResolver<'_>,
+        resolver: &ImageResolver<'_>,
         check_only: bool,
     ) -> Result<Lowered, BuildError> {
         let host = Platform::host();

@@ -5,6 +5,7 @@ mod destination;
 mod error;
 mod layout;
 mod local;
+mod registry;
 mod rootfs_tar;
 mod validate;
 
@@ -13,13 +14,16 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use rbuild_cache::{DiffId, Digest, Store};
 use rbuild_parser::{ImageReference, Platform};
+use rbuild_registry::Client;
 
 use self::assemble::{Assembled, Form, assemble};
 use crate::image::bundle::{Bundle, Content, named_entry};
 use crate::image::manifest::ANNOTATION_REF_NAME;
-use crate::image::{BaseLayer, ImageConfig};
+use crate::image::{BaseLayer, ImageConfig, Place};
 use crate::request::{ArchiveTarget, BuildRequest, OutputKind, OutputOptions};
 
 pub use error::OutputError;
@@ -39,6 +43,10 @@ pub struct Finished {
     /// Blobs of the base image's layers, bottom first; used as they are unless compression is
     /// forced.
     pub base_blobs: Vec<BaseLayer>,
+    /// Layers that registries have, and where; the store may lack them.
+    pub elsewhere: BTreeMap<DiffId, (BaseLayer, Place)>,
+    /// Registry host and repository of the base image.
+    pub base_repository: Option<(String, String)>,
     /// `SOURCE_DATE_EPOCH`, if the build has one; seconds since 1970.
     pub source_date_epoch: Option<i64>,
 }
@@ -65,6 +73,7 @@ pub struct Written {
 /// holds one has it; without such an output, as the image store would have it.
 pub fn write_outputs(
     store: &Store,
+    client: Option<&Client>,
     request: &BuildRequest,
     finished: &[Finished],
     progress: &dyn Fn(&str, u64, Option<u64>),
@@ -77,6 +86,19 @@ pub fn write_outputs(
                 let wanted = names_of(request, more);
                 let image = assemble(store, finished, &output.options, Form::Stored, progress)?;
                 store_image(store, finished, &image, &wanted)?;
+                names.extend(wanted);
+                Some(image)
+            }
+            OutputKind::Registry {
+                names: more,
+                by_digest,
+            } => {
+                let wanted = names_of(request, more);
+                let (options, form) = (&output.options, Form::Distributed);
+                let image = assemble(store, finished, options, form, progress)?;
+                registry::push(
+                    store, client, finished, &image, &wanted, *by_digest, progress,
+                )?;
                 names.extend(wanted);
                 Some(image)
             }

@@ -19,8 +19,11 @@ use crate::image::BaseImage;
 use crate::request::{BuildRequest, NamedContext};
 use crate::scope::{VariableList, platform_arguments};
 
-/// Finds the metadata of images from outside: the store, layouts, later registries.
+/// Finds the metadata of images from outside: the store, layouts, registries.
 pub(crate) trait BaseResolver {
+    /// Looks several images up at once; what comes of it is told when each is asked for.
+    fn prefetch(&self, wanted: &[(ImageReference, Platform)]);
+
     /// An image by reference.
     fn image(
         &self,
@@ -514,6 +517,7 @@ impl<'a> Planner<'a, '_> {
             }
             fresh.sort_unstable();
             fresh.dedup();
+            self.prefetch(&fresh)?;
             for index in fresh {
                 self.plan.stages[index].needed = true;
                 self.resolve_base(index, linter)?;

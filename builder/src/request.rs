@@ -45,8 +45,24 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// `--ulimit TYPE=SOFT:HARD`.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--pull`: when registries are asked for base images.
+    pub pull: PullPolicy,
     /// `--jobs`: steps at once; `None` means as many as there are CPUs, at least four.
     pub jobs: Option<usize>,
+}
+
+/// When a registry is asked for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// When the store does not have it.
+    #[default]
+    Missing,
+    /// Always; layers that are there are not downloaded again.
+    Always,
+    /// Always; if the registry does not answer, what the store has will do.
+    Newer,
+    /// Never.
+    Never,
 }
 
 /// The Dockerfile, already read.
@@ -161,6 +177,13 @@ pub enum OutputKind {
     Image {
         /// More names, from `name=`.
         names: Vec<ImageReference>,
+    },
+    /// Into registries, under the request's tags and these names.
+    Registry {
+        /// More names, from `name=`.
+        names: Vec<ImageReference>,
+        /// Only under its digest, not under the tags.
+        by_digest: bool,
     },
     /// OCI layout.
     Oci(ArchiveTarget),

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use rbuild_cache::{DiffId, Layer, RootView, Store};
 use rbuild_parser::LintFinding;
+use rbuild_registry::Client;
 use rbuild_runtime::Runtime;
 
 use crate::cancel::Cancel;
@@ -30,6 +31,8 @@ pub(crate) use schedule::solve;
 pub(crate) struct SolveContext<'a> {
     /// The store.
     pub store: &'a Store,
+    /// Speaks with registries; none where they are not to be asked.
+    pub client: Option<&'a Client>,
     /// Starts sandboxes; none on hosts where nothing can run.
     pub runtime: Option<&'a Runtime>,
     /// How sources outside this machine are reached.
@@ -56,8 +59,11 @@ pub(crate) struct LayerRef {
     /// Its identity.
     pub diff_id: DiffId,
     /// The image it comes from and that image's vertex, when the store may not have it.
-    pub origin: Option<(Arc<BaseImage>, VertexId)>,
+    pub origin: Option<LayerOrigin>,
 }
+
+/// An image that has a layer, and that image's vertex.
+pub(crate) type LayerOrigin = (Arc<BaseImage>, VertexId);
 
 /// What a vertex gives.
 #[derive(Debug, Clone)]
@@ -103,34 +109,43 @@ pub(crate) fn materialize(
     context: &SolveContext<'_>,
     layers: &[LayerRef],
 ) -> Result<Vec<Layer>, BuildError> {
-    let mut ready = Vec::with_capacity(layers.len());
-    for layer in layers {
-        ready.push(materialize_one(context, layer)?);
-    }
-    Ok(ready)
-}
-
-fn materialize_one(context: &SolveContext<'_>, layer: &LayerRef) -> Result<Layer, BuildError> {
-    let find = || {
+    let find = |layer: &LayerRef| {
         context
             .store
             .layer(&layer.diff_id)
             .map_err(|error| BuildError::io("could not open a layer", &error))
     };
-    if let Some(found) = find()? {
-        return Ok(found);
-    }
-    if let Some((image, vertex)) = &layer.origin {
-        vertex::load_image(context, image, *vertex)?;
-        if let Some(found) = find()? {
-            return Ok(found);
+    // What one image is to bring, for each image: several layers come in at once.
+    let mut missing: Vec<(&LayerOrigin, Vec<DiffId>)> = Vec::new();
+    for layer in layers {
+        let Some(origin) = &layer.origin else {
+            continue;
+        };
+        if find(layer)?.is_none() {
+            let same =
+                |other: &LayerOrigin| Arc::ptr_eq(&other.0, &origin.0) && other.1 == origin.1;
+            match missing.iter_mut().find(|(other, _)| same(other)) {
+                Some((_, wanted)) => wanted.push(layer.diff_id),
+                None => missing.push((origin, vec![layer.diff_id])),
+            }
         }
     }
-    Err(BuildError::new(
+    for ((image, vertex), wanted) in missing {
+        vertex::load_layers(context, image, *vertex, &wanted)?;
+    }
+    let mut ready = Vec::with_capacity(layers.len());
+    for layer in layers {
+        ready.push(find(layer)?.ok_or_else(|| not_there(layer))?);
+    }
+    Ok(ready)
+}
+
+fn not_there(layer: &LayerRef) -> BuildError {
+    BuildError::new(
         crate::error::BuildErrorKind::Io,
         format!("layer {} is not in the store", layer.diff_id),
     )
-    .with_help("run the build again with --no-cache, or check the store with `rbuild fsck`"))
+    .with_help("run the build again with --no-cache, or check the store with `rbuild fsck`")
 }
 
 /// The merged tree of a root file system.

@@ -58,6 +58,36 @@ impl Store {
         if let Some(known) = self.layer(diff_id)? {
             return Ok(known);
         }
+        let file = self.open_blob(blob)?;
+        self.unpack_from(file, blob, diff_id, parents, limits)
+    }
+
+    /// Unpacks a layer blob while it comes in: from a stream that ends with the blob.
+    ///
+    /// Both digests are checked as for [`unpack`](Store::unpack). The blob itself is not kept; who
+    /// calls keeps it, and should do so before the stream ends. If the layer is there already, the
+    /// stream is not read.
+    pub fn unpack_stream(
+        &self,
+        stream: impl Read + Send,
+        blob: &Digest,
+        diff_id: &DiffId,
+    ) -> Result<Layer, StoreError> {
+        let _single = self.single_flight(&format!("unpack:{diff_id}"))?;
+        if let Some(known) = self.layer(diff_id)? {
+            return Ok(known);
+        }
+        self.unpack_from(stream, blob, diff_id, &[], &Limits::default())
+    }
+
+    fn unpack_from(
+        &self,
+        stream: impl Read + Send,
+        blob: &Digest,
+        diff_id: &DiffId,
+        parents: &[Layer],
+        limits: &Limits,
+    ) -> Result<Layer, StoreError> {
         let scratch = self.scratch()?;
         let tree = scratch.path().join("tree");
         DirBuilder::new()
@@ -68,7 +98,7 @@ impl Store {
             .map_err(StoreError::io("set the mode of", &tree))?;
         let below = RootView::new(parents);
         let below = (!parents.is_empty()).then_some(&below);
-        let unpacked = self.unpack_into(blob, &tree, below, limits)?;
+        let unpacked = unpack_into(stream, &tree, below, limits)?;
         for (what, expected, actual) in [
             ("blob", *blob, unpacked.blob.digest),
             ("layer", *diff_id.digest(), *unpacked.diff_id.digest()),
@@ -101,49 +131,6 @@ impl Store {
         self.publish_tree(&tree, seal)
     }
 
-    fn unpack_into(
-        &self,
-        blob: &Digest,
-        tree: &Path,
-        below: Option<&RootView>,
-        limits: &Limits,
-    ) -> Result<Unpacked, StoreError> {
-        let file = self.open_blob(blob)?;
-        let (full, chunks) = sync_channel(CHUNKS);
-        let (give_back, empty) = sync_channel(CHUNKS);
-        std::thread::scope(|scope| {
-            let inflater = scope.spawn(move || inflate(file, limits, &full, &empty));
-            let mut apply = Apply::new(tree, below, Purpose::Layer, None, limits)?;
-            let plain = Chunks::new(chunks, give_back);
-            let mut archive = TarReader::new(plain, limits.clone());
-            while let Some(entry) = archive.next()? {
-                apply.entry(&entry, &mut archive)?;
-            }
-            let entries = archive.entries();
-            let plain = archive.drain()?;
-            let outcome = apply.finish()?;
-            let size = plain.bytes;
-            let diff_id = DiffId::from_digest(plain.hasher.finish());
-            let inflated = inflater
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
-            let (stream, blob) = inflated.map_err(StoreError::stream("read the layer"))?;
-            let kind = match stream {
-                StreamKind::Gzip => CompressionKind::Gzip,
-                StreamKind::Zstd => CompressionKind::Zstd,
-                _ => CompressionKind::Uncompressed,
-            };
-            Ok(Unpacked {
-                blob,
-                kind,
-                diff_id,
-                size,
-                entries,
-                outcome,
-            })
-        })
-    }
-
     /// Lets one process at a time do something that others would do again.
     pub(crate) fn single_flight(&self, what: &str) -> Result<crate::StoreLock, StoreError> {
         crate::StoreLock::wait(
@@ -151,6 +138,47 @@ impl Store {
             crate::lock::Hold::Exclusive,
         )
     }
+}
+
+fn unpack_into(
+    stream: impl Read + Send,
+    tree: &Path,
+    below: Option<&RootView>,
+    limits: &Limits,
+) -> Result<Unpacked, StoreError> {
+    let (full, chunks) = sync_channel(CHUNKS);
+    let (give_back, empty) = sync_channel(CHUNKS);
+    std::thread::scope(|scope| {
+        let inflater = scope.spawn(move || inflate(stream, limits, &full, &empty));
+        let mut apply = Apply::new(tree, below, Purpose::Layer, None, limits)?;
+        let plain = Chunks::new(chunks, give_back);
+        let mut archive = TarReader::new(plain, limits.clone());
+        while let Some(entry) = archive.next()? {
+            apply.entry(&entry, &mut archive)?;
+        }
+        let entries = archive.entries();
+        let plain = archive.drain()?;
+        let outcome = apply.finish()?;
+        let size = plain.bytes;
+        let diff_id = DiffId::from_digest(plain.hasher.finish());
+        let inflated = inflater
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+        let (stream, blob) = inflated.map_err(StoreError::stream("read the layer"))?;
+        let kind = match stream {
+            StreamKind::Gzip => CompressionKind::Gzip,
+            StreamKind::Zstd => CompressionKind::Zstd,
+            _ => CompressionKind::Uncompressed,
+        };
+        Ok(Unpacked {
+            blob,
+            kind,
+            diff_id,
+            size,
+            entries,
+            outcome,
+        })
+    })
 }
 
 struct Unpacked {
@@ -189,13 +217,13 @@ impl<R: Read> Read for Hashing<R> {
 
 /// Reads and inflates a blob into the channel; returns what was read.
 fn inflate(
-    file: std::fs::File,
+    blob: impl Read + Send,
     limits: &Limits,
     full: &SyncSender<Message>,
     empty: &Receiver<Vec<u8>>,
 ) -> io::Result<(StreamKind, BlobInfo)> {
     let mut hashing = Hashing {
-        inner: file,
+        inner: blob,
         hasher: Hasher::new(),
         bytes: 0,
     };

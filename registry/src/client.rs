@@ -10,6 +10,7 @@ use crate::credentials::Credential;
 use crate::document::{Document, IndexEntry};
 use crate::endpoint::Schemes;
 use crate::error::RegistryError;
+use crate::fetch::BlobTap;
 use crate::flight::Flights;
 use crate::location::{Descriptor, Location, Resolved};
 use crate::options::ClientOptions;
@@ -102,7 +103,23 @@ impl Client {
         store: &Store,
         progress: &dyn Fn(u64),
     ) -> Result<(), RegistryError> {
-        self.inner.fetch_blob(location, descriptor, store, progress)
+        self.inner
+            .fetch_blob(location, descriptor, store, progress, None)
+    }
+
+    /// Does the same, and passes the bytes on while they come.
+    ///
+    /// The tap hears nothing if the blob is in the store already; who needs it reads it from there.
+    pub fn fetch_blob_with(
+        &self,
+        location: &Location,
+        descriptor: &Descriptor,
+        store: &Store,
+        progress: &dyn Fn(u64),
+        tap: &mut dyn BlobTap,
+    ) -> Result<(), RegistryError> {
+        self.inner
+            .fetch_blob(location, descriptor, store, progress, Some(tap))
     }
 
     /// Tells whether the repository has a blob.
@@ -112,6 +129,17 @@ impl Client {
         descriptor: &Descriptor,
     ) -> Result<bool, RegistryError> {
         self.inner.has_blob(location, descriptor)
+    }
+
+    /// Finds a blob in the repository, or mounts it there from another repository of the registry;
+    /// none if neither can be done. Nothing is sent.
+    pub fn find_blob(
+        &self,
+        location: &Location,
+        descriptor: &Descriptor,
+        mount_from: Option<&str>,
+    ) -> Result<Option<PushOutcome>, RegistryError> {
+        self.inner.find_blob(location, descriptor, mount_from)
     }
 
     /// Brings a blob of the store into the repository.

@@ -50,12 +50,15 @@ impl Connections {
     /// The settings of a host, by its own or its registry's name.
     pub(crate) fn config(&self, host: &str) -> Option<&RegistryConfig> {
         let registries = &self.options.registries;
-        registries.get(host).or_else(|| {
-            registries
-                .iter()
-                .find(|(name, _)| same_registry(name, host))
-                .map(|(_, config)| config)
-        })
+        registries
+            .get(host)
+            .or_else(|| {
+                registries
+                    .iter()
+                    .find(|(name, _)| same_registry(name, host))
+                    .map(|(_, config)| config)
+            })
+            .or(self.options.other_registries.as_ref())
     }
 
     /// The agent that speaks with a server.

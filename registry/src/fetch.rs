@@ -21,8 +21,18 @@ struct Partial<'s> {
     store: &'s Store,
     descriptor: &'s Descriptor,
     progress: &'s dyn Fn(u64),
+    tap: Option<&'s mut dyn BlobTap>,
     /// What came so far, in order and hashed.
     writer: Option<BlobWriter>,
+}
+
+/// Hears the bytes of a blob while they are downloaded, before anybody knows whether they are the
+/// right ones.
+pub trait BlobTap {
+    /// The next bytes.
+    fn bytes(&mut self, bytes: &[u8]);
+    /// What came so far counts no more: the blob begins anew.
+    fn restart(&mut self);
 }
 
 impl Inner {
@@ -32,6 +42,7 @@ impl Inner {
         descriptor: &Descriptor,
         store: &Store,
         progress: &dyn Fn(u64),
+        tap: Option<&mut dyn BlobTap>,
     ) -> Result<(), RegistryError> {
         let _flight = self.downloads.board(descriptor.digest);
         if store.blob_size(&descriptor.digest)? == Some(descriptor.size) {
@@ -46,6 +57,7 @@ impl Inner {
             store,
             descriptor,
             progress,
+            tap: tap.map(|tap| tap as &mut dyn BlobTap),
             writer: None,
         };
         self.ask_sources(location, false, |session| {
@@ -68,6 +80,9 @@ impl Partial<'_> {
     fn restart(&mut self) {
         self.writer = None;
         (self.progress)(0);
+        if let Some(tap) = &mut self.tap {
+            tap.restart();
+        }
     }
 
     fn writer(&mut self) -> Result<&mut BlobWriter, StoreError> {
@@ -83,7 +98,11 @@ impl Partial<'_> {
             .map_err(|source| StoreError::Stream {
                 action: "write a downloaded blob into the store",
                 source,
-            })
+            })?;
+        if let Some(tap) = &mut self.tap {
+            tap.bytes(bytes);
+        }
+        Ok(())
     }
 
     /// Publishes the blob if it is the right one.

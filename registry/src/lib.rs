@@ -39,6 +39,7 @@ pub use client::{Client, Login, PushOutcome};
 pub use credentials::{Credential, CredentialError, CredentialStore};
 pub use document::{Contents, Document, DocumentError, IndexEntry, PlatformFields};
 pub use error::{RegistryError, ServerError, TransportError};
+pub use fetch::BlobTap;
 pub use location::{Descriptor, Location, NameError, Reference, Resolved};
 pub use options::{
     ClientCertificate, ClientOptions, Mirror, Notice, Notify, ProxyConfig, RegistryConfig,

@@ -15,6 +15,8 @@ pub struct ClientOptions {
     pub credentials: CredentialStore,
     /// What is special about a registry, by its host (with port, if it has one).
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// What counts for registries that have no settings of their own.
+    pub other_registries: Option<RegistryConfig>,
     /// When to try again.
     pub retry: RetryPolicy,
     /// What is too much.
@@ -36,6 +38,7 @@ impl Default for ClientOptions {
         ClientOptions {
             credentials: CredentialStore::default(),
             registries: BTreeMap::new(),
+            other_registries: None,
             retry: RetryPolicy::default(),
             limits: RegistryLimits::default(),
             timeouts: Timeouts::default(),
@@ -201,6 +204,32 @@ pub enum Notice {
         /// Why, with causes.
         cause: String,
     },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Retry {
+                doing, cause, wait, ..
+            } => {
+                // Causes begin with what was being done.
+                let cause = cause.strip_prefix("could not ").unwrap_or(cause);
+                let cause = cause.strip_prefix(doing.as_str()).unwrap_or(cause);
+                let cause = cause.trim_start_matches(": ");
+                let seconds = wait.as_secs_f32();
+                write!(f, "{doing}: {cause}; trying again in {seconds:.1} s")
+            }
+            Notice::MirrorFailed { mirror, cause } => {
+                write!(
+                    f,
+                    "mirror `{mirror}` did not deliver, asking the next: {cause}"
+                )
+            }
+            Notice::NoCredentials { host, cause } => {
+                write!(f, "going on without credentials for `{host}`: {cause}")
+            }
+        }
+    }
 }
 
 /// Receives [`Notice`]s, from any thread.

@@ -105,6 +105,49 @@ impl Inner {
     }
 }
 
+impl Inner {
+    pub(crate) fn find_blob(
+        &self,
+        location: &Location,
+        descriptor: &Descriptor,
+        mount_from: Option<&str>,
+    ) -> Result<Option<PushOutcome>, RegistryError> {
+        location.check()?;
+        let mount_from = mount_from.filter(|from| *from != location.repository);
+        mount_from.map_or(Ok(()), check_repository)?;
+        let repository = &location.repository;
+        let doing = format!(
+            "find blob {} in {}/{repository}",
+            descriptor.digest, location.host
+        );
+        let scope = Scope::push(repository, mount_from);
+        let session = Session::new(self, self.origin_endpoint(&location.host)?, scope);
+        let exists = session.patiently(&doing, || {
+            session.blob_exists(repository, descriptor, &doing)
+        })?;
+        if exists {
+            return Ok(Some(PushOutcome::Exists));
+        }
+        let Some(from) = mount_from else {
+            return Ok(None);
+        };
+        let url = session
+            .endpoint
+            .repository(repository, "blobs/uploads/")
+            .with_parameter("mount", &descriptor.digest.to_string())
+            .with_parameter("from", from);
+        let request = Request::new(&doing, Method::POST, url).payload(Payload::Bytes(&[]));
+        match session.patiently(&doing, || session.send(&request, &[201, 202])) {
+            Ok(answer) if answer.status == 201 => Ok(Some(PushOutcome::Mounted)),
+            // The upload that it opened instead is left alone: registries clean such up.
+            Ok(_) => Ok(None),
+            // Who may not mount may still upload.
+            Err(error) if error.again() == Again::Never => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Opens a blob, which must have the size that its descriptor says.
 fn open(store: &Store, descriptor: &Descriptor) -> Result<File, RegistryError> {
     let file = store.open_blob(&descriptor.digest)?;

@@ -22,6 +22,7 @@ use rbuild_runtime::{Runtime, RuntimeOptions, SandboxError};
 
 use crate::config::Settings;
 use crate::failure::{Failure, status};
+use crate::registries::client_options;
 use crate::remote::remote;
 use crate::ui::journal::Journal;
 use crate::ui::progress::ProgressMode;
@@ -77,6 +78,8 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         let hints = error.hints();
         failed(hints.into_iter().fold(Failure::from(error), Failure::hint))
     })?;
+    let mut registries = client_options(settings, &args.registries).map_err(failed)?;
+    outputs::insecure_hosts(&args.output, &request, &mut registries)?;
     if let Some(path) = &args.iidfile {
         metadata::remove_stale(path)?;
     }
@@ -94,6 +97,7 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
             store,
             runtime,
             remote,
+            registries: Some(registries),
         },
         running,
         &request,

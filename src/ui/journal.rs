@@ -105,6 +105,8 @@ pub(crate) enum Note {
     Moved(VertexId, usize),
     /// A step ended in whatever way.
     Ended(VertexId),
+    /// Something passes by itself, such as a transfer that is tried again.
+    Said(String),
     /// There is something to warn about.
     Warned(Warning),
 }
@@ -117,6 +119,8 @@ pub(crate) struct Journal {
     early: BTreeMap<VertexId, Miss>,
     planned: usize,
     warnings: Vec<Warning>,
+    /// What was last said of something that passes by itself.
+    said: Option<(Duration, String)>,
 }
 
 impl Journal {
@@ -152,6 +156,11 @@ impl Journal {
                 self.end(at, vertex, State::Failed(visible(&message)))
             }
             Event::Cancelled { vertex } => self.end(at, vertex, State::Cancelled),
+            Event::Notice { text } => {
+                let text = visible(&text);
+                self.said = Some((at, text.clone()));
+                vec![Note::Said(text)]
+            }
             Event::Warning(warning) => {
                 self.warnings.push(warning.clone());
                 vec![Note::Warned(warning)]
@@ -191,6 +200,11 @@ impl Journal {
             .values()
             .filter(|step| step.state != State::Running)
             .count()
+    }
+
+    /// What was said last of something that passes by itself, and when.
+    pub(crate) fn said(&self) -> Option<&(Duration, String)> {
+        self.said.as_ref()
     }
 
     /// All warnings so far.

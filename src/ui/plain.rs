@@ -117,6 +117,10 @@ impl Plain {
                     self.put(journal, *vertex, at, &text);
                 }
             }
+            Note::Said(text) => {
+                let text = paint(self.palette.warning, text);
+                self.write(format!("{text}\n").as_bytes());
+            }
             Note::Moved(vertex, index) => self.moved(journal, *vertex, *index, at),
             Note::Ended(vertex) => self.ended(journal, *vertex, at),
             // Told in the summary, from the build's result: nothing is lost in a short build.

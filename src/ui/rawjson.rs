@@ -243,7 +243,7 @@ impl Renderer for RawJson {
                 Note::Line(..) => status.logs.extend(self.log(journal, note)),
                 Note::Warned(warning) => status.warnings.extend(self.warning(warning)),
                 // BuildKit's stream has no word for it.
-                Note::Missed(_) => {}
+                Note::Missed(_) | Note::Said(_) => {}
             }
         }
         self.write(&status);

@@ -18,6 +18,9 @@ const FRAMES_PER_SECOND: u8 = 15;
 /// What a terminal without a size is taken for.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
+/// How long the word about a transfer that is tried again is shown.
+const NOTICE_STAYS: Duration = Duration::from_secs(5);
+
 /// The part of the terminal that is drawn over and over.
 pub(crate) struct Screen {
     bar: ProgressBar,
@@ -128,7 +131,9 @@ impl View {
 
     /// What fits in `height`: all running steps first, then those that ended last.
     fn live(&self, journal: &Journal, height: usize) -> Vec<String> {
-        let room = height.saturating_sub(2).max(1);
+        let room = height
+            .saturating_sub(2 + usize::from(self.notice(journal).is_some()))
+            .max(1);
         let blocks: Vec<(bool, Vec<String>)> = journal
             .steps()
             .into_iter()
@@ -148,12 +153,20 @@ impl View {
             }
         }
         let mut lines = vec![self.header(journal, false)];
+        lines.extend(self.notice(journal));
         for ((_, block), shown) in blocks.into_iter().zip(shown) {
             if shown {
                 lines.extend(block);
             }
         }
         lines
+    }
+
+    /// What was said lately of a transfer that is tried again.
+    fn notice(&self, journal: &Journal) -> Option<String> {
+        let (at, text) = journal.said()?;
+        let fresh = self.at.saturating_sub(*at) < NOTICE_STAYS;
+        fresh.then(|| paint(self.palette.warning, &cut(&format!(" {text}"), self.width)))
     }
 
     fn header(&self, journal: &Journal, finished: bool) -> String {

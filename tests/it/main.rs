@@ -27,6 +27,7 @@ mod outputs;
 mod peers;
 mod plain_progress;
 mod rebuild;
+mod registry;
 mod remote;
 mod rootless;
 mod run;

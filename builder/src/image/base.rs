@@ -1,9 +1,11 @@
 //! A base image: known by its documents, its layers brought in when someone reads them.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
 use std::thread;
 
 use rbuild_cache::{DiffId, Digest, Layer, Store};
@@ -11,9 +13,15 @@ use rbuild_cache::{DiffId, Digest, Layer, Store};
 use super::config::ImageConfig;
 use super::error::ImageError;
 use super::layout;
+use super::manifest::Descriptor;
+use super::remote::Place;
 
 /// Bytes copied at once.
 const CHUNK: usize = 1 << 20;
+/// Transfers wait more than they compute: this many at once also on small machines.
+const LEAST_WORKERS: usize = 4;
+/// More at once would only take turns.
+const MOST_WORKERS: usize = 8;
 
 /// An image that a stage starts from.
 #[derive(Debug, Clone)]
@@ -44,13 +52,15 @@ pub struct BaseLayer {
 }
 
 /// Where the blobs of a base image are found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Origin {
     /// In the store already.
     Store,
     /// In this OCI layout directory.
     Layout(PathBuf),
+    /// In a registry.
+    Registry(Place),
 }
 
 impl BaseImage {
@@ -65,16 +75,13 @@ impl BaseImage {
         store: &Store,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Vec<Layer>, ImageError> {
-        let mut missing: Vec<&BaseLayer> = Vec::new();
-        for layer in &self.layers {
-            let known = missing.iter().any(|other| other.diff_id == layer.diff_id);
-            if !known && store.layer(&layer.diff_id)?.is_none() {
-                missing.push(layer);
-            }
-        }
-        if !missing.is_empty() {
-            self.bring_all(store, &missing, progress)?;
-        }
+        let done = RefCell::new(BTreeMap::new());
+        let all: Vec<&BaseLayer> = self.layers.iter().collect();
+        self.bring_layers(store, &all, &|layer, bytes, total| {
+            let mut done = done.borrow_mut();
+            done.insert(layer.diff_id, bytes);
+            progress(done.values().sum(), total);
+        })?;
         self.layers
             .iter()
             .map(|layer| {
@@ -89,47 +96,32 @@ impl BaseImage {
             .collect()
     }
 
-    /// Brings in several layers at a time and tells how far it got.
-    fn bring_all(
+    /// Brings some of the layers into the store as unpacked trees, those that are not there.
+    ///
+    /// `progress` gets a layer, the bytes of its blob that are done, and the bytes of all blobs
+    /// that had to be brought, from the calling thread.
+    pub fn bring_layers(
         &self,
         store: &Store,
-        missing: &[&BaseLayer],
-        progress: &dyn Fn(u64, u64),
+        wanted: &[&BaseLayer],
+        progress: &dyn Fn(&BaseLayer, u64, u64),
     ) -> Result<(), ImageError> {
+        let mut missing: Vec<&BaseLayer> = Vec::new();
+        for layer in wanted {
+            let known = missing.iter().any(|other| other.diff_id == layer.diff_id);
+            if !known && store.layer(&layer.diff_id)?.is_none() {
+                missing.push(layer);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
         let total = missing.iter().map(|layer| layer.size).sum();
-        let workers = thread::available_parallelism()
-            .map_or(2, usize::from)
-            .clamp(2, 6);
-        let next = AtomicUsize::new(0);
-        let (sender, receiver) = mpsc::channel::<Step>();
-        let mut first_error = None;
-        thread::scope(|scope| {
-            for _ in 0..workers.min(missing.len()) {
-                let (sender, next) = (sender.clone(), &next);
-                scope.spawn(move || {
-                    while let Some(layer) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = self.bring(store, layer, &sender) {
-                            // Nobody takes another layer; those in work are finished.
-                            next.store(missing.len(), Ordering::Relaxed);
-                            // The receiver outlives all workers.
-                            let _ = sender.send(Step::Failed(error));
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            let mut done = 0;
-            for step in receiver {
-                match step {
-                    Step::Bytes(bytes) => {
-                        done += bytes;
-                        progress(done, total);
-                    }
-                    Step::Failed(error) => first_error = first_error.take().or(Some(error)),
-                }
-            }
-        });
-        first_error.map_or(Ok(()), Err)
+        at_once(
+            &missing,
+            &|layer, told| self.bring(store, layer, told),
+            &mut |index, bytes| progress(missing[index], bytes, total),
+        )
     }
 
     /// Brings in one layer.
@@ -137,29 +129,27 @@ impl BaseImage {
         &self,
         store: &Store,
         layer: &BaseLayer,
-        steps: &Sender<Step>,
+        told: &dyn Fn(u64),
     ) -> Result<(), ImageError> {
         let _lock = store.lock(&format!("bring layer {}", layer.diff_id))?;
-        if store.layer(&layer.diff_id)?.is_some() {
-            let _ = steps.send(Step::Bytes(layer.size));
-            return Ok(());
+        if store.layer(&layer.diff_id)?.is_none() {
+            if let Origin::Registry(remote) = &self.origin {
+                remote.bring_layer(store, layer, told)?;
+            } else {
+                self.bring_blob(store, layer, told)?;
+                store.unpack(&layer.blob, &layer.diff_id)?;
+            }
         }
-        let mut told = 0;
-        self.bring_blob(store, layer, &mut |bytes| {
-            told += bytes;
-            let _ = steps.send(Step::Bytes(bytes));
-        })?;
-        store.unpack(&layer.blob, &layer.diff_id)?;
-        let _ = steps.send(Step::Bytes(layer.size.saturating_sub(told)));
+        told(layer.size);
         Ok(())
     }
 
     /// Brings the blob of one layer into the store, if it is not there.
-    fn bring_blob(
+    pub(crate) fn bring_blob(
         &self,
         store: &Store,
         layer: &BaseLayer,
-        copied: &mut dyn FnMut(u64),
+        told: &dyn Fn(u64),
     ) -> Result<(), ImageError> {
         if store.has_blob(&layer.blob) {
             return Ok(());
@@ -170,6 +160,7 @@ impl BaseImage {
                 digest: layer.blob,
                 name: self.name.clone(),
             }),
+            Origin::Registry(remote) => remote.bring_blob(store, &layer.descriptor(), told),
             Origin::Layout(directory) => {
                 let path = layout::blob_path(directory, &layer.blob);
                 let mut file = layout::open_regular(&path)?;
@@ -186,7 +177,12 @@ impl BaseImage {
                     });
                 }
                 let mut writer = store.blob_writer()?;
-                copy(&mut file, &mut writer, copied).map_err(ImageError::io("copy", &path))?;
+                let mut done = 0;
+                copy(&mut file, &mut writer, &mut |bytes| {
+                    done += bytes;
+                    told(done);
+                })
+                .map_err(ImageError::io("copy", &path))?;
                 writer.commit(Some(&layer.blob))?;
                 Ok(())
             }
@@ -194,12 +190,66 @@ impl BaseImage {
     }
 }
 
+impl BaseLayer {
+    /// Descriptor of its blob.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::new(&self.media_type, self.blob, self.size)
+    }
+}
+
+/// What is done with an item; it tells its news to the function that it is given.
+pub(crate) type Action<'a, T, M, E> = dyn Fn(&T, &dyn Fn(M)) -> Result<(), E> + Sync + 'a;
+
 /// What a worker tells.
-enum Step {
-    /// So many more bytes are done.
-    Bytes(u64),
-    /// A layer could not be brought in.
-    Failed(ImageError),
+enum Step<M, E> {
+    /// News of the item at this position.
+    News(usize, M),
+    /// An item failed.
+    Failed(E),
+}
+
+/// Does something with several items at a time and tells how far it got, from the calling thread.
+///
+/// After a failure no further item is begun; the first failure is returned.
+pub(crate) fn at_once<T: Sync, M: Send, E: Send>(
+    items: &[T],
+    action: &Action<'_, T, M, E>,
+    progress: &mut dyn FnMut(usize, M),
+) -> Result<(), E> {
+    let workers = thread::available_parallelism()
+        .map_or(LEAST_WORKERS, usize::from)
+        .clamp(LEAST_WORKERS, MOST_WORKERS);
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel::<Step<M, E>>();
+    let mut first_error = None;
+    thread::scope(|scope| {
+        for _ in 0..workers.min(items.len()) {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else {
+                        return;
+                    };
+                    // The receiver outlives all workers.
+                    let told = |news| drop(sender.send(Step::News(index, news)));
+                    if let Err(error) = action(item, &told) {
+                        // Nobody takes another item; those in work are finished.
+                        next.store(items.len(), Ordering::Relaxed);
+                        let _ = sender.send(Step::Failed(error));
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for step in receiver {
+            match step {
+                Step::News(index, news) => progress(index, news),
+                Step::Failed(error) => first_error = first_error.take().or(Some(error)),
+            }
+        }
+    });
+    first_error.map_or(Ok(()), Err)
 }
 
 /// Copies a stream and tells after each chunk how many bytes went over.

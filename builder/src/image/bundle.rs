@@ -16,6 +16,7 @@ use super::error::ImageError;
 use super::json;
 use super::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index};
 use super::media::Family;
+use super::remote::Place;
 
 /// The file that marks a directory or archive as an OCI layout.
 pub(crate) const LAYOUT_MARK: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -24,12 +25,14 @@ pub(crate) const LAYOUT_MARK: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const BLOB_MODE: u32 = 0o444;
 
 /// Where the bytes of a blob come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// A document of ours.
     Document(Vec<u8>),
     /// A blob of the store, of this size.
     Blob { size: u64 },
+    /// A blob of a registry that the store does not have, of this size.
+    Remote { size: u64, remote: Box<Place> },
     /// The uncompressed tar of an unpacked layer, of this size.
     LayerTar { diff_id: DiffId, size: u64 },
 }
@@ -71,7 +74,9 @@ impl Content {
     pub(crate) fn size(&self) -> u64 {
         match self {
             Content::Document(bytes) => bytes.len() as u64,
-            Content::Blob { size } | Content::LayerTar { size, .. } => *size,
+            Content::Blob { size }
+            | Content::Remote { size, .. }
+            | Content::LayerTar { size, .. } => *size,
         }
     }
 
@@ -92,6 +97,10 @@ impl Content {
             Content::Blob { .. } => {
                 let mut file = store.open_blob(digest)?;
                 copy(&mut file, out, copied).map_err(ImageError::stream("copy a blob"))?;
+            }
+            Content::Remote { remote, size } => {
+                remote.bring_blob(store, &Descriptor::new("", *digest, *size), &|_| ())?;
+                return Content::Blob { size: *size }.write(store, digest, out, copied);
             }
             // Verified by the store while it passes.
             Content::LayerTar { diff_id, .. } => {

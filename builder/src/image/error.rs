@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use rbuild_cache::{Digest, StoreError, ViewError};
+use rbuild_registry::RegistryError;
 
 /// A failure while reading, storing, loading or saving an image.
 ///
@@ -129,6 +130,9 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A registry failed, or the way there.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -147,6 +151,7 @@ impl ImageError {
                 vec![format!("available: {}", available.join(", "))]
             }
             ImageError::NotFound { .. } => vec!["it holds no image at all".to_owned()],
+            ImageError::Registry(error) => error.hint().into_iter().collect(),
             ImageError::Missing { .. } => {
                 vec!["build, load or pull the image again to complete it".to_owned()]
             }

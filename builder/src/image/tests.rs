@@ -25,7 +25,14 @@ fn a_saved_archive_is_read_by_others() {
     );
     request.tags = vec![reference("a:1")];
     let result = finished(&two_layers(&store));
-    write_outputs(&store, &request, std::slice::from_ref(&result), &silent).unwrap();
+    write_outputs(
+        &store,
+        None,
+        &request,
+        std::slice::from_ref(&result),
+        &silent,
+    )
+    .unwrap();
     let record = store.image("docker.io/library/a:1").unwrap().unwrap();
     let item = |name: &str| SaveItem {
         name: Some(reference(name)),
@@ -72,7 +79,14 @@ fn save_and_load(pack: &dyn Fn(&Path) -> Vec<u8>) {
     );
     request.tags = vec![reference("a:1")];
     let result = finished(&two_layers(&from));
-    let written = write_outputs(&from, &request, std::slice::from_ref(&result), &silent).unwrap();
+    let written = write_outputs(
+        &from,
+        None,
+        &request,
+        std::slice::from_ref(&result),
+        &silent,
+    )
+    .unwrap();
     let record = from.image("docker.io/library/a:1").unwrap().unwrap();
     let path = directory.path().join("saved.tar");
     let mut file = fs::File::create(&path).unwrap();
@@ -299,7 +313,7 @@ fn an_image_for_several_platforms_is_saved_and_loaded_whole() {
     );
     request.tags = vec![reference("many")];
     let both = [on(&other, &layers[..1]), on(&host, &layers)];
-    let written = write_outputs(&from, &request, &both, &silent).unwrap();
+    let written = write_outputs(&from, None, &request, &both, &silent).unwrap();
     let record = from
         .image("docker.io/library/many:latest")
         .unwrap()
@@ -348,6 +362,7 @@ fn an_archive_with_a_part_of_an_index_can_be_loaded() {
     missing.config.architecture = "riscv64".into();
     write_outputs(
         &store,
+        None,
         &request,
         &[missing.clone(), finished(&layers)],
         &silent,

@@ -36,6 +36,8 @@ pub(crate) struct Assembled {
 /// The image of one platform.
 #[derive(Debug)]
 pub(crate) struct AssembledImage {
+    /// Its manifest.
+    pub(crate) manifest: Descriptor,
     /// Digest of the config.
     pub(crate) config: Digest,
     /// Creation time of the config.
@@ -65,19 +67,14 @@ pub(crate) fn assemble(
         form,
         family,
     };
-    let total = finished.iter().map(|one| one.layers.len() as u64).sum();
-    let mut done = 0;
-    let mut step = || {
-        done += 1;
-        if form == Form::Distributed {
-            progress("exporting layers", done, Some(total));
-        }
-    };
+    if form == Form::Distributed {
+        progress("exporting layers", 0, None);
+    }
     let mut bundle = Bundle::default();
     let mut images = Vec::new();
     let mut entries = Vec::new();
     for one in finished {
-        let (entry, image) = work.image(one, &mut bundle, &mut step)?;
+        let (entry, image) = work.image(one, &mut bundle)?;
         entries.push(entry);
         images.push(image);
     }
@@ -176,7 +173,6 @@ impl Work<'_> {
         &self,
         finished: &Finished,
         bundle: &mut Bundle,
-        step: &mut dyn FnMut(),
     ) -> Result<(Descriptor, AssembledImage), OutputError> {
         check(finished)?;
         let mut config = finished.config.clone();
@@ -185,13 +181,12 @@ impl Work<'_> {
             let base = finished.base_blobs.get(position);
             let base = base.filter(|_| position < finished.new_layers_from);
             let ready = match base {
-                Some(base) => self.base_layer(base)?,
-                None => self.new_layer(diff_id, finished.source_date_epoch)?,
+                Some(base) => self.base_layer(finished, base)?,
+                None => self.new_layer(finished, diff_id)?,
             };
             diff_ids.push(ready.diff_id);
             bundle.blobs.insert(ready.descriptor.digest, ready.content);
             layers.push(ready.descriptor);
-            step();
         }
         config.rootfs.diff_ids.clone_from(&diff_ids);
         let bytes = config.to_bytes();
@@ -200,6 +195,7 @@ impl Work<'_> {
         let descriptor = Descriptor::new(self.family.config(), digest, size);
         let entry = self.manifest(finished, descriptor, &layers, bundle);
         let image = AssembledImage {
+            manifest: entry.clone(),
             config: digest,
             created: config.created,
             diff_ids,
@@ -232,7 +228,10 @@ impl Work<'_> {
     }
 
     /// A layer of the base image: the very blob of the base, unless it has to be another one.
-    fn base_layer(&self, base: &BaseLayer) -> Result<ReadyLayer, OutputError> {
+    fn base_layer(&self, finished: &Finished, base: &BaseLayer) -> Result<ReadyLayer, OutputError> {
+        if let Some(ready) = self.remote_layer(finished, &base.diff_id)? {
+            return Ok(ready);
+        }
         let kind = media::layer_kind(&base.media_type).ok_or_else(|| {
             ImageError::document(
                 format!("layer {}", base.blob),
@@ -252,8 +251,14 @@ impl Work<'_> {
     }
 
     /// A layer that was built here, with its times clamped if that was asked for.
-    fn new_layer(&self, diff_id: &DiffId, epoch: Option<i64>) -> Result<ReadyLayer, OutputError> {
-        match epoch.filter(|_| self.options.rewrite_timestamp) {
+    fn new_layer(&self, finished: &Finished, diff_id: &DiffId) -> Result<ReadyLayer, OutputError> {
+        if let Some(ready) = self.remote_layer(finished, diff_id)? {
+            return Ok(ready);
+        }
+        match finished
+            .source_date_epoch
+            .filter(|_| self.options.rewrite_timestamp)
+        {
             None => self.own_layer(diff_id, false),
             Some(epoch) => {
                 let rewritten = rewrite(self.store, diff_id, epoch)?;
@@ -262,6 +267,31 @@ impl Work<'_> {
                 self.own_layer(&rewritten, rewritten != *diff_id)
             }
         }
+    }
+
+    /// A layer that is only in a registry: described as it is there.
+    fn remote_layer(
+        &self,
+        finished: &Finished,
+        diff_id: &DiffId,
+    ) -> Result<Option<ReadyLayer>, OutputError> {
+        let Some((layer, remote)) = finished.elsewhere.get(diff_id) else {
+            return Ok(None);
+        };
+        if self.store.layer(diff_id)?.is_some() || self.store.has_blob(&layer.blob) {
+            return Ok(None);
+        }
+        let Some(kind) = media::layer_kind(&layer.media_type) else {
+            return Ok(None);
+        };
+        Ok(Some(ReadyLayer {
+            diff_id: *diff_id,
+            descriptor: Descriptor::new(self.family.layer(kind), layer.blob, layer.size),
+            content: Content::Remote {
+                size: layer.size,
+                remote: Box::new(remote.clone()),
+            },
+        }))
     }
 
     /// A layer described from its unpacked tree.

@@ -40,6 +40,7 @@ pub(crate) fn request() -> BuildRequest {
         entitlements: vec![],
         shm_size: None,
         ulimits: vec![],
+        pull: crate::request::PullPolicy::Missing,
         jobs: None,
     }
 }
@@ -99,6 +100,8 @@ pub(crate) fn finished(layers: &[DiffId]) -> Finished {
         layers: layers.to_vec(),
         new_layers_from: 0,
         base_blobs: vec![],
+        elsewhere: BTreeMap::new(),
+        base_repository: None,
         source_date_epoch: None,
     }
 }

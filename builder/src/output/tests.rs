@@ -17,7 +17,7 @@ use crate::request::Destination;
 
 fn write(store: &Store, kind: OutputKind, result: &Finished) -> Result<Written, OutputError> {
     let request = request_for(kind, OutputOptions::default());
-    write_outputs(store, &request, std::slice::from_ref(result), &silent)
+    write_outputs(store, None, &request, std::slice::from_ref(result), &silent)
 }
 
 fn tar_kind(path: &Path) -> OutputKind {
@@ -36,7 +36,14 @@ fn a_stored_image_is_found_again() {
     );
     request.tags = vec![reference("a"), reference("b:2")];
     let result = finished(&layers);
-    let written = write_outputs(&store, &request, std::slice::from_ref(&result), &silent).unwrap();
+    let written = write_outputs(
+        &store,
+        None,
+        &request,
+        std::slice::from_ref(&result),
+        &silent,
+    )
+    .unwrap();
     assert_eq!(written.names, ["a:latest", "b:2"]);
     assert_eq!(written.image_id, result.config.id());
     let record = store.image("docker.io/library/a:latest").unwrap().unwrap();
@@ -148,7 +155,7 @@ fn several_platforms_get_directories_of_their_own() {
         kind: OutputKind::Local(local.clone()),
         options: OutputOptions::default(),
     });
-    write_outputs(&store, &request, &both, &silent).unwrap();
+    write_outputs(&store, None, &request, &both, &silent).unwrap();
     let names = listing(&tar);
     assert!(
         names.contains(&"d0755 0:0 0 linux_amd64".to_owned()),
@@ -288,7 +295,7 @@ fn a_docker_archive_has_docker_types_when_asked() {
     let mut request = request_for(OutputKind::Docker(target), options);
     request.tags = vec![reference("x/y:3")];
     let result = finished(&two_layers(&store));
-    let written = write_outputs(&store, &request, &[result], &silent).unwrap();
+    let written = write_outputs(&store, None, &request, &[result], &silent).unwrap();
     assert_eq!(
         written.media_type,
         "application/vnd.docker.distribution.manifest.v2+json"
@@ -321,8 +328,14 @@ fn compression_is_as_asked() {
             ..OutputOptions::default()
         };
         let request = request_for(tar_kind(&path), options);
-        let written =
-            write_outputs(&store, &request, std::slice::from_ref(&result), &silent).unwrap();
+        let written = write_outputs(
+            &store,
+            None,
+            &request,
+            std::slice::from_ref(&result),
+            &silent,
+        )
+        .unwrap();
         let raw = run(
             "skopeo",
             &[
@@ -348,7 +361,14 @@ fn a_layout_directory_is_extended() {
         let target = ArchiveTarget::Directory(path.clone());
         let mut request = request_for(OutputKind::Oci(target), OutputOptions::default());
         request.tags = tag.map(reference).into_iter().collect();
-        write_outputs(&store, &request, std::slice::from_ref(result), &silent).unwrap()
+        write_outputs(
+            &store,
+            None,
+            &request,
+            std::slice::from_ref(result),
+            &silent,
+        )
+        .unwrap()
     };
     let one = export(&finished(&layers), Some("a:1"));
     let two = export(&finished(&layers[..1]), Some("a:2"));
@@ -478,7 +498,16 @@ fn timestamps_are_rewritten_when_asked() {
     };
     let target = ArchiveTarget::Directory(path.clone());
     let request = request_for(OutputKind::Oci(target), options);
-    let write = || write_outputs(&store, &request, std::slice::from_ref(&result), &silent).unwrap();
+    let write = || {
+        write_outputs(
+            &store,
+            None,
+            &request,
+            std::slice::from_ref(&result),
+            &silent,
+        )
+        .unwrap()
+    };
     let written = write();
     let image = resolve_layout(&store, &path, None, None, &platform("amd64")).unwrap();
     // Nothing in the first layer is later than the epoch.
@@ -522,7 +551,7 @@ fn several_platforms_make_an_index() {
         },
         options,
     });
-    let written = write_outputs(&store, &request, &both, &silent).unwrap();
+    let written = write_outputs(&store, None, &request, &both, &silent).unwrap();
     assert_eq!(
         written.media_type,
         "application/vnd.oci.image.index.v1+json"

@@ -37,7 +37,10 @@ pub fn validate_outputs(
             OutputKind::Oci(ArchiveTarget::Directory(path))
             | OutputKind::Docker(ArchiveTarget::Directory(path))
             | OutputKind::Local(path) => check_directory(path)?,
-            OutputKind::Image { .. } | OutputKind::CacheOnly => {}
+            OutputKind::Registry { names, .. } if names.is_empty() && request.tags.is_empty() => {
+                return refuse("tag is needed when pushing to registry");
+            }
+            OutputKind::Image { .. } | OutputKind::Registry { .. } | OutputKind::CacheOnly => {}
         }
     }
     Ok(())
@@ -47,6 +50,7 @@ pub fn validate_outputs(
 fn exporter(kind: &OutputKind) -> &'static str {
     match kind {
         OutputKind::Image { .. } => "image",
+        OutputKind::Registry { .. } => "registry",
         OutputKind::Oci(_) => "oci",
         OutputKind::Docker(_) => "docker",
         OutputKind::Tar(_) => "tar",

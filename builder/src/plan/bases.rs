@@ -5,7 +5,7 @@ use rbuild_parser::{
     parse_trigger,
 };
 
-use super::{Base, PlannedStage, Planner};
+use super::{Base, FromTarget, PlannedStage, Planner, references};
 use crate::error::BuildError;
 use crate::image::BaseImage;
 use crate::request::NamedContext;
@@ -20,6 +20,41 @@ impl<'a> Planner<'a, '_> {
             Err(_) if self.input.check_only => Ok(None),
             resolved => resolved.map(Some),
         }
+    }
+
+    /// Looks up all images at once that these stages name.
+    pub(super) fn prefetch(&self, stages: &[usize]) -> Result<(), BuildError> {
+        let contexts = &self.input.request.named_contexts;
+        let mut wanted = Vec::new();
+        for stage in stages.iter().map(|index| &self.plan.stages[*index]) {
+            match &stage.base {
+                Base::Unresolved => {
+                    let reference = ImageReference::parse(&stage.base_name);
+                    wanted.extend(reference.ok().map(|name| (name, stage.platform.clone())));
+                }
+                Base::Directory(name) => {
+                    if let Some(NamedContext::Image(reference)) = contexts.get(name) {
+                        wanted.push((reference.clone(), stage.platform.clone()));
+                    }
+                }
+                _ => {}
+            }
+            for (instruction, _) in stage.instructions() {
+                for from in references(instruction) {
+                    let reference = match self.plan.target_of_from(&from, contexts)? {
+                        FromTarget::Image(name) => ImageReference::parse(&name).ok(),
+                        FromTarget::Context(name) => match contexts.get(&name) {
+                            Some(NamedContext::Image(reference)) => Some(reference.clone()),
+                            _ => None,
+                        },
+                        _ => None,
+                    };
+                    wanted.extend(reference.map(|name| (name, self.plan.platform.clone())));
+                }
+            }
+        }
+        self.input.resolver.prefetch(&wanted);
+        Ok(())
     }
 
     pub(super) fn resolve_base(

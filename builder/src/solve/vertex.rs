@@ -1,10 +1,13 @@
 //! One vertex: key, look-up, execution, commit.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use rbuild_cache::{BuildRecord, Digest, Layer};
+use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
+use rbuild_registry::RegistryError;
 
 use super::findings;
 use super::keys::{parts, tree_of};
@@ -13,7 +16,7 @@ use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId};
 use crate::exec::{self, ExecContext};
 use crate::file;
-use crate::image::BaseImage;
+use crate::image::{BaseImage, BaseLayer, ImageError, Origin};
 use crate::key::{Parts, miss_reason};
 use crate::ops::{ExecOp, FileOp, Op, Vertex};
 use crate::source::{self, Fetched, SourceContext};
@@ -92,7 +95,8 @@ fn image_output(
     vertex: &Vertex,
     image: &Arc<BaseImage>,
 ) -> Result<VertexOutput, BuildError> {
-    if vertex.meta.lines.is_some() && all_there(context, image)? {
+    let layers = image.layers.iter().map(|layer| layer.diff_id);
+    if vertex.meta.lines.is_some() && all_there(context, layers)? {
         context.events.event(Event::Cached {
             vertex: id,
             name: vertex.meta.name.clone(),
@@ -105,11 +109,14 @@ fn image_output(
     Ok(plain(Value::Rootfs(layers.collect())))
 }
 
-fn all_there(context: &SolveContext<'_>, image: &BaseImage) -> Result<bool, BuildError> {
-    for layer in &image.layers {
+fn all_there(
+    context: &SolveContext<'_>,
+    layers: impl Iterator<Item = DiffId>,
+) -> Result<bool, BuildError> {
+    for diff_id in layers {
         let found = context
             .store
-            .layer(&layer.diff_id)
+            .layer(&diff_id)
             .map_err(|error| BuildError::io("could not open a layer", &error))?;
         if found.is_none() {
             return Ok(false);
@@ -118,11 +125,12 @@ fn all_there(context: &SolveContext<'_>, image: &BaseImage) -> Result<bool, Buil
     Ok(true)
 }
 
-/// Brings the layers of an image into the store, telling how far it is.
-pub(super) fn load_image(
+/// Brings layers of an image into the store, telling how far it is.
+pub(super) fn load_layers(
     context: &SolveContext<'_>,
     image: &Arc<BaseImage>,
     id: VertexId,
+    wanted: &[DiffId],
 ) -> Result<(), BuildError> {
     let name = &context.graph.vertex(id).meta.name;
     let failed = |error: &dyn std::error::Error| {
@@ -132,7 +140,9 @@ pub(super) fn load_image(
         .store
         .lock(&format!("load image {}", image.manifest))
         .map_err(|error| failed(&error))?;
-    if all_there(context, image)? {
+    let layers = image.layers.iter();
+    let layers: Vec<&BaseLayer> = layers.filter(|l| wanted.contains(&l.diff_id)).collect();
+    if all_there(context, layers.iter().map(|layer| layer.diff_id))? {
         return Ok(());
     }
     let start = Instant::now();
@@ -140,8 +150,16 @@ pub(super) fn load_image(
         vertex: id,
         name: name.clone(),
     });
-    let progress = |current, total| {
-        let what = "unpacking".to_owned();
+    let remote = matches!(image.origin, Origin::Registry(_));
+    let done = RefCell::new(BTreeMap::new());
+    let progress = |layer: &BaseLayer, bytes: u64, total: u64| {
+        let (what, current, total) = if remote {
+            (layer.blob.to_string(), bytes, layer.size)
+        } else {
+            let mut done = done.borrow_mut();
+            done.insert(layer.diff_id, bytes);
+            ("unpacking".to_owned(), done.values().sum(), total)
+        };
         context.events.event(Event::Progress {
             vertex: id,
             what,
@@ -150,8 +168,22 @@ pub(super) fn load_image(
         });
     };
     image
-        .ensure_layers(context.store, &progress)
-        .map_err(|error| failed(&error))?;
+        .bring_layers(context.store, &layers, &progress)
+        .map_err(|error| {
+            if let ImageError::Registry(RegistryError::Interrupted { .. }) = error {
+                context.events.event(Event::Cancelled { vertex: id });
+                return BuildError::cancelled();
+            }
+            let help = error.hints();
+            let mut error = failed(&error);
+            error.help.extend(help);
+            let message = error.message.clone();
+            context.events.event(Event::Failed {
+                vertex: id,
+                message,
+            });
+            error
+        })?;
     context.events.event(Event::Finished {
         vertex: id,
         elapsed: start.elapsed(),

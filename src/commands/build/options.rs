@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::failure::status;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
+use crate::registries::RegistryArgs;
 use crate::ui::progress::ProgressMode;
 
 const WHAT: &str = "What to build";
@@ -51,6 +52,7 @@ pub(crate) struct WhatArgs {
   git archive HEAD | rbuild -t app -
   rbuild -t app:1.2 --build-arg VERSION=1.2 -f docker/app.Dockerfile .
   rbuild --target test --no-cache-filter test .
+  rbuild -t registry.example/team/app --push .
   rbuild -o type=oci,dest=app.tar .
   rbuild -o out .
   rbuild --secret id=token,src=token.txt --build-context base=oci-layout://base .
@@ -93,6 +95,16 @@ pub(crate) struct BuildArgs {
     #[arg(short, long, value_name = "N", help_heading = STEPS)]
     pub(super) jobs: Option<usize>,
 
+    /// Ask registries for base images: `always` (the flag alone), `missing`, `newer` or `never`
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        help_heading = CACHE
+    )]
+    pub(super) pull: Option<String>,
     /// Run all steps again
     #[arg(long, help_heading = CACHE)]
     pub(super) no_cache: bool,
@@ -103,7 +115,7 @@ pub(crate) struct BuildArgs {
     /// Name the image
     #[arg(short, long, value_name = "NAME[:TAG]", help_heading = RESULT)]
     pub(super) tag: Vec<String>,
-    /// Write the result: a directory, `-` for a tar, or `type=image|oci|docker|tar|local|cacheonly,…`
+    /// Write the result: a directory, `-` for a tar, or `type=image|registry|oci|docker|tar|local|cacheonly,…`
     #[arg(
         short,
         long,
@@ -112,6 +124,9 @@ pub(crate) struct BuildArgs {
         help_heading = RESULT
     )]
     pub(super) output: Vec<String>,
+    /// Push the image to the registries of its names, as `-o type=registry` does
+    #[arg(long, help_heading = RESULT)]
+    pub(super) push: bool,
     /// Store the image too, when there are other outputs
     #[arg(long, help_heading = RESULT)]
     pub(super) load: bool,
@@ -150,6 +165,9 @@ pub(crate) struct BuildArgs {
     pub(super) call: Option<String>,
 
     #[command(flatten)]
+    pub(super) registries: RegistryArgs,
+
+    #[command(flatten)]
     pub(super) refused: Refused<BuildRefused>,
 }
 
@@ -161,8 +179,6 @@ pub(crate) struct BuildRefused;
 impl RefusedList for BuildRefused {
     const STATUS: u8 = status::ERROR;
     const OPTIONS: &'static [RefusedOption] = &[
-        flag("push"),
-        flag("pull").harmless(&["false", "missing"]),
         flag("squash"),
         flag("squash-all"),
         flag("provenance").harmless(&["false"]),
@@ -186,7 +202,6 @@ impl RefusedList for BuildRefused {
         flag("stage-labels"),
         flag("http-proxy"),
         flag("logsplit"),
-        flag("tls-verify").harmless(&["true"]),
         flag("disable-compression"),
         flag("force-compression"),
         value("cache-from"),
@@ -242,9 +257,7 @@ impl RefusedList for BuildRefused {
         value("layer-label"),
         value("compression-format"),
         value("compression-level"),
-        value("authfile"),
         value("creds"),
-        value("cert-dir"),
         value("retry"),
         value("retry-delay"),
         value("sign-by"),

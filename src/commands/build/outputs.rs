@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rbuild_builder::BuildRequest;
 use rbuild_builder::request::{ArchiveTarget, Destination, Output, OutputKind, OutputOptions};
 use rbuild_cache::{Compression, CompressionKind};
 use rbuild_parser::{ImageReference, closest};
+use rbuild_registry::ClientOptions;
 
 use crate::csv;
 use crate::failure::Failure;
@@ -15,6 +17,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
     ("push", &["false"]),
     ("push-by-digest", &["false"]),
     ("store", &["true"]),
+    ("registry.insecure", &["false"]),
     ("unpack", &["true", "false"]),
     ("prefer-nondist-layers", &["false"]),
     ("platform-split", &["false"]),
@@ -27,7 +30,6 @@ const HARMLESS: &[(&str, &[&str])] = &[
 /// Attributes that `BuildKit` knows and that are not there yet.
 const MISSING: &[&str] = &[
     "name-canonical",
-    "registry.insecure",
     "dangling-name-prefix",
     "context",
     "source-date-epoch",
@@ -48,11 +50,21 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Parses the values of `--output`.
-pub(super) fn parse(values: &[String], load: bool) -> Result<Vec<Output>, Failure> {
-    let mut outputs: Vec<Output> = values
-        .iter()
-        .map(|value| parse_one(value))
-        .collect::<Result<_, _>>()?;
+pub(super) fn parse(values: &[String], load: bool, push: bool) -> Result<Vec<Output>, Failure> {
+    let mut outputs: Vec<Output> = Vec::new();
+    for value in values {
+        outputs.extend(parse_one(value)?);
+    }
+    let pushed = |output: &Output| matches!(output.kind, OutputKind::Registry { .. });
+    if push && !outputs.iter().any(pushed) {
+        outputs.push(Output {
+            kind: OutputKind::Registry {
+                names: Vec::new(),
+                by_digest: false,
+            },
+            options: OutputOptions::default(),
+        });
+    }
     let stored = |output: &Output| matches!(output.kind, OutputKind::Image { .. });
     if outputs.is_empty() || (load && !outputs.iter().any(stored)) {
         outputs.push(Output {
@@ -64,7 +76,7 @@ pub(super) fn parse(values: &[String], load: bool) -> Result<Vec<Output>, Failur
 }
 
 /// One `--output`: a path, `-`, or `key=value,…`.
-fn parse_one(value: &str) -> Result<Output, Failure> {
+fn parse_one(value: &str) -> Result<Vec<Output>, Failure> {
     let invalid = |reason: String| Failure::new(format!("invalid output `{value}`: {reason}"));
     let fields = csv::fields(value).map_err(|error| invalid(error.to_string()))?;
     if let [path] = fields.as_slice()
@@ -76,15 +88,24 @@ fn parse_one(value: &str) -> Result<Output, Failure> {
             "-" => OutputKind::Tar(Destination::Stdout),
             path => OutputKind::Local(PathBuf::from(path)),
         };
-        return Ok(Output {
+        return Ok(vec![Output {
             kind,
             options: OutputOptions::default(),
-        });
+        }]);
     }
+    let attributes = attributes(&fields).map_err(invalid)?;
+    from_attributes(attributes).map_err(|reason| match reason {
+        Reason::Invalid(reason) => invalid(reason),
+        Reason::Failure(failure) => failure,
+    })
+}
+
+/// The `key=value` fields by their keys.
+fn attributes(fields: &[String]) -> Result<BTreeMap<String, String>, String> {
     let mut attributes = BTreeMap::new();
-    for field in &fields {
+    for field in fields {
         let Some((key, value)) = field.split_once('=') else {
-            return Err(invalid(format!("`{field}` is not of the form key=value")));
+            return Err(format!("`{field}` is not of the form key=value"));
         };
         // Names behind `annotation.` keep their case.
         let key = key.trim();
@@ -96,10 +117,35 @@ fn parse_one(value: &str) -> Result<Output, Failure> {
         };
         attributes.insert(key, value.to_owned());
     }
-    from_attributes(attributes).map_err(|reason| match reason {
-        Reason::Invalid(reason) => invalid(reason),
-        Reason::Failure(failure) => failure,
-    })
+    Ok(attributes)
+}
+
+/// Marks the registries of outputs with `registry.insecure=true` as such.
+pub(super) fn insecure_hosts(
+    values: &[String],
+    request: &BuildRequest,
+    options: &mut ClientOptions,
+) -> Result<(), Failure> {
+    for value in values {
+        let fields = csv::fields(value).unwrap_or_default();
+        let mut attributes = attributes(&fields).unwrap_or_default();
+        if !matches!(
+            boolean(&mut attributes, "registry.insecure"),
+            Ok(Some(true))
+        ) {
+            continue;
+        }
+        let names = attributes.get("name").map(String::as_str);
+        let names = parse_names(names).map_err(|reason| match reason {
+            Reason::Invalid(reason) => Failure::new(reason),
+            Reason::Failure(failure) => failure,
+        })?;
+        for name in request.tags.iter().chain(&names) {
+            let host = name.domain().to_owned();
+            options.registries.entry(host).or_default().insecure = true;
+        }
+    }
+    Ok(())
 }
 
 /// Why an output cannot be had.
@@ -114,13 +160,23 @@ impl From<String> for Reason {
     }
 }
 
-fn from_attributes(mut attributes: BTreeMap<String, String>) -> Result<Output, Reason> {
+fn from_attributes(mut attributes: BTreeMap<String, String>) -> Result<Vec<Output>, Reason> {
     let Some(kind) = attributes.remove("type") else {
         return Err("type is required for output".to_owned().into());
     };
     let dest = attributes.remove("dest").filter(|dest| !dest.is_empty());
     let tar = boolean(&mut attributes, "tar")?;
     let names = attributes.remove("name");
+    let pushes = matches!(kind.as_str(), "image" | "registry");
+    let mut flag = |key| {
+        if pushes {
+            boolean(&mut attributes, key).map(Option::unwrap_or_default)
+        } else {
+            Ok(false)
+        }
+    };
+    let (by_digest, push) = (flag("push-by-digest")?, flag("push")?);
+    flag("registry.insecure")?;
     let options = options(&mut attributes)?;
     refuse_rest(&attributes)?;
     if tar.is_some() && !matches!(kind.as_str(), "oci" | "docker") {
@@ -143,15 +199,29 @@ fn from_attributes(mut attributes: BTreeMap<String, String>) -> Result<Output, R
             Some(path) => OutputKind::Local(PathBuf::from(path)),
         },
         "cacheonly" => OutputKind::CacheOnly,
-        "registry" => return Err(Reason::Failure(Failure::unsupported("`type=registry`"))),
+        "registry" => OutputKind::Registry {
+            names: parse_names(names.as_deref())?,
+            by_digest,
+        },
         other => {
             return Err(format!(
-                "unknown type `{other}`; there is image, oci, docker, tar, local and cacheonly"
+                "unknown type `{other}`; there is image, registry, oci, docker, tar, local and \
+                 cacheonly"
             )
             .into());
         }
     };
-    Ok(Output { kind, options })
+    let mut outputs = Vec::new();
+    if let OutputKind::Image { names } = &kind
+        && push
+    {
+        let names = names.clone();
+        let kind = OutputKind::Registry { names, by_digest };
+        let options = options.clone();
+        outputs.push(Output { kind, options });
+    }
+    outputs.insert(0, Output { kind, options });
+    Ok(outputs)
 }
 
 fn refuse_rest(attributes: &BTreeMap<String, String>) -> Result<(), Reason> {
@@ -333,13 +403,13 @@ mod tests {
     use super::*;
 
     fn one(value: &str) -> Output {
-        let mut outputs = parse(&[value.to_owned()], false).unwrap();
+        let mut outputs = parse(&[value.to_owned()], false, false).unwrap();
         assert_eq!(outputs.len(), 1);
         outputs.remove(0)
     }
 
     fn error(value: &str) -> String {
-        let failure = parse(&[value.to_owned()], false).unwrap_err();
+        let failure = parse(&[value.to_owned()], false, false).unwrap_err();
         failure.message.unwrap()
     }
 
@@ -353,11 +423,11 @@ mod tests {
             matches!(one("out=1").kind, OutputKind::Local(path) if path.as_path() == Path::new("out=1"))
         );
         assert!(matches!(
-            parse(&[], false).unwrap()[0].kind,
+            parse(&[], false, false).unwrap()[0].kind,
             OutputKind::Image { .. }
         ));
-        assert_eq!(parse(&["out".into()], true).unwrap().len(), 2);
-        assert_eq!(parse(&["type=image".into()], true).unwrap().len(), 1);
+        assert_eq!(parse(&["out".into()], true, false).unwrap().len(), 2);
+        assert_eq!(parse(&["type=image".into()], true, false).unwrap().len(), 1);
     }
 
     #[test]
@@ -382,6 +452,22 @@ mod tests {
             one("type=image,\"name=a,b:2\",push=false").kind,
             Kind::Image { names } if names.len() == 2
         ));
+    }
+
+    #[test]
+    fn registries_are_pushed_to() {
+        use OutputKind as Kind;
+        let parse = |value: &str| parse(&[value.to_owned()], false, true).unwrap();
+        let outputs = parse("type=registry,name=r.example/a,push-by-digest=true");
+        assert!(matches!(
+            &outputs[..],
+            [Output { kind: Kind::Registry { names, by_digest: true }, .. }] if names.len() == 1
+        ));
+        let outputs = parse("type=image,name=r.example/a,push=true");
+        assert!(matches!(outputs[0].kind, Kind::Image { .. }));
+        assert!(matches!(outputs[1].kind, Kind::Registry { .. }));
+        let outputs = parse("out");
+        assert!(matches!(outputs[1].kind, Kind::Registry { .. }));
     }
 
     #[test]
@@ -419,7 +505,6 @@ mod tests {
         assert!(error("dest=x,tar=false").contains("type is required"));
         assert!(error("type=local").contains("dest is required for local exporter"));
         assert!(error("type=oci,x").contains("not of the form key=value"));
-        assert!(error("type=registry,name=a").contains("not supported yet"));
         assert!(error("type=nope").contains("unknown type `nope`"));
         assert!(error("type=oci,dest=x,compression=lz4").contains("unsupported layer compression"));
         assert!(error("type=oci,dest=x,tar=maybe").contains("non-bool value maybe"));
@@ -428,7 +513,12 @@ mod tests {
 
     #[test]
     fn annotations_go_to_all_outputs() {
-        let mut outputs = parse(&["type=oci,dest=x".into(), "type=image".into()], false).unwrap();
+        let mut outputs = parse(
+            &["type=oci,dest=x".into(), "type=image".into()],
+            false,
+            false,
+        )
+        .unwrap();
         let values = ["a=1", "index:b=2", "manifest,manifest-descriptor:c=3"].map(String::from);
         add_annotations(&mut outputs, &values).unwrap();
         for output in &outputs {

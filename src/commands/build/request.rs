@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rbuild_builder::BuildRequest;
-use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault, SshSource};
+use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault, PullPolicy, SshSource};
 use rbuild_cache::Digest;
 use rbuild_parser::{ImageReference, Platform, SourceKind, context_kind, parse_size};
 
@@ -14,7 +14,7 @@ use super::options::{BuildArgs, WhatArgs};
 use super::{outputs, secrets, ssh};
 use crate::config::Settings;
 use crate::env;
-use crate::failure::Failure;
+use crate::failure::{Failure, status};
 use crate::hostflags;
 
 /// A request, and where its Dockerfile lies.
@@ -33,7 +33,7 @@ pub(super) fn request(
     opener: &mut dyn Opener,
 ) -> Result<Requested, Failure> {
     // Flags first: a mistake in them is told before anything is read.
-    let mut outputs = outputs::parse(&args.output, args.load)?;
+    let mut outputs = outputs::parse(&args.output, args.load, args.push)?;
     outputs::add_annotations(&mut outputs, &args.annotation)?;
     let tags = args
         .tag
@@ -98,6 +98,7 @@ pub(super) fn request(
             entitlements,
             shm_size,
             ulimits,
+            pull: pull_policy(args.pull.as_deref())?,
             jobs: args.jobs.filter(|jobs| *jobs > 0),
             ..request
         },
@@ -149,6 +150,7 @@ pub(super) fn what(
             entitlements: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            pull: PullPolicy::Missing,
             jobs: None,
         },
         dockerfile: found.path,
@@ -168,6 +170,20 @@ fn is_ssh(context: &str) -> bool {
     match context_kind(context) {
         SourceKind::Git(url) => url.remote.starts_with("ssh://") || !url.remote.contains("://"),
         _ => false,
+    }
+}
+
+fn pull_policy(given: Option<&str>) -> Result<PullPolicy, Failure> {
+    match given {
+        None | Some("missing" | "ifmissing" | "false") => Ok(PullPolicy::Missing),
+        Some("always" | "true") => Ok(PullPolicy::Always),
+        Some("newer" | "ifnewer") => Ok(PullPolicy::Newer),
+        Some("never") => Ok(PullPolicy::Never),
+        Some(other) => Err(
+            Failure::new(format!("invalid value {other:?} for `--pull`"))
+                .hint("known values: always, missing, newer, never")
+                .with_status(status::USAGE),
+        ),
     }
 }
 

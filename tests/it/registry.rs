@@ -1,0 +1,6 @@
+//! Registries: pull, push, base images, credentials, and registries that misbehave.
+
+mod bases;
+mod credentials;
+mod faults;
+mod interop;

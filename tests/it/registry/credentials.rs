@@ -1,0 +1,202 @@
+//! Credentials: kept where others find them, used for their registry, and seen nowhere else.
+
+use std::path::Path;
+
+use crate::args;
+use crate::support::TestEnv;
+use crate::support::registry::{PASSWORD, Registry, USER};
+
+/// Base64 of `tester:geheim`.
+const ENCODED: &str = "dGVzdGVyOmdlaGVpbQ==";
+
+#[test]
+fn login_opens_a_registry_and_logout_closes_it() {
+    let (env, registry) = (TestEnv::new(), Registry::with_password());
+    let (host, name) = (registry.host(), registry.name("private"));
+    let folder = env.join("docker");
+    let rbuild = |args: &[&str]| env.rbuild(args).env("DOCKER_CONFIG", &folder);
+    env.import_busybox();
+    rbuild(&["tag", "busybox", &name]).run().ok();
+    let refused = rbuild(&["push", &name]).run().exits(1);
+    assert!(
+        refused
+            .stderr
+            .contains("refused access without credentials"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains(&format!("rbuild login {host}")),
+        "{}",
+        refused.stderr
+    );
+
+    let login = ["login", "-u", USER, "--password-stdin", &host];
+    rbuild(&login)
+        .stdin("wrong\n")
+        .run()
+        .exits(1)
+        .says("refused the credentials");
+    assert!(!folder.join("config.json").exists());
+    let outcome = rbuild(&login).stdin(format!("{PASSWORD}\n")).run().ok();
+    assert_eq!(outcome.out(), "Login Succeeded\n");
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    assert!(
+        config.contains(&host) && config.contains(ENCODED),
+        "{config}"
+    );
+    rbuild(&["push", &name]).run().ok();
+
+    // podman's file, and the option for one command.
+    let fresh = TestEnv::new();
+    let auth = folder.join("config.json");
+    fresh
+        .rbuild(["pull", &name])
+        .env("REGISTRY_AUTH_FILE", &auth)
+        .run()
+        .ok();
+    let creds = format!("{USER}:{PASSWORD}");
+    let fresh = TestEnv::new();
+    fresh.rbuild(["pull", "--creds", &creds, &name]).run().ok();
+
+    let outcome = rbuild(&["logout", &host]).run().ok();
+    assert_eq!(
+        outcome.out(),
+        format!("Removing login credentials for {host}\n")
+    );
+    let outcome = rbuild(&["logout", &host]).run().ok();
+    assert_eq!(outcome.out(), format!("Not logged in to {host}\n"));
+    rbuild(&["pull", &name])
+        .run()
+        .exits(1)
+        .says("without credentials");
+    let context = env.dockerfile("private", &format!("FROM {name}-2\n"));
+    env.rbuild(args!["build", context])
+        .run()
+        .fails_with("pull access denied, repository does not exist or may require authorization");
+    rbuild(&["login", &host])
+        .run()
+        .exits(1)
+        .says("non TTY device");
+}
+
+#[test]
+fn credentials_are_nowhere_but_in_their_file() {
+    let (env, registry) = (TestEnv::new(), Registry::with_password());
+    let name = registry.name("private");
+    let auth = env.join("auth.json");
+    let text = format!(
+        r#"{{"auths":{{"{}":{{"auth":"{ENCODED}"}}}}}}"#,
+        registry.host()
+    );
+    std::fs::write(&auth, text).unwrap();
+    env.import_busybox();
+    let rbuild = |args: &[std::ffi::OsString]| {
+        env.rbuild(args)
+            .env("REGISTRY_AUTH_FILE", &auth)
+            .env("RBUILD_LOG", "trace")
+            .run()
+            .ok()
+            .text()
+    };
+    let mut said = String::new();
+    env.rbuild(["tag", "busybox", &name]).run().ok();
+    said += &rbuild(&args!["push", name]);
+    env.rbuild(["rmi", "busybox", &name]).run().ok();
+    let dockerfile = format!("FROM {name}\nRUN env; cat /proc/*/environ /proc/*/cmdline; mount\n");
+    let context = env.dockerfile("context", &dockerfile);
+    let app = registry.name("app");
+    let flags = args![
+        "build",
+        "--progress",
+        "plain",
+        "-t",
+        app,
+        "--push",
+        "--load",
+        "--pull",
+        context
+    ];
+    said += &rbuild(&flags);
+    said += &rbuild(&args!["history", "--no-trunc", app]);
+    said += &rbuild(&args!["inspect", app]);
+    for secret in [PASSWORD, ENCODED] {
+        assert!(!said.contains(secret), "{secret} in {said}");
+        let found = files_with(&env.store(), secret);
+        assert!(found.is_empty(), "{secret} in {found:?}");
+    }
+}
+
+/// Files below a directory that hold a text.
+fn files_with(directory: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(directory) {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            if bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+            {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn certificates_are_checked() {
+    let env = TestEnv::new();
+    let (registry, authority) = Registry::with_tls();
+    let name = registry.name("secure");
+    env.import_busybox();
+    env.rbuild(["tag", "busybox", &name]).run().ok();
+    env.rbuild(["push", &name])
+        .run()
+        .exits(1)
+        .says("the certificate of the server is not accepted");
+    let certificates = env.files("certs", &[("ca.crt", &authority)]);
+    env.rbuild(args!["push", "--cert-dir", certificates, name])
+        .run()
+        .ok();
+    let fresh = TestEnv::new();
+    fresh
+        .rbuild(["pull", "--tls-verify=false", &name])
+        .run()
+        .ok();
+    // As docker and podman have it: a directory per registry.
+    let fresh = TestEnv::new();
+    let place = format!("xdg/containers/certs.d/{}/ca.crt", registry.host());
+    fresh.files("", &[(&place, &authority)]);
+    let context = fresh.dockerfile("context", &format!("FROM {name}\nRUN true\n"));
+    fresh
+        .rbuild(args!["build", context])
+        .env("XDG_CONFIG_HOME", fresh.join("xdg"))
+        .run()
+        .ok();
+}
+
+#[test]
+fn a_mirror_of_podmans_file_is_asked_first() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let mirrored = registry.name("hub/library/tool");
+    env.rbuild(["tag", "busybox", &mirrored]).run().ok();
+    env.rbuild(["push", &mirrored]).run().ok();
+    let text = format!(
+        "[[registry]]\nprefix = \"docker.io\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n",
+        registry.host()
+    );
+    let folder = env.files("conf", &[("registries.conf", &text)]);
+    let conf = folder.join("registries.conf");
+    let pull = env
+        .rbuild(["pull", "tool"])
+        .env("CONTAINERS_REGISTRIES_CONF", conf);
+    assert!(
+        pull.run()
+            .ok()
+            .out()
+            .ends_with("docker.io/library/tool:latest\n")
+    );
+}

@@ -1,0 +1,151 @@
+//! Registries that misbehave: the build succeeds after another try, or fails with a clear error.
+
+use crate::args;
+use crate::support::TestEnv;
+use crate::support::process::Outcome;
+use crate::support::registry::{Action, Proxy, Registry};
+
+/// What a proxy does with a request: method, target, how many such came before.
+type Script = fn(&str, &str, usize) -> Action;
+
+/// A registry that has `base`, made of busybox.
+fn registry() -> Registry {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let name = registry.name("base");
+    env.rbuild(["tag", "busybox", &name]).run().ok();
+    env.rbuild(["push", &name]).run().ok();
+    registry
+}
+
+/// Builds on the base through a proxy with this script, and pushes.
+fn build(
+    env: &TestEnv,
+    registry: &Registry,
+    script: impl Fn(&str, &str, usize) -> Action + Send + Sync + 'static,
+) -> Outcome {
+    let proxy = Proxy::before(registry, script);
+    let dockerfile = format!("FROM {}\nRUN echo built >/built\n", proxy.name("base"));
+    let context = env.dockerfile("context", &dockerfile);
+    let app = proxy.name("app");
+    env.rbuild(args![
+        "build",
+        "--progress",
+        "plain",
+        "-t",
+        app,
+        "--push",
+        context
+    ])
+    .run()
+}
+
+#[test]
+fn what_passes_is_tried_again() {
+    let registry = registry();
+    let failing: [(&str, Script); 6] = [
+        ("answered 503", |_, target, number| match number {
+            0 if target.contains("/manifests/") => Action::Answer(503, "X-Nothing: x"),
+            _ => Action::Forward,
+        }),
+        ("answered 429", |_, target, number| match number {
+            0 if target.contains("/manifests/") => Action::Answer(429, "Retry-After: 1"),
+            _ => Action::Forward,
+        }),
+        ("", |method, target, number| match (method, number) {
+            // More than the config has, so that a layer is cut.
+            ("GET", 0) if target.contains("/blobs/") => Action::Cut(5000),
+            _ => Action::Forward,
+        }),
+        ("", |method, target, number| match (method, number) {
+            ("GET", 0) if target.contains("/blobs/") => Action::Flip(100),
+            _ => Action::Forward,
+        }),
+        ("answered 500", |method, _, number| match (method, number) {
+            ("POST" | "PATCH", 0) => Action::Answer(500, "X-Nothing: x"),
+            _ => Action::Forward,
+        }),
+        ("answered 502", |method, _, number| match (method, number) {
+            ("PUT", 0) => Action::Answer(502, "X-Nothing: x"),
+            _ => Action::Forward,
+        }),
+    ];
+    for (text, script) in failing {
+        let env = TestEnv::new();
+        let outcome = build(&env, &registry, script).ok();
+        if !text.is_empty() {
+            assert!(outcome.stderr.contains(text), "{}", outcome.stderr);
+            assert!(
+                outcome.stderr.contains("trying again in"),
+                "{}",
+                outcome.stderr
+            );
+        }
+        env.rbuild(["pull", &registry.name("app")]).run().ok();
+        let run = ["run", "--rm", &registry.name("app"), "cat", "/built"];
+        assert_eq!(env.rbuild(run).run().ok().out(), "built\n");
+        env.assert_sound_store();
+    }
+}
+
+#[test]
+fn wrong_bytes_are_never_accepted() {
+    let registry = registry();
+    let env = TestEnv::new();
+    let outcome = build(&env, &registry, |method, target, _| {
+        if method == "GET" && target.contains("/blobs/") {
+            Action::Flip(100)
+        } else {
+            Action::Forward
+        }
+    });
+    let outcome = outcome.exits(1);
+    assert!(
+        outcome.stderr.contains("is corrupt: expected sha256:"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stderr.contains("its content hashes to sha256:"),
+        "{}",
+        outcome.stderr
+    );
+    env.assert_sound_store();
+    let outcome = build(&env, &registry, |_, target, _| {
+        if target.contains("/manifests/latest") {
+            Action::WrongDigest
+        } else {
+            Action::Forward
+        }
+    });
+    outcome.exits(1).says("failed to resolve source metadata");
+    // The same store builds when the registry behaves.
+    build(&env, &registry, |_, _, _| Action::Forward).ok();
+    env.assert_sound_store();
+}
+
+#[test]
+fn a_registry_that_stays_broken_is_told() {
+    let registry = registry();
+    let env = TestEnv::new();
+    let outcome = build(&env, &registry, |_, _, _| {
+        Action::Answer(401, "X-Nothing: x")
+    });
+    outcome.exits(1).says("rbuild login 127.0.0.1");
+    let outcome = build(&env, &registry, |method, _, _| match method {
+        "POST" => Action::Answer(403, "X-Nothing: x"),
+        _ => Action::Forward,
+    });
+    let outcome = outcome.exits(1);
+    assert!(
+        outcome.stderr.contains("exporting to image"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stderr.contains("403") || outcome.stderr.contains("refused"),
+        "{}",
+        outcome.stderr
+    );
+    env.assert_sound_store();
+}

@@ -1,0 +1,286 @@
+//! What rbuild pushes, others pull, and the reverse, with the same digests.
+
+use serde_json::Value;
+
+use crate::args;
+use crate::support::process::with_path;
+use crate::support::registry::Registry;
+use crate::support::{Outcome, TestEnv, base, needs};
+
+/// `skopeo ARGS…` with its files in the test's directory.
+#[track_caller]
+fn skopeo(env: &TestEnv, args: &[std::ffi::OsString]) -> Outcome {
+    env.host(needs::program("skopeo", "skopeo"))
+        .env("HOME", env.join("skopeo"))
+        .args(["--insecure-policy"])
+        .args(args)
+        .run()
+        .ok()
+}
+
+/// Digest of what a name points to, as skopeo sees it.
+#[track_caller]
+fn remote_digest(env: &TestEnv, name: &str) -> String {
+    let place = format!("docker://{name}");
+    let args = args![
+        "inspect",
+        "--tls-verify=false",
+        "--format",
+        "{{.Digest}}",
+        place
+    ];
+    skopeo(env, &args).out().trim().to_owned()
+}
+
+#[track_caller]
+fn raw(env: &TestEnv, name: &str) -> Value {
+    let place = format!("docker://{name}");
+    let args = args!["inspect", "--tls-verify=false", "--raw", place];
+    serde_json::from_slice(&skopeo(env, &args).stdout).unwrap()
+}
+
+/// The digest in the last line of a push.
+#[track_caller]
+fn pushed_digest(outcome: &Outcome) -> String {
+    let out = outcome.out();
+    let last = out.lines().last().unwrap();
+    let digest = last.split(' ').find(|word| word.starts_with("sha256:"));
+    digest
+        .unwrap_or_else(|| panic!("no digest: {out}"))
+        .to_owned()
+}
+
+#[test]
+fn others_pull_what_was_pushed() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let context = env.dockerfile(
+        "c",
+        "FROM busybox\nRUN echo hello >/hello\nCMD [\"cat\", \"/hello\"]\n",
+    );
+    let name = registry.name("team/app:1.0");
+    env.build(&name, &context);
+    let pushed = env.rbuild(["push", &name]).run().ok();
+    let out = pushed.out();
+    let repository = registry.name("team/app");
+    assert!(
+        out.starts_with(&format!("The push refers to repository [{repository}]\n")),
+        "{out}"
+    );
+    assert_eq!(out.matches(": Pushed\n").count(), 2, "{out}");
+    let digest = pushed_digest(&pushed);
+    assert!(
+        out.contains(&format!("1.0: digest: {digest} size: ")),
+        "{out}"
+    );
+    assert_eq!(remote_digest(&env, &name), digest);
+
+    // The image keeps its identity, and is known by what the registry has.
+    let repo_digest = env.inspect(&name, "{{index .RepoDigests 0}}");
+    assert_eq!(repo_digest, format!("{repository}@{digest}"));
+    let again = env.rbuild(["push", &name]).run().ok();
+    assert_eq!(pushed_digest(&again), digest);
+    assert_eq!(again.out().matches(": Layer already exists\n").count(), 2);
+    let quiet = env.rbuild(["push", "-q", &name]).run().ok();
+    assert_eq!(quiet.out(), format!("{name}\n"));
+
+    // skopeo checks every digest on its way.
+    let copy = with_path("oci:", &env.join("copied"));
+    let place = format!("docker://{name}");
+    skopeo(
+        &env,
+        &args!["copy", "-q", "--src-tls-verify=false", place, copy],
+    );
+    let podman = |args: &[&str]| {
+        env.host(needs::program("podman", "podman"))
+            .env("HOME", env.join("podman-home"))
+            .args(["--root", env.join("podman").to_str().unwrap()])
+            .args(["--runroot", env.join("podman-run").to_str().unwrap()])
+            .args(["--storage-driver", "vfs"])
+            .args(args)
+            .run()
+            .ok()
+            .out()
+    };
+    podman(&["pull", "-q", "--tls-verify=false", &name]);
+    let seen = podman(&["image", "inspect", "--format", "{{.Digest}}", &name]);
+    assert_eq!(seen.trim(), digest);
+    env.assert_sound_store();
+}
+
+#[test]
+fn what_others_pushed_is_pulled_and_pushed_on_byte_for_byte() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    let (first, second) = (registry.name("bb"), registry.name("copies/bb:x"));
+    let source = format!("oci:{}:latest", base::bb_layout().display());
+    let place = format!("docker://{first}");
+    skopeo(
+        &env,
+        &args!["copy", "-q", "--dest-tls-verify=false", source, place],
+    );
+    let digest = remote_digest(&env, &first);
+
+    let pulled = env.rbuild(["pull", &first]).run().ok().out();
+    let lines: Vec<&str> = pulled.lines().collect();
+    assert_eq!(lines[0], "latest: Pulling from bb");
+    assert!(lines[1].ends_with(": Pull complete"), "{pulled}");
+    assert_eq!(lines[lines.len() - 3], format!("Digest: {digest}"));
+    let status = format!("Status: Downloaded newer image for {first}:latest");
+    assert_eq!(lines[lines.len() - 2], status);
+    assert_eq!(lines[lines.len() - 1], format!("{first}:latest"));
+    let again = env.rbuild(["pull", &first]).run().ok().out();
+    assert!(again.contains(": Already exists\n"), "{again}");
+    assert!(again.contains("Status: Image is up to date for"), "{again}");
+    let ran = env
+        .rbuild(["run", "--rm", &first, "echo", "it runs"])
+        .run()
+        .ok();
+    assert_eq!(ran.out(), "it runs\n");
+
+    env.rbuild(["tag", &first, &second]).run().ok();
+    env.rbuild(["push", &second]).run().ok();
+    assert_eq!(remote_digest(&env, &second), digest);
+    // By digest, and quietly.
+    let by_digest = format!("{first}@{digest}");
+    let quiet = env.rbuild(["pull", "-q", &by_digest]).run().ok().out();
+    assert_eq!(quiet, format!("{by_digest}\n"));
+    env.assert_sound_store();
+}
+
+#[test]
+fn all_tags_travel_together() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    for tag in ["1", "2", "latest"] {
+        let name = registry.name(&format!("app:{tag}"));
+        env.rbuild(["tag", "busybox", &name]).run().ok();
+    }
+    env.rbuild(["push", "-a", &registry.name("app")]).run().ok();
+    let other = TestEnv::new();
+    other
+        .rbuild(["pull", "-a", &registry.name("app")])
+        .run()
+        .ok();
+    let images = other
+        .rbuild(["images", "--format", "{{.Tag}}"])
+        .run()
+        .ok()
+        .out();
+    let mut tags: Vec<&str> = images.lines().collect();
+    tags.sort_unstable();
+    assert_eq!(tags, ["1", "2", "latest"]);
+    let wrong = registry.name("app:1");
+    other
+        .rbuild(["pull", "-a", &wrong])
+        .run()
+        .exits(2)
+        .says("tag can't be used");
+}
+
+#[test]
+fn a_build_is_pushed_for_several_platforms() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    let context = env.files(
+        "c",
+        &[
+            (
+                "Dockerfile",
+                "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n",
+            ),
+            ("amd64", "amd"),
+            ("arm64", "arm"),
+        ],
+    );
+    let (name, more) = (registry.name("multi:1"), registry.name("multi:2"));
+    let metadata = env.join("metadata.json");
+    env.rbuild(args![
+        "build",
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "-t",
+        name,
+        "-t",
+        more,
+        "--push",
+        "--metadata-file",
+        metadata,
+        context
+    ])
+    .run()
+    .ok();
+    let index = raw(&env, &name);
+    let architectures: Vec<&str> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
+    assert_eq!(raw(&env, &more), index);
+    let metadata: Value = serde_json::from_slice(&std::fs::read(&metadata).unwrap()).unwrap();
+    let digest = remote_digest(&env, &name);
+    assert_eq!(metadata["containerimage.digest"], digest.as_str());
+    // `--push` alone keeps nothing in the store.
+    assert_eq!(env.rbuild(["images", "-q"]).run().ok().out(), "");
+
+    env.rbuild(["pull", "--platform", "linux/arm64", &name])
+        .run()
+        .ok();
+    assert_eq!(env.inspect(&name, "{{.Architecture}}"), "arm64");
+    // Only one platform is here, so only that one can be pushed on.
+    let single = registry.name("single");
+    env.rbuild(["tag", &name, &single]).run().ok();
+    env.rbuild(["push", &single])
+        .run()
+        .ok()
+        .says("not all platforms");
+    assert!(raw(&env, &single)["config"].is_object());
+    env.rbuild(["pull", &name]).run().ok();
+    assert_eq!(env.inspect(&name, "{{.Architecture}}"), "amd64");
+    env.rbuild(["push", &single]).run().ok();
+    assert_eq!(remote_digest(&env, &single), digest);
+    env.assert_sound_store();
+}
+
+#[test]
+fn outputs_push() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    let context = env.files(
+        "c",
+        &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", "text")],
+    );
+    let name = registry.name("out");
+    let stored =
+        format!("type=image,name={name},push=true,compression=zstd,force-compression=true");
+    env.rbuild(args!["build", "-o", stored, context]).run().ok();
+    let manifest = raw(&env, &name);
+    let media_type = manifest["layers"][0]["mediaType"].as_str().unwrap();
+    assert!(media_type.ends_with("tar+zstd"), "{media_type}");
+    assert_eq!(env.inspect(&name, "{{.Os}}"), "linux");
+    let by_digest = format!(
+        "type=registry,name={},push-by-digest=true",
+        registry.name("pinned")
+    );
+    let metadata = env.join("metadata.json");
+    env.rbuild(args![
+        "build",
+        "-o",
+        by_digest,
+        "--metadata-file",
+        metadata,
+        context
+    ])
+    .run()
+    .ok();
+    let metadata: Value = serde_json::from_slice(&std::fs::read(&metadata).unwrap()).unwrap();
+    let digest = metadata["containerimage.digest"].as_str().unwrap();
+    let pinned = format!("{}@{digest}", registry.name("pinned"));
+    assert!(raw(&env, &pinned)["config"].is_object());
+    env.rbuild(["pull", &registry.name("pinned")])
+        .run()
+        .exits(1)
+        .says("not found");
+    env.rbuild(args!["build", "--push", context])
+        .run()
+        .fails_with("tag is needed when pushing to registry");
+}

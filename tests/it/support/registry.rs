@@ -1,0 +1,326 @@
+//! Debian's `docker-registry` on loopback, and a proxy before it that counts and misbehaves.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::needs;
+
+/// User of registries with a password file.
+pub(crate) const USER: &str = "tester";
+/// The password.
+pub(crate) const PASSWORD: &str = "geheim";
+/// The password file that knows them (bcrypt).
+const HTPASSWD: &str = "tester:$2b$05$abcdefghijklmnopqrstuuVWu8RjbNovPZWAMRdd7iqaaG0mI53Uu\n";
+
+/// A registry process; ends with the value, or with the test.
+pub(crate) struct Registry {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    /// One that lets everybody in, over plain http.
+    pub(crate) fn plain() -> Registry {
+        Registry::start(&|_| (String::new(), String::new()))
+    }
+
+    /// One that wants a password.
+    pub(crate) fn with_password() -> Registry {
+        Registry::start(&|folder| {
+            let path = folder.join("htpasswd");
+            std::fs::write(&path, HTPASSWD).unwrap();
+            let path = path.display();
+            let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {path}\n");
+            (String::new(), auth)
+        })
+    }
+
+    /// One that speaks TLS with a certificate of a new authority; returns the authority's
+    /// certificate as PEM.
+    pub(crate) fn with_tls() -> (Registry, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        let own = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["127.0.0.1".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = certificate.signed_by(&own, &issuer).unwrap().pem();
+        let registry = Registry::start(&|folder| {
+            std::fs::write(folder.join("cert.pem"), &certificate).unwrap();
+            std::fs::write(folder.join("key.pem"), own.serialize_pem()).unwrap();
+            let folder = folder.display();
+            let tls =
+                format!("  tls:\n    certificate: {folder}/cert.pem\n    key: {folder}/key.pem\n");
+            (tls, String::new())
+        });
+        (registry, authority)
+    }
+
+    /// Starts one with pieces of configuration: below `http:`, and at the top.
+    fn start(setup: &dyn Fn(&Path) -> (String, String)) -> Registry {
+        needs::program("docker-registry", "docker-registry");
+        let folder = tempfile::tempdir().unwrap();
+        let setup = setup(folder.path());
+        // The port is free when we look; should somebody else take it, there is another try.
+        for _ in 0..5 {
+            let port = free_port();
+            let mut child = spawn(folder.path(), port, &setup);
+            if listens(port, &mut child) {
+                return Registry {
+                    child,
+                    port,
+                    _folder: folder,
+                };
+            }
+        }
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+        panic!("docker-registry does not start:\n{log}");
+    }
+
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A name in this registry.
+    pub(crate) fn name(&self, repository: &str) -> String {
+        format!("{}/{repository}", self.host())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn spawn(folder: &Path, port: u16, setup: &(String, String)) -> Child {
+    let config = folder.join("config.yml");
+    let text = format!(
+        "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
+         http:\n  addr: 127.0.0.1:{port}\n  secret: test\n{}{}",
+        folder.join("data").display(),
+        setup.0,
+        setup.1
+    );
+    std::fs::write(&config, text).unwrap();
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    // Should the test be killed, the registry goes with it.
+    Command::new(needs::program("setpriv", "util-linux"))
+        .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
+        .arg(&config)
+        .env_clear()
+        .env("PATH", needs::PROGRAM_PATH)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until somebody listens; false if the process ends before.
+fn listens(port: u16, child: &mut Child) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("docker-registry does not listen after 30 s");
+}
+
+/// What the proxy does with a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    /// Passes it on, and the answer back.
+    Forward,
+    /// Answers with this status and header line itself.
+    Answer(u16, &'static str),
+    /// Passes it on, and closes after this many bytes of the answer's body.
+    Cut(usize),
+    /// Passes it on, and flips a bit in this byte of the answer's body.
+    Flip(usize),
+    /// Passes it on, and replaces the answer's digest header.
+    WrongDigest,
+}
+
+/// A request and what came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    /// Bytes of the answer's body.
+    pub(crate) bytes: usize,
+}
+
+/// A server before a registry.
+pub(crate) struct Proxy {
+    port: u16,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+type Script = dyn Fn(&str, &str, usize) -> Action + Send + Sync;
+
+impl Proxy {
+    /// Stands before a registry. The script gets method and target of a request, and how many such
+    /// came before.
+    pub(crate) fn before(
+        registry: &Registry,
+        script: impl Fn(&str, &str, usize) -> Action + Send + Sync + 'static,
+    ) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (seen, upstream) = (Arc::default(), registry.port);
+        let log: Arc<Mutex<Vec<Seen>>> = Arc::clone(&seen);
+        let script: Arc<Script> = Arc::new(script);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (script, log) = (Arc::clone(&script), Arc::clone(&log));
+                std::thread::spawn(move || {
+                    // A client that goes away is not an error here.
+                    let _ = serve(stream.unwrap(), upstream, &*script, &log);
+                });
+            }
+        });
+        Proxy { port, seen }
+    }
+
+    /// A name in the registry as seen through the proxy.
+    pub(crate) fn name(&self, repository: &str) -> String {
+        format!("127.0.0.1:{}/{repository}", self.port)
+    }
+
+    /// Requests so far with this method and this in the target.
+    pub(crate) fn seen(&self, method: &str, part: &str) -> Vec<Seen> {
+        let seen = self.seen.lock().unwrap();
+        let matching = seen
+            .iter()
+            .filter(|seen| seen.method == method && seen.target.contains(part));
+        matching.cloned().collect()
+    }
+
+    /// How many requests there were.
+    pub(crate) fn requests(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    /// Bytes of all blobs that were sent to the client.
+    pub(crate) fn blob_bytes(&self) -> usize {
+        let blobs = self.seen("GET", "/blobs/");
+        blobs.iter().map(|seen| seen.bytes).sum()
+    }
+}
+
+fn serve(
+    client: TcpStream,
+    upstream: u16,
+    script: &Script,
+    log: &Mutex<Vec<Seen>>,
+) -> std::io::Result<()> {
+    let mut client = BufReader::new(client);
+    if client.fill_buf()?.first() == Some(&0x16) {
+        // Somebody tries TLS: what a real server says then.
+        let answer = b"HTTP/1.0 400 Bad Request\r\n\r\n";
+        return client.get_mut().write_all(answer);
+    }
+    let mut line = String::new();
+    client.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else {
+        return Ok(());
+    };
+    let (mut head, mut length) = (format!("{method} {target} HTTP/1.1\r\n"), 0);
+    loop {
+        let mut line = String::new();
+        client.read_line(&mut line)?;
+        let Some((name, value)) = line.split_once(':') else {
+            break;
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "connection" => continue,
+            "expect" => client
+                .get_mut()
+                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?,
+            "content-length" => length = value.trim().parse().unwrap(),
+            _ => {}
+        }
+        if !name.eq_ignore_ascii_case("expect") {
+            head.push_str(&line);
+        }
+    }
+    let number = {
+        let mut log = log.lock().unwrap();
+        let same = |seen: &&Seen| seen.method == method && seen.target == target;
+        let number = log.iter().filter(same).count();
+        log.push(Seen {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            bytes: 0,
+        });
+        (number, log.len() - 1)
+    };
+    let action = script(method, target, number.0);
+    if let Action::Answer(status, header) = &action {
+        // Read first: closing with unread bytes would reset the connection.
+        std::io::copy(&mut (&mut client).take(length), &mut std::io::sink())?;
+        let text = format!(
+            "HTTP/1.1 {status} Scripted\r\nConnection: close\r\n{header}\r\nContent-Length: 0\r\n\r\n"
+        );
+        return client.get_mut().write_all(text.as_bytes());
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", upstream))?;
+    server.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())?;
+    // The server may refuse before it has read all: its answer counts, not our error.
+    let _ = std::io::copy(&mut (&mut client).take(length), &mut server);
+    let sent = pass_back(server, &action, client.get_mut())?;
+    log.lock().unwrap()[number.1].bytes = sent;
+    Ok(())
+}
+
+/// Sends the answer on, changed or not; returns the bytes of its body.
+fn pass_back(server: TcpStream, action: &Action, client: &mut TcpStream) -> std::io::Result<usize> {
+    let mut server = BufReader::new(server);
+    let mut head = String::new();
+    loop {
+        let mut line = String::new();
+        server.read_line(&mut line)?;
+        let digest = line
+            .to_ascii_lowercase()
+            .starts_with("docker-content-digest");
+        if digest && matches!(action, Action::WrongDigest) {
+            line = format!("Docker-Content-Digest: sha256:{}\r\n", "0".repeat(64));
+        }
+        head.push_str(&line);
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut body = Vec::new();
+    server.read_to_end(&mut body)?;
+    match action {
+        Action::Cut(bytes) => body.truncate(*bytes),
+        Action::Flip(at) => body[*at] ^= 1,
+        _ => {}
+    }
+    client.write_all(head.as_bytes())?;
+    client.write_all(&body)?;
+    // What was announced and did not come is cut off here.
+    client.shutdown(Shutdown::Both)?;
+    Ok(body.len())
+}
