@@ -16,7 +16,7 @@ fn meaning(parsed: &Parsed) -> Vec<String> {
             let upper = instruction.text.trim().to_uppercase();
             let words: Vec<&str> = upper.split_whitespace().collect();
             let bodies: Vec<&str> =
-                instruction.heredocs.iter().map(|heredoc| heredoc.raw.as_str()).collect();
+                instruction.heredocs.iter().map(|heredoc| &*heredoc.raw).collect();
             format!("{} {words:?} {comments:?} {bodies:?}", instruction.kind.name())
         })
         .collect()

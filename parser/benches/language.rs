@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rbuild_parser::{IgnoreMatcher, Linter, MatchState, format, parse};
 
 /// A file of 1,000 lines with what real ones contain.
@@ -34,12 +34,82 @@ fn ordinary() -> String {
     text
 }
 
-const SIZE: usize = 10 * 1024 * 1024;
+/// Sizes whose times show whether reading is linear, in MiB.
+const SIZES: [usize; 2] = [5, 10];
 
-/// Fills 10 MiB with lines that are just short enough.
-fn fill(head: &str, unit: &str, tail: &str) -> String {
+/// Fills a size with lines that are just short enough.
+fn fill(size: usize, head: &str, unit: &str, tail: &str) -> String {
     let body = unit.repeat((60_000 - head.len() - tail.len()) / unit.len());
-    format!("{head}{body}{tail}").repeat(SIZE / 60_000)
+    format!("{head}{body}{tail}").repeat(size / 60_000)
+}
+
+/// Numbers units until a size is reached, `%` being the number.
+fn count(size: usize, unit: &str) -> String {
+    let mut text = String::with_capacity(size + unit.len());
+    for number in 0.. {
+        if text.len() >= size {
+            break;
+        }
+        text.push_str(&unit.replace('%', &number.to_string()));
+    }
+    text
+}
+
+/// The worst files of a size that we know.
+fn worst_files(size: usize) -> Vec<(&'static str, String)> {
+    let fill = |head, unit, tail| fill(size, head, unit, tail);
+    // Few instructions are read; they are as long as need be.
+    let instructions = |unit: &str| {
+        let unit = unit.replace('@', &"x".repeat(size / 90_000 - unit.len()));
+        unit.repeat(size / unit.len())
+    };
+    let names = count(size / 2, "<<A% \\\n");
+    let bodies = count(size / 2, "A%\n");
+    let bodies: Vec<&str> = bodies.lines().take(names.lines().count()).collect();
+    vec![
+        ("braces", fill("ENV a=", "${a:-", "\n")),
+        ("quotes", fill("ENV a=", "\"'\\", "\n")),
+        ("brackets", fill("RUN ", "[", "\n")),
+        ("triggers", fill("", "ONBUILD ", "RUN x\n")),
+        (
+            "triggers in one",
+            format!("{}RUN x\n", fill("", "ONBUILD ", "\\\n")),
+        ),
+        (
+            "one instruction",
+            format!("RUN {}x\n", fill("", "a b ", "\\\n")),
+        ),
+        (
+            "flags of one instruction",
+            format!(
+                "RUN {}x\n",
+                fill("", "--mount=target=/a --device=b ", "\\\n")
+            ),
+        ),
+        ("heredocs", instructions("RUN <<A\n@\nA\n")),
+        (
+            "one heredoc",
+            format!("RUN <<A\n{}A\n", fill("", "x ", "\n")),
+        ),
+        ("heredoc words", fill("RUN ", "<<A ", "\n")),
+        (
+            "heredocs of one name",
+            format!(
+                "COPY {} /x/\n{}{}A\n",
+                fill("", "<<A ", "\\\n"),
+                "A\n".repeat(size / 4),
+                "x\n".repeat(9)
+            ),
+        ),
+        (
+            "heredocs of one instruction",
+            format!("COPY {}/x/\n{}\n", names, bodies.join("\n")),
+        ),
+        ("stages", instructions("FROM A AS b@\n")),
+        ("checks", instructions("# check=skip=a,b,c\nRUN @\n")),
+        ("blank lines", format!("RUN x \\\n{}", "\n".repeat(size))),
+        ("noise", "\u{0}\u{ff}<<\"'${".repeat(size / 10)),
+    ]
 }
 
 fn parsing(criterion: &mut Criterion) {
@@ -63,55 +133,18 @@ fn parsing(criterion: &mut Criterion) {
 }
 
 fn worst(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("10 MiB");
-    group.sample_size(10);
-    group.throughput(Throughput::Bytes(SIZE as u64));
-    let start = "FROM a\n";
-    for (name, source) in [
-        (
-            "of braces",
-            format!("{start}{}", fill("ENV a=", "${a:-", "\n")),
-        ),
-        (
-            "of quotes",
-            format!("{start}{}", fill("ENV a=", "\"'\\", "\n")),
-        ),
-        ("of brackets", format!("{start}{}", fill("RUN ", "[", "\n"))),
-        (
-            "of triggers",
-            format!("{start}{}", fill("", "ONBUILD ", "RUN x\n")),
-        ),
-        (
-            "of one instruction",
-            format!("{start}RUN {}x\n", fill("", "a b ", "\\\n")),
-        ),
-        (
-            "of heredocs",
-            format!("{start}{}", "RUN <<A\nx\nA\n".repeat(90_000)).repeat(1),
-        ),
-        (
-            "of one heredoc",
-            format!("{start}RUN <<A\n{}A\n", fill("", "x ", "\n")),
-        ),
-        (
-            "of heredoc words",
-            format!("{start}{}", fill("RUN ", "<<A ", "\n")),
-        ),
-        (
-            "of blank lines",
-            format!("{start}RUN x \\\n{}", "\n".repeat(SIZE)),
-        ),
-        ("of noise", "\u{0}\u{ff}<<\"'${".repeat(SIZE / 10)),
-    ] {
-        group.bench_function(name, |bencher| {
-            bencher.iter_batched(
-                || (),
-                |()| parse(black_box(source.as_bytes())),
-                BatchSize::PerIteration,
-            );
-        });
+    for size in SIZES {
+        let mut group = criterion.benchmark_group(format!("{size} MiB"));
+        group.sample_size(10);
+        group.throughput(Throughput::Bytes(size as u64 * 1024 * 1024));
+        for (name, text) in worst_files(size * 1024 * 1024) {
+            let source = format!("FROM a\n{text}");
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| parse(black_box(source.as_bytes())));
+            });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 /// A million paths in directories of a hundred, walked with their parents' state.

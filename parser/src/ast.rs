@@ -1,5 +1,7 @@
 //! The tree of a Dockerfile: plain data, every token with its place.
 
+use std::sync::Arc;
+
 use crate::{LineRange, Span, Spanned, Word};
 
 /// A whole Dockerfile.
@@ -97,6 +99,20 @@ pub struct Flag {
 }
 
 impl Instruction {
+    /// Finds the first place of a part of the text, in an instruction that stands on one line.
+    pub fn place_of(&self, part: &str) -> Option<Span> {
+        // The text of such an instruction is one piece of the source.
+        let keyword = self.text.find(&self.keyword.value)?;
+        let is_verbatim = self.span.len() == self.text[keyword..].trim_end().len();
+        if self.lines.first != self.lines.last || !is_verbatim {
+            return None;
+        }
+        let after = keyword + self.keyword.value.len();
+        let start = after + self.text[after..].find(part)?;
+        let base = self.span.start + start - keyword;
+        Some(Span::new(base, base + part.len()))
+    }
+
     /// Returns what the comment above says about a name: the text behind `# name `.
     pub fn description(&self, name: &str) -> Option<&str> {
         self.comments
@@ -289,9 +305,11 @@ pub struct Heredoc {
     /// The delimiter after quote removal; the file name in `COPY` and `ADD`.
     pub name: String,
     /// Body, without leading tabs when `<<-` was written.
-    pub content: String,
+    ///
+    /// Shared, since a body can be the content of any number of sources of one instruction.
+    pub content: Arc<str>,
     /// Body exactly as written, without the line of the delimiter.
-    pub raw: String,
+    pub raw: Arc<str>,
     /// Whether variables in the body are to be expanded (no part of the delimiter was quoted).
     pub expand: bool,
     /// Whether `<<-` was written.
@@ -365,10 +383,10 @@ impl Run {
             if first.content.starts_with("#!") {
                 return RunScript::File {
                     name: first.name.clone(),
-                    content: first.content.clone(),
+                    content: first.content.to_string(),
                 };
             }
-            return RunScript::Shell(first.content.clone());
+            return RunScript::Shell(first.content.to_string());
         }
         RunScript::Shell(crate::heredoc::with_bodies(line, &self.heredocs))
     }

@@ -1,12 +1,12 @@
 //! Fixes for findings of the build checks, where a fix does not need a decision.
 
+use std::collections::HashSet;
+
 use crate::edit::{Edit, apply};
 use crate::lint::{majority_is_lower, rules};
 use crate::parse::{LineKind, PhysicalLine, parse_with_lines};
 use crate::text::is_blank;
-use crate::{
-    CommandForm, Dockerfile, Instruction, InstructionKind, KeyValues, LintFinding, Stage, expand,
-};
+use crate::{CommandForm, Instruction, InstructionKind, KeyValues, LintFinding, Stage, expand};
 
 /// Applies the fixes that findings allow; returns the text and the names of the rules applied, one
 /// for each fix.
@@ -16,23 +16,29 @@ use crate::{
 /// commands that are plain words. The findings must come from this very source.
 pub fn fix(source: &str, findings: &[LintFinding]) -> (String, Vec<String>) {
     let (parsed, lines) = parse_with_lines(source.as_bytes());
+    let miscased = findings
+        .iter()
+        .filter(|finding| finding.rule == &rules::CONSISTENT_INSTRUCTION_CASING);
+    let stages = parsed.dockerfile.stages.iter();
     let fixer = Fixer {
+        stages: stages
+            .map(|stage| (stage.from.lines.first, has_cmd(stage)))
+            .collect(),
+        instructions: parsed.dockerfile.instructions().collect(),
+        miscased: miscased.map(|finding| finding.lines.first).collect(),
         source,
         lines: &lines,
-        dockerfile: &parsed.dockerfile,
+        escape: parsed.dockerfile.escape,
         lower: majority_is_lower(&parsed.dockerfile.stages),
     };
+    // Two findings can ask for the same edit: the second one overlaps the first and is left out.
     let mut edits = Vec::new();
     let mut applied = Vec::new();
     for finding in findings {
-        if let Some(more) = fixer.fix(finding, findings)
+        if let Some(more) = fixer.fix(finding)
             && !more.is_empty()
         {
-            edits.extend(
-                more.into_iter()
-                    .filter(|edit| !edits.contains(edit))
-                    .collect::<Vec<_>>(),
-            );
+            edits.extend(more);
             applied.push(finding.rule.name.to_owned());
         }
     }
@@ -42,25 +48,31 @@ pub fn fix(source: &str, findings: &[LintFinding]) -> (String, Vec<String>) {
 struct Fixer<'a> {
     source: &'a str,
     lines: &'a [PhysicalLine],
-    dockerfile: &'a Dockerfile,
+    escape: char,
     /// Whether instruction words are mostly in lower case.
+    /// In the order of the file.
+    instructions: Vec<&'a Instruction>,
+    /// First line of each stage, and whether it has a `CMD`.
+    stages: Vec<(u32, bool)>,
+    /// First lines of the instructions whose word is in the wrong case.
+    miscased: HashSet<u32>,
     lower: bool,
 }
 
 impl Fixer<'_> {
-    fn fix(&self, finding: &LintFinding, all: &[LintFinding]) -> Option<Vec<Edit>> {
-        let instruction = self.dockerfile.instructions().find(|instruction| {
-            instruction.lines.first <= finding.lines.first
-                && finding.lines.first <= instruction.lines.last
-        })?;
+    fn fix(&self, finding: &LintFinding) -> Option<Vec<Edit>> {
+        let line = finding.lines.first;
+        let after = self
+            .instructions
+            .partition_point(|instruction| instruction.lines.first <= line);
+        let instruction = *self.instructions.get(after.checked_sub(1)?)?;
+        if line > instruction.lines.last {
+            return None;
+        }
         match finding.rule.name {
             "ConsistentInstructionCasing" => Some(self.casing(instruction)),
             "FromAsCasing" => {
-                let with_keyword = all.iter().any(|other| {
-                    other.rule == &rules::CONSISTENT_INSTRUCTION_CASING
-                        && other.lines == finding.lines
-                });
-                if with_keyword {
+                if self.miscased.contains(&line) {
                     return Some(self.casing(instruction));
                 }
                 let word = &instruction.keyword.value;
@@ -147,7 +159,7 @@ impl Fixer<'_> {
         if !is_one_line(instruction) {
             return None;
         }
-        let escape = self.dockerfile.escape;
+        let escape = self.escape;
         let quoted = quoted_value(&value.value, escape)?;
         let span = name.span.to(value.span);
         Some(Edit {
@@ -197,22 +209,18 @@ impl Fixer<'_> {
 
     /// Tells whether an `ENTRYPOINT` would get arguments that it does not get in shell form.
     fn takes_arguments(&self, instruction: &Instruction) -> bool {
-        let has_cmd = |stage: &&Stage| {
-            let mut kinds = stage.instructions.iter().map(|other| &other.kind);
-            kinds.any(|kind| matches!(kind, InstructionKind::Cmd(_)))
-        };
-        let holds = |stage: &&Stage| {
-            let mut instructions = stage.instructions.iter();
-            instructions.any(|other| std::ptr::eq(other, instruction))
-        };
-        matches!(instruction.kind, InstructionKind::Entrypoint(_))
-            && self
-                .dockerfile
-                .stages
-                .iter()
-                .filter(holds)
-                .any(|stage| has_cmd(&stage))
+        let line = instruction.lines.first;
+        let after = self.stages.partition_point(|(first, _)| *first <= line);
+        let has_cmd = after
+            .checked_sub(1)
+            .is_some_and(|index| self.stages[index].1);
+        matches!(instruction.kind, InstructionKind::Entrypoint(_)) && has_cmd
     }
+}
+
+fn has_cmd(stage: &Stage) -> bool {
+    let mut kinds = stage.instructions.iter().map(|other| &other.kind);
+    kinds.any(|kind| matches!(kind, InstructionKind::Cmd(_)))
 }
 
 fn cased(word: &str, lower: bool) -> String {

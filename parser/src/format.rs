@@ -199,11 +199,12 @@ impl Formatter<'_> {
     }
 
     /// Drops blanks and tabs at the end. Behind a continuation character they mean nothing; at the
-    /// end of an instruction they are dropped by the parser too.
+    /// end of an instruction they are dropped by the parser too. A carriage return before them would
+    /// become part of the line end, so that such a line stays as it is.
     fn line_end(&self, line: &PhysicalLine, edits: &mut Vec<Edit>) {
         let content = self.content(line);
         let used = content.trim_end_matches([' ', '\t']).len();
-        if used < content.len() {
+        if used < content.len() && !content[..used].ends_with('\r') {
             let start = line.start.max(self.start);
             edits.push(Edit::new(start + used, line.content_end, ""));
         }
@@ -240,6 +241,16 @@ mod tests {
         check("FROM a\n  \nRUN b", "FROM a\n\nRUN b\n");
         check("", "");
         check("\n\n", "");
+    }
+
+    #[test]
+    fn carriage_returns_inside_of_lines() {
+        check("FROM a\n# b \t\r \t\r\n", "FROM a\n# b \t\r \t\r\n");
+        check(
+            "FROM a\nRUN b \\ \r \nRUN c",
+            "FROM a\nRUN b \\ \r \nRUN c\n",
+        );
+        check("FROM a \r\n# b\t\r\n", "FROM a\r\n# b\r\n");
     }
 
     #[test]

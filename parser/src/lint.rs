@@ -59,6 +59,7 @@ impl LintFinding {
 pub(crate) fn check_tree(
     dockerfile: &Dockerfile,
     blank_lines: &[(LineRange, Span)],
+    source: &[u8],
 ) -> Vec<LintFinding> {
-    tree::check(dockerfile, blank_lines)
+    tree::check(dockerfile, blank_lines, source)
 }

@@ -140,6 +140,7 @@ impl<'a> Parser<'a> {
             }
             self.logical(logical);
             if self.shape.len() + self.instruction.len() >= MAX_DIAGNOSTICS {
+                self.shape.truncate(MAX_DIAGNOSTICS);
                 return;
             }
         }
@@ -286,7 +287,7 @@ impl<'a> Parser<'a> {
             global_args,
             stages,
         };
-        let lint = lint::check_tree(&dockerfile, &self.blank_lines);
+        let lint = lint::check_tree(&dockerfile, &self.blank_lines, source);
         (
             Parsed {
                 dockerfile,

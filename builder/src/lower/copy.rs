@@ -2,6 +2,8 @@
 //!
 //! Language reference, sections 5 and 7.2.
 
+use std::collections::BTreeMap;
+
 use rbuild_parser::{
     ChmodMode, CopyAdd, CopySource as ParsedSource, Instruction, InstructionKind, Linter,
     expand_heredoc, lint::rules,
@@ -123,10 +125,15 @@ impl<'a> Lowering<'a> {
         linter: &mut Linter,
     ) -> Result<CopyWords, BuildError> {
         let mut sources = Vec::with_capacity(copy.sources.len());
-        for source in &copy.sources {
+        let last = last_of_each_name(&copy.sources);
+        for (index, source) in copy.sources.iter().enumerate() {
             sources.push(match source {
                 ParsedSource::Path(word) => {
                     ExpandedSource::Path(self.expand(&word.value, state, instruction, linter)?)
+                }
+                // When two heredocs of one instruction share a name the last content wins for both (H29).
+                ParsedSource::Heredoc(heredoc) if last[heredoc.name.as_str()] != index => {
+                    ExpandedSource::Replaced(heredoc.name.clone())
                 }
                 ParsedSource::Heredoc(heredoc) if heredoc.expand => {
                     let result = expand_heredoc(&heredoc.content, &state.variables)
@@ -135,7 +142,7 @@ impl<'a> Lowering<'a> {
                     ExpandedSource::Heredoc(heredoc.name.clone(), content)
                 }
                 ParsedSource::Heredoc(heredoc) => {
-                    ExpandedSource::Heredoc(heredoc.name.clone(), heredoc.content.clone())
+                    ExpandedSource::Heredoc(heredoc.name.clone(), heredoc.content.to_string())
                 }
             });
         }
@@ -186,7 +193,21 @@ impl<'a> Lowering<'a> {
 
 pub(super) enum ExpandedSource {
     Path(String),
+    /// Name and content.
     Heredoc(String, String),
+    /// A heredoc whose name comes again.
+    Replaced(String),
+}
+
+/// Where the last heredoc of each name stands.
+fn last_of_each_name(sources: &[ParsedSource]) -> BTreeMap<&str, usize> {
+    let sources = sources.iter().enumerate();
+    sources
+        .filter_map(|(index, source)| match source {
+            ParsedSource::Heredoc(heredoc) => Some((heredoc.name.as_str(), index)),
+            ParsedSource::Path(_) => None,
+        })
+        .collect()
 }
 
 pub(super) struct CopyWords {
@@ -204,13 +225,6 @@ impl CopyWords {
         unpack: bool,
         remote: Vec<Option<CopySource>>,
     ) -> Vec<CopySource> {
-        // When two heredocs of one instruction share a name the last content wins for both (H29).
-        let content_of = |name: &str| {
-            self.sources.iter().rev().find_map(|source| match source {
-                ExpandedSource::Heredoc(known, content) if known == name => Some(content.clone()),
-                _ => None,
-            })
-        };
         // Paths come before heredocs, as in BuildKit's list of sources.
         let paths = self.sources.iter().zip(remote);
         let paths = paths.filter_map(|(source, remote)| match source {
@@ -219,16 +233,14 @@ impl CopyWords {
                 path: path.clone(),
                 unpack,
             })),
-            ExpandedSource::Heredoc(..) => None,
+            ExpandedSource::Heredoc(..) | ExpandedSource::Replaced(_) => None,
         });
         let heredocs = self.sources.iter().filter_map(|source| match source {
-            ExpandedSource::Heredoc(name, _) => {
-                content_of(name).map(|content| CopySource::Inline {
-                    name: name.clone(),
-                    content,
-                })
-            }
-            ExpandedSource::Path(_) => None,
+            ExpandedSource::Heredoc(name, content) => Some(CopySource::Inline {
+                name: name.clone(),
+                content: content.clone(),
+            }),
+            ExpandedSource::Path(_) | ExpandedSource::Replaced(_) => None,
         });
         paths.chain(heredocs).collect()
     }
@@ -247,7 +259,9 @@ impl CopyWords {
         for source in &self.sources {
             match source {
                 ExpandedSource::Path(path) => text.push_str(&format!(" {path}")),
-                ExpandedSource::Heredoc(name, _) => text.push_str(&format!(" <<{name}")),
+                ExpandedSource::Heredoc(name, _) | ExpandedSource::Replaced(name) => {
+                    text.push_str(&format!(" <<{name}"));
+                }
             }
         }
         text.push_str(&format!(" {} # buildkit", self.destination));

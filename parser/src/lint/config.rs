@@ -1,18 +1,20 @@
 //! The value of `check=`.
 
+use std::collections::BTreeSet;
+
 use crate::text::{parse_bool, quote};
 
 /// Which rules run, and what their findings mean.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CheckConfig {
     /// Rules that are skipped.
-    pub skip: Vec<String>,
+    pub skip: BTreeSet<String>,
     /// `skip=all`
     pub skip_all: bool,
     /// `error=true`: findings fail the build.
     pub error: bool,
     /// Experimental rules that run.
-    pub experimental: Vec<String>,
+    pub experimental: BTreeSet<String>,
     /// `experimental=all`
     pub experimental_all: bool,
 }
@@ -58,31 +60,19 @@ impl CheckConfig {
         Some(Self::parse(first))
     }
 
-    /// Adds what a comment above an instruction says. It cannot make findings errors.
-    #[must_use]
-    pub(super) fn merged(&self, other: &Self) -> Self {
-        let mut merged = self.clone();
-        merged.skip_all |= other.skip_all;
-        merged.experimental_all |= other.experimental_all;
-        merged.skip.extend(other.skip.iter().cloned());
-        merged
-            .experimental
-            .extend(other.experimental.iter().cloned());
-        merged
-    }
-
-    /// Tells whether a rule runs.
-    pub(super) fn runs(&self, rule: &super::Rule) -> bool {
-        let named = |names: &[String]| names.iter().any(|name| name == rule.name);
+    /// Tells whether a rule runs where a comment above the instruction says more. The comment adds to
+    /// what is said for the whole file; it cannot make findings errors.
+    pub(super) fn runs(&self, rule: &super::Rule, comment: Option<&Self>) -> bool {
+        let mut both = std::iter::once(self).chain(comment);
         if rule.experimental {
-            self.experimental_all || named(&self.experimental)
+            both.any(|config| config.experimental_all || config.experimental.contains(rule.name))
         } else {
-            !self.skip_all && !named(&self.skip)
+            !both.any(|config| config.skip_all || config.skip.contains(rule.name))
         }
     }
 }
 
-fn split_names(names: &str) -> Vec<String> {
+fn split_names(names: &str) -> BTreeSet<String> {
     names
         .split(',')
         .map(|name| name.trim().to_owned())
@@ -96,10 +86,37 @@ mod tests {
     #[test]
     fn options() {
         let config = CheckConfig::parse(" skip=A, B;error=true;experimental=all ").unwrap();
-        assert_eq!(config.skip, ["A", "B"]);
+        assert!(config.skip.iter().eq(["A", "B"]));
         assert!(config.error && config.experimental_all && !config.skip_all);
         assert!(CheckConfig::parse("skip=all").unwrap().skip_all);
         assert_eq!(CheckConfig::parse(""), Ok(CheckConfig::default()));
+    }
+
+    #[test]
+    fn a_comment_adds_to_the_file() {
+        let rule = |name, experimental| crate::Rule {
+            name,
+            description: "",
+            url: "",
+            experimental,
+        };
+        let file = CheckConfig::parse("skip=A;experimental=E").unwrap();
+        let comment = CheckConfig::parse("skip=B").unwrap();
+        let runs = |name, comment| file.runs(&rule(name, false), comment);
+        assert_eq!(
+            ["A", "B", "C"].map(|name| runs(name, None)),
+            [false, true, true]
+        );
+        let comment = Some(&comment);
+        assert_eq!(
+            ["A", "B", "C"].map(|name| runs(name, comment)),
+            [false, false, true]
+        );
+        assert!(file.runs(&rule("E", true), None) && !file.runs(&rule("F", true), None));
+        let all = CheckConfig::parse("skip=all;experimental=all").unwrap();
+        assert!(
+            !file.runs(&rule("C", false), Some(&all)) && file.runs(&rule("F", true), Some(&all))
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{Diagnostic, Dockerfile, LineRange, LintFinding};
 #[derive(Debug, Clone, Default)]
 pub struct Linter {
     config: CheckConfig,
-    /// Instructions with a configuration of their own, in order.
+    /// Instructions with a configuration above them, in order.
     own: Vec<(LineRange, CheckConfig)>,
     findings: Vec<LintFinding>,
     seen: HashSet<(&'static str, u32, String)>,
@@ -45,7 +45,7 @@ impl Linter {
                 .find_map(|comment| CheckConfig::from_comment(&comment.value));
             // One that cannot be read is passed over.
             if let Some(Ok(comment)) = first {
-                own.push((instruction.lines, config.merged(&comment)));
+                own.push((instruction.lines, comment));
             }
         }
         Ok(Self {
@@ -58,7 +58,8 @@ impl Linter {
     /// Takes a finding unless the configuration skips it: for the whole file, or by a comment above
     /// the instruction. The same finding is taken once.
     pub fn add(&mut self, finding: LintFinding) {
-        if !self.config_at(finding.lines).runs(finding.rule) {
+        let comment = self.comment_at(finding.lines);
+        if !self.config.runs(finding.rule, comment) {
             return;
         }
         let key = (
@@ -71,14 +72,13 @@ impl Linter {
         }
     }
 
-    fn config_at(&self, lines: LineRange) -> &CheckConfig {
+    /// The configuration above the instruction of these lines.
+    fn comment_at(&self, lines: LineRange) -> Option<&CheckConfig> {
         let after = self
             .own
             .partition_point(|(own, _)| own.first <= lines.first);
-        match after.checked_sub(1).map(|index| &self.own[index]) {
-            Some((own, config)) if lines.first <= own.last => config,
-            _ => &self.config,
-        }
+        let (own, config) = &self.own[after.checked_sub(1)?];
+        (lines.first <= own.last).then_some(config)
     }
 
     /// Returns what was found, in the order in which it was added.

@@ -140,6 +140,9 @@ rules! {
     /// `rbuild/InvalidTrigger`
     INVALID_TRIGGER = "rbuild/InvalidTrigger",
         "An ONBUILD trigger should be a valid instruction", "", false;
+    /// `rbuild/InvalidUtf8`
+    INVALID_UTF8 = "rbuild/InvalidUtf8",
+        "Instructions should be UTF-8 text: other bytes are replaced", "", false;
     /// `rbuild/UnknownCheckRule`
     UNKNOWN_CHECK_RULE = "rbuild/UnknownCheckRule",
         "Names of rules in check directives should exist", "", false;

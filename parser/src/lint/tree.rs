@@ -16,6 +16,7 @@ const RESERVED: [&str; 2] = ["scratch", "context"];
 pub(super) fn check(
     dockerfile: &Dockerfile,
     blank_lines: &[(LineRange, Span)],
+    source: &[u8],
 ) -> Vec<LintFinding> {
     let mut findings: Vec<LintFinding> = blank_lines
         .iter()
@@ -30,6 +31,11 @@ pub(super) fn check(
     stage_names(&dockerfile.stages, &mut findings);
     casing(&dockerfile.stages, &mut findings);
     own_checks(dockerfile, &mut findings);
+    findings.extend(
+        dockerfile
+            .instructions()
+            .filter_map(|instruction| invalid_utf8(instruction, source)),
+    );
     findings
 }
 
@@ -152,7 +158,7 @@ fn casing(stages: &[Stage], findings: &mut Vec<LintFinding>) {
 
 /// Checks that `BuildKit` does not have: what it does silently and nobody wants.
 fn own_checks(dockerfile: &Dockerfile, findings: &mut Vec<LintFinding>) {
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for stage in &dockerfile.stages {
         findings.extend(stage_reference(stage, &names));
         names.extend(stage.name.as_deref());
@@ -192,10 +198,10 @@ fn own_checks(dockerfile: &Dockerfile, findings: &mut Vec<LintFinding>) {
 }
 
 /// `FROM FOO` does not find the stage `foo`, but `COPY --from=FOO` does.
-fn stage_reference(stage: &Stage, names: &[&str]) -> Option<LintFinding> {
+fn stage_reference(stage: &Stage, names: &HashSet<&str>) -> Option<LintFinding> {
     let image = &stage.base().image;
     let lower = image.value.to_lowercase();
-    if lower == image.value || !names.contains(&lower.as_str()) {
+    if lower == image.value || !names.contains(lower.as_str()) {
         return None;
     }
     let message = format!(
@@ -281,6 +287,26 @@ fn ignored_flag(instruction: &Instruction) -> Option<LintFinding> {
     let flag = instruction.flags.first().filter(|_| ignoring)?;
     let message = format!("The flag --{} has no effect here", flag.value.name);
     Some(finding(&rules::IGNORED_FLAG, instruction, message).narrowed(Some(flag.span)))
+}
+
+/// What is not UTF-8 does not reach the image as it is written.
+fn invalid_utf8(instruction: &Instruction, source: &[u8]) -> Option<LintFinding> {
+    let Span { start, end } = instruction.span;
+    let text = source.get(start..end)?;
+    let error = std::str::from_utf8(text).err()?;
+    let place = start + error.valid_up_to();
+    let length = error
+        .error_len()
+        .unwrap_or(text.len() - error.valid_up_to());
+    let message = format!(
+        "The byte 0x{:02x} is not UTF-8 text: U+FFFD is put in its place",
+        source[place]
+    );
+    Some(
+        finding(&rules::INVALID_UTF8, instruction, message)
+            .narrowed(Some(Span::new(place, place + length)))
+            .helped("save the file as UTF-8"),
+    )
 }
 
 fn check_comments(instruction: &Instruction, findings: &mut Vec<LintFinding>) {

@@ -137,8 +137,11 @@ impl<'a> Command<'a> {
             let Some((name, kind)) = known.iter().find(|(name, _)| *name == flag.name) else {
                 return Err(self.unknown_flag(&flag.name, known).at(span));
             };
-            let earlier = taken.iter().find(|(taken, _)| taken == name);
-            if let (Some((_, first)), true) = (earlier, *kind != FlagType::List) {
+            // Only where one may not come again: a list can be as long as the file.
+            let earlier = taken
+                .iter()
+                .find(|(taken, _)| *kind != FlagType::List && taken == name);
+            if let Some((_, first)) = earlier {
                 let first = self.line.span(first.range.clone());
                 let message = format!("duplicate flag specified: --{name}");
                 return Err(Fault::instruction(message)

@@ -1,5 +1,9 @@
 //! `COPY` and `ADD`
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use crate::json::Json;
 use crate::{CopyAdd, CopySource, Heredoc, Word, heredoc};
 
@@ -66,9 +70,16 @@ fn build(
                 destination.value
             )));
     }
+    let bodies = Bodies::new(&command.heredocs);
     let sources = words
         .into_iter()
-        .map(|word| source(word, plain, &command.heredocs))
+        .map(|word| {
+            if plain {
+                bodies.source(word)
+            } else {
+                CopySource::Path(word)
+            }
+        })
         .collect();
     Ok(CopyAdd {
         sources,
@@ -85,33 +96,54 @@ fn build(
     })
 }
 
-/// Makes a source of a word. Heredocs are found by name, so that of two with the same name the last
-/// one gives the content of both.
-fn source(word: Word, plain: bool, heredocs: &[Heredoc]) -> CopySource {
-    if !plain {
-        return CopySource::Path(word);
+/// The bodies of an instruction by name. Of two with the same name the last one gives the content of
+/// both.
+struct Bodies<'a> {
+    by_name: HashMap<&'a str, Body<'a>>,
+}
+
+struct Body<'a> {
+    heredoc: &'a Heredoc,
+    /// Without leading tabs, made when first asked for.
+    stripped: OnceCell<Arc<str>>,
+}
+
+impl<'a> Bodies<'a> {
+    fn new(heredocs: &'a [Heredoc]) -> Self {
+        let by_name = heredocs.iter().map(|heredoc| {
+            let stripped = OnceCell::new();
+            (heredoc.name.as_str(), Body { heredoc, stripped })
+        });
+        Self {
+            by_name: by_name.collect(),
+        }
     }
-    let Ok(Some(found)) = heredoc::parse_word(&word.value) else {
-        return CopySource::Path(word);
-    };
-    let body = heredocs
-        .iter()
-        .rev()
-        .find(|heredoc| heredoc.name == found.name);
-    let raw = body.map(|heredoc| heredoc.raw.clone()).unwrap_or_default();
-    let content = if found.strip_tabs {
-        heredoc::strip_tabs(&raw)
-    } else {
-        raw.clone()
-    };
-    CopySource::Heredoc(Heredoc {
-        name: found.name,
-        content,
-        raw,
-        expand: found.expand,
-        strip_tabs: found.strip_tabs,
-        descriptor: found.descriptor,
-        span: word.span,
-        body_span: body.map_or(word.span, |heredoc| heredoc.body_span),
-    })
+
+    /// Makes a source of a word.
+    fn source(&self, word: Word) -> CopySource {
+        let Ok(Some(found)) = heredoc::parse_word(&word.value) else {
+            return CopySource::Path(word);
+        };
+        let body = self.by_name.get(found.name.as_str());
+        let raw: Arc<str> = body.map_or_else(|| "".into(), |body| Arc::clone(&body.heredoc.raw));
+        let content = match body {
+            Some(body) if found.strip_tabs => {
+                let stripped = body
+                    .stripped
+                    .get_or_init(|| heredoc::strip_tabs(&body.heredoc.raw).into());
+                Arc::clone(stripped)
+            }
+            _ => Arc::clone(&raw),
+        };
+        CopySource::Heredoc(Heredoc {
+            name: found.name,
+            content,
+            raw,
+            expand: found.expand,
+            strip_tabs: found.strip_tabs,
+            descriptor: found.descriptor,
+            span: word.span,
+            body_span: body.map_or(word.span, |body| body.heredoc.body_span),
+        })
+    }
 }

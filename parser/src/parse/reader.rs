@@ -2,6 +2,8 @@
 //!
 //! This is written by hand because it is about lines and state, not about grammar.
 
+use std::sync::Arc;
+
 use crate::heredoc::{self, HeredocWord};
 use crate::joined::Joined;
 use crate::text::{leading_space, trimmed};
@@ -59,7 +61,7 @@ pub(crate) struct Logical {
 
 /// A heredoc's body.
 pub(crate) struct Body {
-    pub(crate) raw: String,
+    pub(crate) raw: Arc<str>,
     pub(crate) span: Span,
     /// End of the content of the delimiter's line.
     pub(crate) end: usize,
@@ -275,7 +277,7 @@ impl<'a> Reader<'a> {
                 text = &text[tabs..];
             }
             if text == word.name.as_bytes() {
-                let raw = String::from_utf8_lossy(&self.source[start..line.start]).into_owned();
+                let raw = String::from_utf8_lossy(&self.source[start..line.start]).into();
                 return Some(Body {
                     raw,
                     span: Span::new(start, line.start),
@@ -287,11 +289,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the body of a finished heredoc as it is used.
-    pub(crate) fn content(word: &HeredocWord, raw: &str) -> String {
+    pub(crate) fn content(word: &HeredocWord, raw: &Arc<str>) -> Arc<str> {
         if word.strip_tabs {
-            heredoc::strip_tabs(raw)
+            heredoc::strip_tabs(raw).into()
         } else {
-            raw.to_owned()
+            Arc::clone(raw)
         }
     }
 

@@ -587,7 +587,7 @@ impl Evaluator<'_> {
                     paths.push(path);
                 }
                 CopySource::Heredoc(heredoc) => {
-                    let mut content = heredoc.content.clone();
+                    let mut content = heredoc.content.to_string();
                     if heredoc.expand {
                         let expansion =
                             expand_heredoc(&content, &state.visible).map_err(|e| e.to_string())?;
