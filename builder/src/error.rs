@@ -1,10 +1,14 @@
 //! The one error a build ends with: what failed, where in the Dockerfile, why, and what to do.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use rbuild_parser::{Diagnostic, LineRange, Span};
+use rbuild_parser::{Diagnostic, Instruction, LineRange, Span};
 
 use crate::event::VertexId;
+
+/// Most errors that are shown beside the first one.
+const MAX_OTHERS: usize = 100;
 
 /// What kind of thing went wrong; decides exit status and wording around the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +113,20 @@ impl BuildError {
         error
     }
 
+    /// Fails with the first of some errors; the others go with it, each once.
+    pub(crate) fn together(errors: Vec<BuildError>) -> Result<(), BuildError> {
+        let mut seen = HashSet::new();
+        let mut errors = errors.into_iter().filter(|error| {
+            let lines = error.location.as_ref().map(|location| location.lines);
+            seen.insert((lines, error.message.clone()))
+        });
+        let Some(mut first) = errors.next() else {
+            return Ok(());
+        };
+        first.others.extend(errors.take(MAX_OTHERS));
+        Err(first)
+    }
+
     /// Adds a hint.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> BuildError {
@@ -160,6 +178,17 @@ impl SourceFile {
             span,
             source: Arc::clone(&self.text),
         }
+    }
+
+    /// Places an error at a part of an instruction, or at all of it when the part is not found.
+    pub(crate) fn at_part(
+        &self,
+        error: BuildError,
+        instruction: &Instruction,
+        part: &str,
+    ) -> BuildError {
+        let span = instruction.place_of(part).unwrap_or(instruction.span);
+        error.at(&self.location(instruction.lines, Some(span)))
     }
 
     /// Turns a parser diagnostic into an error.

@@ -179,7 +179,7 @@ pub fn check(store: &Store, request: &BuildRequest) -> CheckReport {
         Ok(prepared) => prepared,
         Err(error) => {
             return CheckReport {
-                findings: Vec::new(),
+                findings: tree_findings(request),
                 error: Some(error),
                 verdict: None,
             };
@@ -192,6 +192,25 @@ pub fn check(store: &Store, request: &BuildRequest) -> CheckReport {
         error,
         verdict: prepared.linter.verdict().err(),
     }
+}
+
+/// What the tree alone shows, for a file that has errors.
+fn tree_findings(request: &BuildRequest) -> Vec<LintFinding> {
+    let parsed = parse(&request.dockerfile.text);
+    let directive = check_override(request);
+    let Ok(mut linter) = Linter::new(&parsed.dockerfile, directive) else {
+        return Vec::new();
+    };
+    for finding in parsed.lint {
+        linter.add(finding);
+    }
+    linter.findings().to_vec()
+}
+
+/// What replaces the `check` directive of the file.
+fn check_override(request: &BuildRequest) -> Option<&str> {
+    let argument = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+    argument.map(String::as_str)
 }
 
 /// A file that was read and the checks that run on it.
@@ -223,11 +242,7 @@ impl Prepared {
             return Err(first);
         }
         check_syntax_directive(&file, &parsed, request)?;
-        let directive = request
-            .build_args
-            .get("BUILDKIT_DOCKERFILE_CHECK")
-            .map(String::as_str);
-        let mut linter = Linter::new(&parsed.dockerfile, directive)
+        let mut linter = Linter::new(&parsed.dockerfile, check_override(request))
             .map_err(|diagnostic| file.diagnostic(&diagnostic))?;
         for finding in &parsed.lint {
             linter.add(finding.clone());

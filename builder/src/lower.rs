@@ -84,6 +84,8 @@ pub(crate) struct Lowering<'a> {
     entitled: Entitled,
     /// Only checks are wanted: images may be missing.
     check_only: bool,
+    /// What is wrong so far. The rest is lowered all the same, to find what else is wrong.
+    problems: Vec<BuildError>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -133,6 +135,7 @@ impl<'a> Lowering<'a> {
             ignore,
             entitled,
             check_only: false,
+            problems: Vec::new(),
         }
     }
 
@@ -150,12 +153,14 @@ impl<'a> Lowering<'a> {
     ) -> Result<LoweredTarget, BuildError> {
         let epoch = self.source_date_epoch(plan)?;
         let mut states: Vec<Option<StageState>> = vec![None; plan.stages.len()];
+        self.problems.clone_from(&plan.problems);
         for index in 0..plan.stages.len() {
             if plan.stages[index].needed {
                 let state = self.lower_stage(plan, index, &states, epoch, linter)?;
                 states[index] = Some(state);
             }
         }
+        BuildError::together(std::mem::take(&mut self.problems))?;
         let Some(mut state) = states[plan.target].take() else {
             return Err(BuildError::user("the target stage was not planned"));
         };
@@ -229,20 +234,29 @@ impl<'a> Lowering<'a> {
             ordinal: 0,
         };
         let mut state = self.start_stage(&mut context, states)?;
-        for (instruction, trigger) in stage.instructions() {
-            let location = self
-                .file
-                .location(instruction.lines, Some(instruction.span));
-            self.apply(
+        for (ordinal, (instruction, trigger)) in stage.instructions().enumerate() {
+            context.ordinal = ordinal;
+            // What would only fail because of an error above is not worth telling.
+            if state.variables_lost && instruction.text.contains('$') {
+                continue;
+            }
+            let applied = self.apply(
                 &mut context,
                 &mut state,
                 states,
                 instruction,
                 trigger,
                 linter,
-            )
-            .map_err(|error| error.at(&location))?;
-            context.ordinal += 1;
+            );
+            if let Err(error) = applied {
+                let place = (instruction.lines, Some(instruction.span));
+                self.problems
+                    .push(error.at(&self.file.location(place.0, place.1)));
+                if let InstructionKind::Arg(_) | InstructionKind::Env(_) = instruction.kind {
+                    state.variables_known = false;
+                    state.variables_lost = true;
+                }
+            }
         }
         Ok(state)
     }
@@ -348,6 +362,7 @@ impl<'a> Lowering<'a> {
             instruction,
             linter,
         )
+        .map_err(|error| self.file.at_part(error, instruction, word))
     }
 
     fn local(&mut self, source: &LocalSource) -> VertexId {

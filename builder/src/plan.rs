@@ -7,8 +7,9 @@ mod bases;
 
 use std::collections::BTreeMap;
 
+use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::{Dfs, DfsEvent, depth_first_search};
+use petgraph::visit::Dfs;
 use rbuild_parser::{
     CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, Linter, Platform, Run,
     Stage, Variables, closest, expand, lint::rules, parse_mount,
@@ -117,6 +118,10 @@ pub(crate) struct Plan<'a> {
     pub globals: VariableList,
     /// The platform that is built for.
     pub platform: Platform,
+    /// What is wrong with stages that are in the plan all the same, to find what else is wrong.
+    pub problems: Vec<BuildError>,
+    /// The last stage of each name.
+    by_name: BTreeMap<&'a str, usize>,
 }
 
 /// What planning works from.
@@ -146,11 +151,26 @@ pub(crate) fn plan<'a>(input: &PlanInput<'a>, linter: &mut Linter) -> Result<Pla
     planner.global_scope(linter)?;
     planner.check_default_names(linter);
     for stage in &input.dockerfile.stages {
-        planner.add_stage(stage, linter)?;
+        if let Err(error) = planner.add_stage(stage, linter) {
+            planner.plan.problems.push(error);
+            planner.add_unknown_stage(stage);
+        }
     }
-    planner.choose_target()?;
-    planner.check_references()?;
-    planner.cut_to_target(linter)?;
+    if !input.check_only {
+        // Before anything is asked from outside.
+        BuildError::together(std::mem::take(&mut planner.plan.problems))?;
+    }
+    let rest = planner.choose_target().and_then(|()| {
+        planner.check_references()?;
+        if !input.check_only {
+            BuildError::together(std::mem::take(&mut planner.plan.problems))?;
+        }
+        planner.cut_to_target(linter)
+    });
+    if let Err(error) = rest {
+        planner.plan.problems.push(error);
+        BuildError::together(std::mem::take(&mut planner.plan.problems))?;
+    }
     Ok(planner.plan)
 }
 
@@ -161,18 +181,21 @@ impl<'a> Plan<'a> {
             target: 0,
             globals: VariableList::new(),
             platform: input.platform.clone(),
+            problems: Vec::new(),
+            by_name: BTreeMap::new(),
         }
+    }
+
+    fn push(&mut self, stage: PlannedStage<'a>) {
+        if let Some(name) = stage.source.name.as_deref() {
+            self.by_name.insert(name, self.stages.len());
+        }
+        self.stages.push(stage);
     }
 
     /// The last stage added so far with this name, any case.
     fn stage_by_name(&self, name: &str) -> Option<usize> {
-        self.stages.iter().rposition(|stage| {
-            stage
-                .source
-                .name
-                .as_deref()
-                .is_some_and(|known| known == name.to_lowercase())
-        })
+        self.by_name.get(name.to_lowercase().as_str()).copied()
     }
 
     /// Resolves the value of a `--from`.
@@ -253,11 +276,8 @@ impl<'a> Planner<'a, '_> {
         instruction: &Instruction,
     ) -> Result<rbuild_parser::Expansion, BuildError> {
         expand(word, self.input.dockerfile.escape, variables).map_err(|error| {
-            let location = self
-                .input
-                .file
-                .location(instruction.lines, Some(instruction.span));
-            BuildError::user(error.to_string()).at(&location)
+            let error = BuildError::user(error.to_string());
+            self.input.file.at_part(error, instruction, word)
         })
     }
 
@@ -324,7 +344,7 @@ impl<'a> Planner<'a, '_> {
             .name
             .clone()
             .unwrap_or_else(|| format!("stage-{}", stage.index));
-        self.plan.stages.push(PlannedStage {
+        self.plan.push(PlannedStage {
             source: stage,
             name,
             base_name: image.value,
@@ -340,6 +360,23 @@ impl<'a> Planner<'a, '_> {
             needed: false,
         });
         Ok(())
+    }
+
+    /// A stage of which only the name is known.
+    fn add_unknown_stage(&mut self, stage: &'a Stage) {
+        self.plan.push(PlannedStage {
+            source: stage,
+            name: stage
+                .name
+                .clone()
+                .unwrap_or_else(|| format!("stage-{}", stage.index)),
+            base_name: stage.base().image.value.clone(),
+            base: Base::Unknown,
+            platform: self.plan.platform.clone(),
+            triggers: Vec::new(),
+            replaced: false,
+            needed: false,
+        });
     }
 
     fn lint_from_variables(&self, stage: &Stage, undefined: &[String], linter: &mut Linter) {
@@ -385,13 +422,8 @@ impl<'a> Planner<'a, '_> {
         location: &crate::error::Location,
     ) -> Result<Pending, BuildError> {
         // Unlike `--from`, FROM compares with the lower-cased stage name as written (S17).
-        let stage = self
-            .plan
-            .stages
-            .iter()
-            .rposition(|stage| stage.source.name.as_deref() == Some(name));
-        if let Some(index) = stage {
-            return Ok(Pending::Stage(index));
+        if let Some(index) = self.plan.by_name.get(name) {
+            return Ok(Pending::Stage(*index));
         }
         if name == "scratch" {
             return Ok(Pending::Scratch);
@@ -443,58 +475,72 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// Every `--from` of the file must point somewhere, and stages must not depend on themselves.
-    fn check_references(&self) -> Result<(), BuildError> {
-        let graph = self.graph()?;
-        for (index, stage) in self.plan.stages.iter().enumerate() {
-            let cycle = depth_first_search(&graph, [NodeIndex::new(index)], |event| match event {
-                DfsEvent::BackEdge(..) => Err(()),
-                _ => Ok(()),
-            });
-            if cycle.is_err() {
-                let from = &stage.source.from;
-                let location = self.input.file.location(from.lines, Some(from.span));
-                let message = format!("circular dependency detected on stage: {}", stage.name);
-                return Err(BuildError::user(message).at(&location));
+    fn check_references(&mut self) -> Result<(), BuildError> {
+        let graph = self.graph();
+        // Stages are taken away when all they need is gone; those that stay lead to a cycle. There is no
+        // recursion, since stages can be many.
+        let edges = |node, direction| graph.neighbors_directed(node, direction);
+        let mut open: Vec<usize> = graph
+            .node_indices()
+            .map(|node| edges(node, Direction::Outgoing).count())
+            .collect();
+        let mut done: Vec<NodeIndex> = graph
+            .node_indices()
+            .filter(|node| open[node.index()] == 0)
+            .collect();
+        while let Some(node) = done.pop() {
+            for user in edges(node, Direction::Incoming) {
+                open[user.index()] -= 1;
+                if open[user.index()] == 0 {
+                    done.push(user);
+                }
             }
         }
-        Ok(())
+        let Some(index) = open.iter().position(|needed| *needed > 0) else {
+            return Ok(());
+        };
+        let stage = &self.plan.stages[index];
+        let from = &stage.source.from;
+        let location = self.input.file.location(from.lines, Some(from.span));
+        let message = format!("circular dependency detected on stage: {}", stage.name);
+        Err(BuildError::user(message).at(&location))
     }
 
     /// Edges lead from a stage to what it needs.
-    fn graph(&self) -> Result<DiGraph<(), ()>, BuildError> {
+    ///
+    /// What points nowhere becomes a problem of the plan.
+    fn graph(&mut self) -> DiGraph<(), ()> {
         let mut graph = DiGraph::new();
         for _ in &self.plan.stages {
             graph.add_node(());
         }
+        let mut problems = Vec::new();
         for (index, stage) in self.plan.stages.iter().enumerate() {
-            for needed in self.needs(stage)? {
+            for needed in self.needs(stage, &mut problems) {
                 graph.add_edge(NodeIndex::new(index), NodeIndex::new(needed), ());
             }
         }
-        Ok(graph)
+        self.plan.problems.append(&mut problems);
+        graph
     }
 
     /// The stages that a stage needs.
-    fn needs(&self, stage: &PlannedStage<'a>) -> Result<Vec<usize>, BuildError> {
+    fn needs(&self, stage: &PlannedStage<'a>, problems: &mut Vec<BuildError>) -> Vec<usize> {
         let mut needed = Vec::new();
         if let Base::Stage(index) = stage.base {
             needed.push(index);
         }
+        let contexts = &self.input.request.named_contexts;
         for (instruction, _) in stage.instructions() {
             for from in references(instruction) {
-                let target = self
-                    .plan
-                    .target_of_from(&from, &self.input.request.named_contexts)
-                    .map_err(|error| {
-                        let place = (instruction.lines, Some(instruction.span));
-                        error.at(&self.input.file.location(place.0, place.1))
-                    })?;
-                if let FromTarget::Stage(index) = target {
-                    needed.push(index);
+                match self.plan.target_of_from(&from, contexts) {
+                    Ok(FromTarget::Stage(index)) => needed.push(index),
+                    Ok(_) => {}
+                    Err(error) => problems.push(self.input.file.at_part(error, instruction, &from)),
                 }
             }
         }
-        Ok(needed)
+        needed
     }
 
     /// Marks what the target needs, resolves its base images and attaches triggers.
@@ -502,7 +548,7 @@ impl<'a> Planner<'a, '_> {
     /// Triggers may need further stages, so the reachable set is taken again until it is stable.
     fn cut_to_target(&mut self, linter: &mut Linter) -> Result<(), BuildError> {
         loop {
-            let graph = self.graph()?;
+            let graph = self.graph();
             let mut fresh = Vec::new();
             for root in self.roots() {
                 let mut search = Dfs::new(&graph, NodeIndex::new(root));

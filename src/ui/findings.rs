@@ -55,7 +55,8 @@ impl<'a> Findings<'a> {
             .collect();
         Findings {
             source,
-            path,
+            // Tools compare paths as text.
+            path: path.strip_prefix("./").unwrap_or(path),
             warnings,
             errors,
         }

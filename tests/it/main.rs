@@ -16,6 +16,7 @@ mod support;
 mod archives;
 mod cache_rules;
 mod cases;
+mod check;
 mod concurrency;
 mod context;
 mod debian;

@@ -49,8 +49,12 @@ impl<'a> Lowering<'a> {
             InstructionKind::Expose(words) => self.expose(state, instruction, words, linter),
             InstructionKind::Volume(words) => self.volume(state, instruction, words, linter),
             InstructionKind::StopSignal(signal) => {
-                let signal = self.expand(&signal.value, state, instruction, linter)?;
-                check_signal(&signal).map_err(BuildError::user)?;
+                let word = &signal.value;
+                let signal = self.expand(word, state, instruction, linter)?;
+                check_signal(&signal).map_err(|message| {
+                    self.file
+                        .at_part(BuildError::user(message), instruction, word)
+                })?;
                 state.commit(format!("STOPSIGNAL {signal}"), None);
                 state.config.config.stop_signal = Some(signal);
                 Ok(())
@@ -176,9 +180,13 @@ impl<'a> Lowering<'a> {
         for word in sorted {
             let result = expand_words(word, self.escape, &state.variables);
             // BuildKit does not tell undefined variables of EXPOSE (case Y07).
-            let (specs, _) = result.map_err(|error| BuildError::user(error.to_string()))?;
+            let placed = |message: String| {
+                self.file
+                    .at_part(BuildError::user(message), instruction, word)
+            };
+            let (specs, _) = result.map_err(|error| placed(error.to_string()))?;
             for spec in specs {
-                let parsed = parse_port_spec(&spec).map_err(BuildError::user)?;
+                let parsed = parse_port_spec(&spec).map_err(placed)?;
                 for finding in rules::expose(instruction, &parsed, &spec) {
                     linter.add(finding);
                 }

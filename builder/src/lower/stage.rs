@@ -27,6 +27,8 @@ pub(super) struct StageState {
     pub(super) workdir_set: bool,
     /// Whether the base's environment is known, so that an unset variable is a finding.
     pub(super) variables_known: bool,
+    /// An ARG or ENV failed, so that variables lack their values.
+    pub(super) variables_lost: bool,
     /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage, by name.
     pub(super) last_of: HashMap<&'static str, Instruction>,
 }
@@ -80,6 +82,7 @@ impl StageState {
             declared: Vec::new(),
             cmd_set: false,
             variables_known: true,
+            variables_lost: false,
             last_of: HashMap::new(),
         }
     }

@@ -184,7 +184,11 @@ fn target(dockerfile: &Dockerfile, name: Option<&str>) -> Result<usize, Failure>
         if let Some(close) = closest(name, names) {
             message.push_str(&format!(" (did you mean {close}?)"));
         }
-        Failure::new(message)
+        let failure = Failure::new(message);
+        if name.parse::<u64>().is_ok() {
+            return failure.hint("stages are chosen by name: add `AS name` to its FROM");
+        }
+        failure
     })
 }
 

