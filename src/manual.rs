@@ -101,3 +101,17 @@ fn the_command_reference_is_fresh() {
         "{PLACE} is stale: run `RBUILD_UPDATE_MANUAL=1 cargo test --bin rbuild manual`"
     );
 }
+
+#[test]
+fn the_manual_explains_every_check_of_our_own() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manual/checks.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let explained: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|name| name.starts_with("rbuild/"))
+        .collect();
+    let rules = rbuild_parser::RULES.iter().filter(|rule| rule.is_own());
+    let rules: Vec<&str> = rules.map(|rule| rule.name).collect();
+    assert_eq!(explained, rules);
+}
