@@ -22,7 +22,7 @@ use rbuild_parser::{
     expand, lint::rules,
 };
 
-use crate::error::{BuildError, Location, SourceFile};
+use crate::error::{BuildError, BuildErrorKind, Location, SourceFile};
 use crate::event::VertexId;
 use crate::image::{BaseImage, History, ImageConfig};
 use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, VertexMeta};
@@ -249,9 +249,14 @@ impl<'a> Lowering<'a> {
                 linter,
             );
             if let Err(error) = applied {
+                let ends = error.kind != BuildErrorKind::User;
                 let place = (instruction.lines, Some(instruction.span));
                 self.problems
                     .push(error.at(&self.file.location(place.0, place.1)));
+                if ends {
+                    // Not a mistake in the file: a cancelled build does not read on.
+                    BuildError::together(std::mem::take(&mut self.problems))?;
+                }
                 if let InstructionKind::Arg(_) | InstructionKind::Env(_) = instruction.kind {
                     state.variables_known = false;
                     state.variables_lost = true;
