@@ -563,7 +563,7 @@ impl<'a> Planner<'a, '_> {
             }
             fresh.sort_unstable();
             fresh.dedup();
-            self.prefetch(&fresh)?;
+            self.prefetch(&fresh);
             for index in fresh {
                 self.plan.stages[index].needed = true;
                 self.resolve_base(index, linter)?;

@@ -22,8 +22,8 @@ impl<'a> Planner<'a, '_> {
         }
     }
 
-    /// Looks up all images at once that these stages name.
-    pub(super) fn prefetch(&self, stages: &[usize]) -> Result<(), BuildError> {
+    /// Looks up all images at once that these stages name. What points nowhere was told before.
+    pub(super) fn prefetch(&self, stages: &[usize]) {
         let contexts = &self.input.request.named_contexts;
         let mut wanted = Vec::new();
         for stage in stages.iter().map(|index| &self.plan.stages[*index]) {
@@ -41,9 +41,9 @@ impl<'a> Planner<'a, '_> {
             }
             for (instruction, _) in stage.instructions() {
                 for from in references(instruction) {
-                    let reference = match self.plan.target_of_from(&from, contexts)? {
-                        FromTarget::Image(name) => ImageReference::parse(&name).ok(),
-                        FromTarget::Context(name) => match contexts.get(&name) {
+                    let reference = match self.plan.target_of_from(&from, contexts) {
+                        Ok(FromTarget::Image(name)) => ImageReference::parse(&name).ok(),
+                        Ok(FromTarget::Context(name)) => match contexts.get(&name) {
                             Some(NamedContext::Image(reference)) => Some(reference.clone()),
                             _ => None,
                         },
@@ -54,7 +54,6 @@ impl<'a> Planner<'a, '_> {
             }
         }
         self.input.resolver.prefetch(&wanted);
-        Ok(())
     }
 
     pub(super) fn resolve_base(
