@@ -31,6 +31,7 @@ mod rebuild;
 mod registry;
 mod remote;
 mod rootless;
+mod roundtrip;
 mod run;
 mod sandbox;
 mod side_by_side;
