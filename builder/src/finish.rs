@@ -14,6 +14,7 @@ use crate::event::{Event, Warning};
 use crate::image::{BaseImage, BaseLayer, History, ImageError, Origin, Place};
 use crate::lower::LoweredTarget;
 use crate::output::{Finished, OutputError, write_outputs};
+use crate::remote_cache;
 use crate::request::{Output, OutputKind};
 use crate::solve::{LayerRef, SolveContext, VertexOutput, materialize};
 
@@ -27,7 +28,11 @@ pub(crate) fn finish(
     bring_layers(context, targets, outputs)?;
     let finished: Vec<Finished> = targets
         .iter()
-        .map(|target| complete(target, outputs))
+        .map(|target| {
+            let mut finished = complete(target, outputs);
+            remote_cache::inline(context, outputs, &mut finished.config);
+            finished
+        })
         .collect();
     let vertex = crate::event::VertexId(context.graph.len() as u32);
     let start = Instant::now();
@@ -67,6 +72,8 @@ pub(crate) fn finish(
         elapsed: start.elapsed(),
         layer: None,
     });
+    let layers: Vec<DiffId> = finished.iter().flat_map(|one| one.layers.clone()).collect();
+    remote_cache::export(context, outputs, &layers, vertex)?;
     let steps = context.graph.vertices().filter(|(id, vertex)| {
         !vertex.meta.internal && outputs.get(id.0 as usize).is_some_and(Option::is_some)
     });

@@ -40,6 +40,8 @@ pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 
+use base64::Engine as _;
+
 pub use base::{BaseImage, BaseLayer, Origin};
 pub use config::{ContainerConfig, HealthConfig, History, ImageConfig, RootFs};
 pub use error::ImageError;
@@ -50,6 +52,17 @@ pub use manifest::{Descriptor, DescriptorPlatform, Index, Manifest};
 pub use outgoing::{PreparedPush, prepare_push};
 pub use pull::{PullNews, pull_image};
 pub use push::{Outgoing, OutgoingBlob, PushNews, push_image};
+pub(crate) use remote::cache_documents;
 pub use remote::{Place, RemoteImage, keep_remote, location_of, resolve_remote};
 pub use save::{SaveItem, save_archive};
 pub use stored::{StoredManifest, image_config, manifest_of, resolve_stored};
+
+/// Standard base64 with padding.
+pub(crate) fn base64_encode(bytes: &[u8]) -> String {
+    base64::prelude::BASE64_STANDARD.encode(bytes)
+}
+
+/// Reads standard base64; none if it is something else.
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    base64::prelude::BASE64_STANDARD.decode(text).ok()
+}

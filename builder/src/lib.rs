@@ -19,6 +19,7 @@ mod ops;
 pub mod output;
 mod outside;
 mod plan;
+mod remote_cache;
 pub mod request;
 mod resolve;
 mod scope;
@@ -122,9 +123,12 @@ fn build_with(
     }
     let locals = locals::Locals::open(&engine.store, request, prepared.ignore.as_ref(), &locals)?;
     let findings = Mutex::new(Vec::new());
+    let (store, sources) = (&engine.store, &request.cache_from);
+    let imports = remote_cache::import(store, client, sources, &request.platforms, events);
     let context = solve::SolveContext {
         store: &engine.store,
         client,
+        imports: &imports,
         runtime: engine.runtime.as_ref(),
         remote: &engine.remote,
         request,

@@ -27,6 +27,7 @@ use crate::image::{BaseLayer, ImageConfig, Place};
 use crate::request::{ArchiveTarget, BuildRequest, OutputKind, OutputOptions};
 
 pub use error::OutputError;
+pub(crate) use layout::write_directory as write_layout;
 pub use validate::validate_outputs;
 
 /// The result of a build for one platform.

@@ -1,6 +1,7 @@
 //! What a build is asked to do: flags and files as one typed value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use rbuild_cache::{Compression, DiffId, Digest};
@@ -45,10 +46,78 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// `--ulimit TYPE=SOFT:HARD`.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--cache-from`: caches that are read.
+    pub cache_from: Vec<CacheSource>,
+    /// `--cache-to`: caches that are written.
+    pub cache_to: Vec<CacheTarget>,
     /// `--pull`: when registries are asked for base images.
     pub pull: PullPolicy,
     /// `--jobs`: steps at once; `None` means as many as there are CPUs, at least four.
     pub jobs: Option<usize>,
+}
+
+/// One `--cache-from`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheSource {
+    /// A cache, or an image with one inside, in a registry.
+    Registry(ImageReference),
+    /// An OCI layout.
+    Local {
+        /// Its directory.
+        path: PathBuf,
+        /// Which of its entries.
+        tag: Option<String>,
+        /// Which of its manifests.
+        digest: Option<Digest>,
+    },
+}
+
+/// One `--cache-to`.
+#[derive(Debug, Clone)]
+pub struct CacheTarget {
+    /// Where to.
+    pub place: CachePlace,
+    /// `mode=max`: the results of all steps, not only those that the image is made of.
+    pub all: bool,
+    /// A failure is a warning.
+    pub ignore_error: bool,
+    /// How layers are compressed.
+    pub compression: Option<Compression>,
+}
+
+/// Where a cache is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlace {
+    /// Into a registry.
+    Registry(ImageReference),
+    /// Into an OCI layout.
+    Local {
+        /// Its directory.
+        path: PathBuf,
+        /// The tag of the entry.
+        tag: String,
+    },
+    /// Into the image itself.
+    Inline,
+}
+
+impl fmt::Display for CacheSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheSource::Registry(reference) => f.write_str(&reference.canonical()),
+            CacheSource::Local { path, .. } => write!(f, "`{}`", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for CachePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CachePlace::Registry(reference) => f.write_str(&reference.canonical()),
+            CachePlace::Local { path, .. } => write!(f, "`{}`", path.display()),
+            CachePlace::Inline => f.write_str("the image"),
+        }
+    }
 }
 
 /// When a registry is asked for an image.

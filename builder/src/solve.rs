@@ -11,7 +11,7 @@ mod vertex;
 
 use std::sync::{Arc, Mutex};
 
-use rbuild_cache::{DiffId, Layer, RootView, Store};
+use rbuild_cache::{DiffId, Digest, Layer, RootView, Store};
 use rbuild_parser::LintFinding;
 use rbuild_registry::Client;
 use rbuild_runtime::Runtime;
@@ -22,6 +22,7 @@ use crate::event::{EventSink, VertexId};
 use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
+use crate::remote_cache::Imports;
 use crate::request::BuildRequest;
 use crate::source::Remote;
 
@@ -33,6 +34,8 @@ pub(crate) struct SolveContext<'a> {
     pub store: &'a Store,
     /// Speaks with registries; none where they are not to be asked.
     pub client: Option<&'a Client>,
+    /// What other builds have found out.
+    pub imports: &'a Imports,
     /// Starts sandboxes; none on hosts where nothing can run.
     pub runtime: Option<&'a Runtime>,
     /// How sources outside this machine are reached.
@@ -79,6 +82,8 @@ pub(crate) enum Value {
 pub(crate) struct VertexOutput {
     /// The value.
     pub value: Value,
+    /// The keys under which it is known; none for what has no key.
+    pub keys: Vec<Digest>,
     /// When its layer was made (RFC 3339), for vertices that make one.
     pub created: Option<String>,
     /// It was known before.

@@ -1,5 +1,6 @@
 //! `rbuild build`: flags to one request, one call, one report.
 
+mod caches;
 mod call;
 mod context;
 mod metadata;

@@ -46,6 +46,31 @@ pub fn resolve_layout(
     chosen.into_base(name, Origin::Layout(path.to_path_buf()))
 }
 
+/// Finds the one entry of a layout that a tag or digest names; without both, `latest` or the only one.
+pub(crate) fn find(
+    store: &Store,
+    path: &Path,
+    tag: Option<&str>,
+    digest: Option<&Digest>,
+) -> Result<Descriptor, ImageError> {
+    let layout = Layout { path, store };
+    let index = layout.index()?;
+    if let Some(digest) = digest {
+        return layout.by_digest(&index, digest);
+    }
+    let found = by_tag(&index, path, tag)?;
+    let wanted = || format!("tagged {}", tag.unwrap_or("latest"));
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| not_found(&index, path, wanted()))
+}
+
+/// The documents of a layout.
+pub(crate) fn documents<'a>(store: &'a Store, path: &'a Path) -> Box<dyn Documents + 'a> {
+    Box::new(Layout { path, store })
+}
+
 /// Path of a blob in a layout.
 pub(crate) fn blob_path(layout: &Path, digest: &Digest) -> PathBuf {
     layout.join("blobs/sha256").join(digest.hex())

@@ -15,9 +15,11 @@ use super::base::{BaseImage, BaseLayer, Origin};
 use super::choose;
 use super::document::{Document, Documents};
 use super::error::ImageError;
+use super::layout;
 use super::limits;
 use super::manifest::Descriptor;
 use super::media;
+use super::stored::Stored;
 
 /// Pieces of a layer between the download and the unpacking.
 const PIECES: usize = 32;
@@ -343,5 +345,17 @@ impl Read for Pieces {
         buffer[..count].copy_from_slice(&self.current[self.used..self.used + count]);
         self.used += count;
         Ok(count)
+    }
+}
+
+/// The documents of a place, to read a cache from.
+pub(crate) fn cache_documents<'a>(store: &'a Store, origin: &'a Origin) -> Box<dyn Documents + 'a> {
+    match origin {
+        Origin::Registry(remote) => Box::new(RemoteDocuments { remote, store }),
+        Origin::Layout(path) => layout::documents(store, path),
+        Origin::Store => Box::new(Stored {
+            store,
+            name: "the store",
+        }),
     }
 }

@@ -40,6 +40,8 @@ pub(crate) fn request() -> BuildRequest {
         entitlements: vec![],
         shm_size: None,
         ulimits: vec![],
+        cache_from: vec![],
+        cache_to: vec![],
         pull: crate::request::PullPolicy::Missing,
         jobs: None,
     }

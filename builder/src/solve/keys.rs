@@ -18,6 +18,33 @@ pub(super) fn parts(
     vertex: &Vertex,
     inputs: &[VertexOutput],
 ) -> Result<Parts, BuildError> {
+    all_parts(context, vertex, inputs, false)
+}
+
+/// The parts of the early key: other root file systems stand in it by their layers, so that none of
+/// them is read. The same as [`parts`] if there is none.
+pub(super) fn early_parts(
+    context: &SolveContext<'_>,
+    vertex: &Vertex,
+    inputs: &[VertexOutput],
+) -> Result<Parts, BuildError> {
+    all_parts(context, vertex, inputs, true)
+}
+
+/// The identity of an input that is a root file system.
+fn layers_of(input: Option<&VertexOutput>) -> Option<String> {
+    match &input?.value {
+        Value::Rootfs(layers) => Some(format!("layers {}", chain_identity(layers))),
+        Value::Local(_) => None,
+    }
+}
+
+fn all_parts(
+    context: &SolveContext<'_>,
+    vertex: &Vertex,
+    inputs: &[VertexOutput],
+    early: bool,
+) -> Result<Parts, BuildError> {
     let mut parts = vertex.op.parts();
     match &vertex.op {
         Op::Exec(exec) => {
@@ -35,6 +62,10 @@ pub(super) fn parts(
                     _ => None,
                 };
                 if let Some((input, source)) = read {
+                    if early && let Some(layers) = layers_of(inputs.get(input)) {
+                        parts.push(format!("{CONTENT}{source} at {}", mount.target), layers);
+                        continue;
+                    }
                     let tree = tree_of(context, inputs.get(input))?;
                     let digest = path_digest(context, &tree, source, None)?;
                     parts.push(format!("{CONTENT}{source} at {}", mount.target), digest);
@@ -47,7 +78,7 @@ pub(super) fn parts(
             }
             for action in &file.actions {
                 if let FileAction::Copy(copy) = action {
-                    copy_parts(context, copy, inputs, &mut parts)?;
+                    copy_parts(context, copy, inputs, early, &mut parts)?;
                 }
             }
         }
@@ -79,6 +110,7 @@ fn copy_parts(
     context: &SolveContext<'_>,
     copy: &CopyAction,
     inputs: &[VertexOutput],
+    early: bool,
     parts: &mut Parts,
 ) -> Result<(), BuildError> {
     let exclude = match copy.exclude.as_slice() {
@@ -95,6 +127,10 @@ fn copy_parts(
             }
             continue;
         };
+        if early && let Some(layers) = layers_of(inputs.get(*input)) {
+            parts.push(format!("{CONTENT}{path}"), layers);
+            continue;
+        }
         let tree = tree_of(context, inputs.get(*input))?;
         if has_wildcard(path) {
             let found = expand_wildcards(&tree, path, copy.parents)

@@ -10,7 +10,7 @@ use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
 use rbuild_registry::RegistryError;
 
 use super::findings;
-use super::keys::{parts, tree_of};
+use super::keys::{early_parts, parts, tree_of};
 use super::{LayerRef, SolveContext, Value, VertexOutput, materialize};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId};
@@ -19,6 +19,7 @@ use crate::file;
 use crate::image::{BaseImage, BaseLayer, ImageError, Origin};
 use crate::key::{Parts, miss_reason};
 use crate::ops::{ExecOp, FileOp, Op, Vertex};
+use crate::remote_cache::Hit;
 use crate::source::{self, Fetched, SourceContext};
 
 /// Runs a vertex or finds its result.
@@ -75,6 +76,7 @@ fn fetched(source: Fetched) -> VertexOutput {
             diff_id: source.layer,
             origin: None,
         }]),
+        keys: Vec::new(),
         created: Some(source.created),
         cached: source.cached,
     }
@@ -83,6 +85,7 @@ fn fetched(source: Fetched) -> VertexOutput {
 fn plain(value: Value) -> VertexOutput {
     VertexOutput {
         value,
+        keys: Vec::new(),
         created: None,
         cached: true,
     }
@@ -132,7 +135,11 @@ pub(super) fn load_layers(
     id: VertexId,
     wanted: &[DiffId],
 ) -> Result<(), BuildError> {
-    let name = &context.graph.vertex(id).meta.name;
+    let name = if (id.0 as usize) < context.graph.len() {
+        context.graph.vertex(id).meta.name.clone()
+    } else {
+        format!("[cache] load layers from {}", image.name)
+    };
     let failed = |error: &dyn std::error::Error| {
         BuildError::io(format!("could not load the image {}", image.name), error)
     };
@@ -199,12 +206,25 @@ fn keyed(
     vertex: &Vertex,
     inputs: &[VertexOutput],
 ) -> Result<VertexOutput, BuildError> {
+    let below = base_layers(&vertex.op, inputs);
+    let mut keys = Vec::new();
+    if !context.imports.is_empty() || !context.request.cache_to.is_empty() {
+        let early = early_parts(context, vertex, inputs)?.digest();
+        if let Some(hit) = imported(context, vertex, &early) {
+            return Ok(taken(context, id, vertex, below, hit));
+        }
+        keys.push(early);
+    }
     let parts = parts(context, vertex, inputs)?;
     findings::collect(context, vertex, inputs)?;
     let key = parts.digest();
-    let below = base_layers(&vertex.op, inputs);
+    keys.retain(|early| *early != key);
+    keys.push(key);
     if let Some(record) = look_up(context, vertex, &key)? {
-        return Ok(cached(context, id, vertex, below, &record));
+        return Ok(cached(context, id, vertex, below, &record).known_as(keys));
+    }
+    if let Some(hit) = imported(context, vertex, &key) {
+        return Ok(taken(context, id, vertex, below, hit));
     }
     context.events.event(Event::Started {
         vertex: id,
@@ -217,7 +237,7 @@ fn keyed(
         .lock(&format!("step {key}"))
         .map_err(|error| BuildError::io("could not lock a build step", &error))?;
     if let Some(record) = look_up(context, vertex, &key)? {
-        return Ok(cached(context, id, vertex, below, &record));
+        return Ok(cached(context, id, vertex, below, &record).known_as(keys));
     }
     if context.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
@@ -236,7 +256,48 @@ fn keyed(
         elapsed,
         layer,
     });
-    Ok(output(below, &record, false))
+    Ok(output(below, &record, false).known_as(keys))
+}
+
+impl VertexOutput {
+    fn known_as(mut self, keys: Vec<Digest>) -> VertexOutput {
+        self.keys = keys;
+        self
+    }
+}
+
+/// The result of a key in a cache of other builds.
+fn imported<'a>(context: &SolveContext<'a>, vertex: &Vertex, key: &Digest) -> Option<&'a Hit> {
+    if vertex.meta.ignore_cache {
+        return None;
+    }
+    context.imports.find(key)
+}
+
+/// Takes a result from a cache of other builds. Its layer is not fetched before someone reads it.
+fn taken(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    mut layers: Vec<LayerRef>,
+    hit: &Hit,
+) -> VertexOutput {
+    if !vertex.meta.internal {
+        context.events.event(Event::Cached {
+            vertex: id,
+            name: vertex.meta.name.clone(),
+        });
+    }
+    layers.push(LayerRef {
+        diff_id: hit.diff_id,
+        origin: Some((Arc::clone(&hit.image), hit.vertex)),
+    });
+    VertexOutput {
+        value: Value::Rootfs(layers),
+        keys: context.imports.keys_of(&hit.diff_id).to_vec(),
+        created: hit.created.clone(),
+        cached: true,
+    }
 }
 
 fn record(
@@ -333,6 +394,7 @@ fn output(mut layers: Vec<LayerRef>, record: &BuildRecord, cached: bool) -> Vert
     );
     VertexOutput {
         value: Value::Rootfs(layers),
+        keys: Vec::new(),
         created: Some(created),
         cached,
     }

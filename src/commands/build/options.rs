@@ -105,6 +105,12 @@ pub(crate) struct BuildArgs {
         help_heading = CACHE
     )]
     pub(super) pull: Option<String>,
+    /// Look results up in a cache too: a name, or `type=registry|local,…`
+    #[arg(long, value_name = "CACHE", help_heading = CACHE)]
+    pub(super) cache_from: Vec<String>,
+    /// Write results to a cache: `type=registry|local|inline,…[,mode=max]`
+    #[arg(long, value_name = "CACHE", help_heading = CACHE)]
+    pub(super) cache_to: Vec<String>,
     /// Run all steps again
     #[arg(long, help_heading = CACHE)]
     pub(super) no_cache: bool,
@@ -204,8 +210,6 @@ impl RefusedList for BuildRefused {
         flag("logsplit"),
         flag("disable-compression"),
         flag("force-compression"),
-        value("cache-from"),
-        value("cache-to"),
         value("cache-ttl"),
         value("attest"),
         value("policy"),

@@ -101,7 +101,7 @@ fn parse_one(value: &str) -> Result<Vec<Output>, Failure> {
 }
 
 /// The `key=value` fields by their keys.
-fn attributes(fields: &[String]) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn attributes(fields: &[String]) -> Result<BTreeMap<String, String>, String> {
     let mut attributes = BTreeMap::new();
     for field in fields {
         let Some((key, value)) = field.split_once('=') else {
@@ -149,7 +149,7 @@ pub(super) fn insecure_hosts(
 }
 
 /// Why an output cannot be had.
-enum Reason {
+pub(super) enum Reason {
     Invalid(String),
     Failure(Failure),
 }
@@ -356,7 +356,9 @@ pub(super) fn add_annotations(outputs: &mut [Output], values: &[String]) -> Resu
     Ok(())
 }
 
-fn compression(attributes: &mut BTreeMap<String, String>) -> Result<Option<Compression>, Reason> {
+pub(super) fn compression(
+    attributes: &mut BTreeMap<String, String>,
+) -> Result<Option<Compression>, Reason> {
     let kind = match attributes.remove("compression").as_deref() {
         None => None,
         Some("estargz") => {
@@ -387,7 +389,10 @@ fn compression(attributes: &mut BTreeMap<String, String>) -> Result<Option<Compr
     }))
 }
 
-fn boolean(attributes: &mut BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Reason> {
+pub(super) fn boolean(
+    attributes: &mut BTreeMap<String, String>,
+    key: &str,
+) -> Result<Option<bool>, Reason> {
     match attributes.remove(key).as_deref() {
         None => Ok(None),
         Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),

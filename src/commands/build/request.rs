@@ -11,7 +11,7 @@ use rbuild_parser::{ImageReference, Platform, SourceKind, context_kind, parse_si
 
 use super::context::{self, Access, Opener, Sought};
 use super::options::{BuildArgs, WhatArgs};
-use super::{outputs, secrets, ssh};
+use super::{caches, outputs, secrets, ssh};
 use crate::config::Settings;
 use crate::env;
 use crate::failure::{Failure, status};
@@ -98,6 +98,8 @@ pub(super) fn request(
             entitlements,
             shm_size,
             ulimits,
+            cache_from: caches::sources(&args.cache_from)?,
+            cache_to: caches::targets(&args.cache_to)?,
             pull: pull_policy(args.pull.as_deref())?,
             jobs: args.jobs.filter(|jobs| *jobs > 0),
             ..request
@@ -150,6 +152,8 @@ pub(super) fn what(
             entitlements: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             pull: PullPolicy::Missing,
             jobs: None,
         },

@@ -1,0 +1,335 @@
+//! Writing caches at the end of a build.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use rbuild_cache::{Compression, DiffId, Store};
+
+use super::config::{
+    CONFIG, CacheConfig, CacheLayer, CacheRecord, CacheResult, INLINE, LayerAnnotations,
+    UNCOMPRESSED,
+};
+use crate::error::{BuildError, BuildErrorKind, chain};
+use crate::event::{Event, VertexId, Warning};
+use crate::image::bundle::{Bundle, Content};
+use crate::image::manifest::ANNOTATION_REF_NAME;
+use crate::image::media::Family;
+use crate::image::{
+    BaseLayer, Descriptor, ImageConfig, Manifest, Origin, Outgoing, OutgoingBlob, Place,
+    base64_encode, location_of, push_image,
+};
+use crate::output::OutputError;
+use crate::request::{CachePlace, CacheTarget};
+use crate::solve::{LayerRef, SolveContext, VertexOutput};
+
+/// A step's result that goes into a cache.
+struct Exported<'a> {
+    output: &'a VertexOutput,
+    layer: &'a LayerRef,
+}
+
+/// The steps whose results are exported: all, or those that the image is made of.
+fn exported<'a>(
+    outputs: &'a [Option<VertexOutput>],
+    image: Option<&[DiffId]>,
+) -> Vec<Exported<'a>> {
+    let mut found: Vec<Exported<'a>> = Vec::new();
+    for output in outputs
+        .iter()
+        .flatten()
+        .filter(|output| !output.keys.is_empty())
+    {
+        if let Some(layer) = output.layers().last()
+            && image.is_none_or(|image| image.contains(&layer.diff_id))
+        {
+            found.push(Exported { output, layer });
+        }
+    }
+    found
+}
+
+/// Writes all caches that the request names. `image` holds the layers of the result.
+pub(crate) fn export(
+    context: &SolveContext<'_>,
+    outputs: &[Option<VertexOutput>],
+    image: &[DiffId],
+    vertex: VertexId,
+) -> Result<(), BuildError> {
+    for (number, target) in context.request.cache_to.iter().enumerate() {
+        if matches!(target.place, CachePlace::Inline) {
+            continue;
+        }
+        let vertex = VertexId(vertex.0 + 1 + number as u32);
+        let name = format!("exporting cache to {}", target.place);
+        let start = Instant::now();
+        context.events.event(Event::Started {
+            vertex,
+            name: name.clone(),
+        });
+        let steps = exported(outputs, (!target.all).then_some(image));
+        match write(context, target, &steps, vertex) {
+            Ok(()) => context.events.event(Event::Finished {
+                vertex,
+                elapsed: start.elapsed(),
+                layer: None,
+            }),
+            Err(error) => {
+                let causes = chain(&error);
+                let message = causes.join(": ");
+                context.events.event(Event::Failed {
+                    vertex,
+                    message: message.clone(),
+                });
+                if !target.ignore_error {
+                    let mut failure = BuildError::new(BuildErrorKind::Io, format!("failed {name}"));
+                    failure.causes = causes;
+                    failure.help = error.hints();
+                    failure
+                        .help
+                        .push("add `ignore-error=true` to go on without the cache".to_owned());
+                    return Err(failure);
+                }
+                context.events.event(Event::Warning(Warning {
+                    rule: None,
+                    message: format!("{name}: {message}"),
+                    line: None,
+                    url: None,
+                    help: None,
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A layer as it goes into a cache.
+struct CachedLayer {
+    descriptor: Descriptor,
+    diff_id: DiffId,
+    place: Option<Place>,
+}
+
+/// The blob of a layer, made if need be; one that only a registry has stays there for now.
+fn blob_of(
+    store: &Store,
+    layer: &LayerRef,
+    compression: &Compression,
+) -> Result<CachedLayer, OutputError> {
+    let diff_id = layer.diff_id;
+    let elsewhere = layer.origin.as_ref().and_then(|(image, _)| {
+        let mut layers = image.layers.iter();
+        let known = layers.find(|known| known.diff_id == diff_id)?;
+        match &image.origin {
+            Origin::Registry(place) => Some((known.clone(), Some(place.clone()))),
+            _ => Some((known.clone(), None)),
+        }
+    });
+    let (known, place): (BaseLayer, _) = match elsewhere {
+        Some((known, place)) if store.layer(&diff_id)?.is_none() => {
+            if place.is_none()
+                && let Some((image, _)) = &layer.origin
+            {
+                image.bring_blob(store, &known, &|_| ())?;
+            }
+            (known, place)
+        }
+        _ => {
+            let made = store.layer_blob(&diff_id, compression)?;
+            let known = BaseLayer {
+                diff_id,
+                blob: made.blob.digest,
+                size: made.blob.size,
+                media_type: Family::Oci.layer(made.kind),
+            };
+            (known, None)
+        }
+    };
+    let mut descriptor = known.descriptor();
+    let annotation = (UNCOMPRESSED.to_owned(), diff_id.to_string());
+    descriptor.annotations.extend([annotation]);
+    Ok(CachedLayer {
+        descriptor,
+        diff_id,
+        place,
+    })
+}
+
+/// Puts a cache together and writes it.
+fn write(
+    context: &SolveContext<'_>,
+    target: &CacheTarget,
+    steps: &[Exported<'_>],
+    vertex: VertexId,
+) -> Result<(), OutputError> {
+    let store = context.store;
+    let compression = target.compression.clone().unwrap_or_default();
+    let mut layers: Vec<CachedLayer> = Vec::new();
+    let mut positions: BTreeMap<DiffId, usize> = BTreeMap::new();
+    let mut config = CacheConfig::default();
+    for step in steps {
+        let diff_id = step.layer.diff_id;
+        let known = positions.get(&diff_id).copied();
+        let position = known.unwrap_or(layers.len());
+        if known.is_none() {
+            layers.push(blob_of(store, step.layer, &compression)?);
+            positions.insert(diff_id, position);
+        }
+        config.records.extend(records(step.output, position));
+    }
+    // Which layer lies below which, as far as it is in the cache: keys name what is below anyway.
+    let mut parents: BTreeMap<usize, i64> = BTreeMap::new();
+    for step in steps {
+        let chain = step.output.layers();
+        let mut below = chain.iter().rev().skip(1);
+        let parent = below.find_map(|layer| positions.get(&layer.diff_id));
+        let own = positions[&step.layer.diff_id];
+        let parent = parent.filter(|parent| **parent < own);
+        parents
+            .entry(own)
+            .or_insert(parent.map_or(-1, |parent| *parent as i64));
+    }
+    for (position, layer) in layers.iter().enumerate() {
+        config.layers.push(CacheLayer {
+            blob: layer.descriptor.digest,
+            parent: parents.get(&position).copied().unwrap_or(-1),
+            annotations: Some(LayerAnnotations {
+                media_type: layer.descriptor.media_type.clone(),
+                diff_id: layer.diff_id,
+                size: layer.descriptor.size,
+            }),
+        });
+    }
+    let bytes = crate::image::json::compact(&config);
+    send(context, target, &layers, bytes, vertex)
+}
+
+/// The records of a step.
+fn records(output: &VertexOutput, layer: usize) -> impl Iterator<Item = CacheRecord> + '_ {
+    output.keys.iter().map(move |key| CacheRecord {
+        digest: *key,
+        results: vec![CacheResult {
+            layer,
+            created: output.created.clone(),
+        }],
+    })
+}
+
+/// Brings blobs, config and manifest to where they shall be; the name comes last.
+fn send(
+    context: &SolveContext<'_>,
+    target: &CacheTarget,
+    layers: &[CachedLayer],
+    config: Vec<u8>,
+    vertex: VertexId,
+) -> Result<(), OutputError> {
+    let store = context.store;
+    let blob = store.put_blob(&config)?;
+    let described = Descriptor::new(CONFIG, blob.digest, blob.size);
+    let mut listed: Vec<Descriptor> = Vec::new();
+    for layer in layers {
+        if !listed
+            .iter()
+            .any(|known| known.digest == layer.descriptor.digest)
+        {
+            listed.push(layer.descriptor.clone());
+        }
+    }
+    let manifest = Manifest::new(Family::Oci, described.clone(), listed.clone()).to_bytes();
+    let size = manifest.len() as u64;
+    let mut bundle = Bundle::default();
+    let digest = bundle.add_document(manifest.clone());
+    let top = Descriptor::new(Family::Oci.manifest(), digest, size);
+    let place_of = |digest| {
+        let mut known = layers.iter();
+        let known = known.find(|layer| layer.descriptor.digest == digest);
+        known.and_then(|layer| layer.place.clone())
+    };
+    let progress = |current: u64, total: u64| {
+        context.events.event(Event::Progress {
+            vertex,
+            what: "writing layers".to_owned(),
+            current,
+            total: Some(total),
+        });
+    };
+    let total = listed.iter().map(|layer| layer.size).sum();
+    match &target.place {
+        CachePlace::Registry(reference) => {
+            let Some(client) = context.client else {
+                return Err(OutputError::Refused("registries are not asked".to_owned()));
+            };
+            let mut outgoing = Outgoing::default();
+            for descriptor in listed.into_iter().chain([described]) {
+                let place = place_of(descriptor.digest);
+                let from = place.as_ref().map(|place| {
+                    (
+                        place.location.host.clone(),
+                        place.location.repository.clone(),
+                    )
+                });
+                outgoing.blobs.push(OutgoingBlob {
+                    layer: descriptor.media_type != CONFIG,
+                    descriptor,
+                    remote: place,
+                    mount_from: from,
+                });
+            }
+            outgoing.documents.push((top, manifest));
+            let location = location_of(reference)?;
+            let mut sent = BTreeMap::new();
+            push_image(client, store, &outgoing, &[location], &mut |blob, news| {
+                let bytes = match news {
+                    crate::image::PushNews::Bytes(bytes) => *bytes,
+                    crate::image::PushNews::Done(_) => blob.descriptor.size,
+                };
+                if blob.layer {
+                    sent.insert(blob.descriptor.digest, bytes);
+                    progress(sent.values().sum(), total);
+                }
+            })?;
+        }
+        CachePlace::Local { path, tag } => {
+            for descriptor in listed {
+                let size = descriptor.size;
+                let content = match place_of(descriptor.digest) {
+                    Some(place) => Content::Remote {
+                        size,
+                        remote: Box::new(place),
+                    },
+                    None => Content::Blob { size },
+                };
+                bundle.blobs.insert(descriptor.digest, content);
+            }
+            bundle.add_document(config);
+            let mut entry = top;
+            let name = (ANNOTATION_REF_NAME.to_owned(), tag.clone());
+            entry.annotations.extend([name]);
+            bundle.entries.push(entry);
+            crate::output::write_layout(store, path, &bundle, &|done| progress(done, total))?;
+        }
+        CachePlace::Inline => {}
+    }
+    Ok(())
+}
+
+/// Puts the records of an image's own layers into its config.
+pub(crate) fn inline(
+    context: &SolveContext<'_>,
+    outputs: &[Option<VertexOutput>],
+    config: &mut ImageConfig,
+) {
+    let mut targets = context.request.cache_to.iter();
+    if !targets.any(|target| matches!(target.place, CachePlace::Inline)) {
+        return;
+    }
+    let layers = config.rootfs.diff_ids.clone();
+    let mut all: Vec<CacheRecord> = Vec::new();
+    for step in exported(outputs, Some(&layers)) {
+        let position = layers.iter().position(|id| *id == step.layer.diff_id);
+        if let Some(position) = position {
+            all.extend(records(step.output, position));
+        }
+    }
+    let text = base64_encode(&crate::image::json::compact(&all));
+    config.extra.insert(INLINE.to_owned(), text.into());
+}

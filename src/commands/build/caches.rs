@@ -1,0 +1,225 @@
+//! `--cache-from` and `--cache-to`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rbuild_builder::request::{CachePlace, CacheSource, CacheTarget};
+use rbuild_parser::{ImageReference, closest};
+
+use super::outputs::{Reason, attributes, boolean, compression};
+use crate::csv;
+use crate::failure::Failure;
+
+/// Attributes of `--cache-from`.
+const FROM: &[&str] = &["type", "ref", "src", "tag", "digest"];
+/// Attributes of `--cache-to`.
+const TO: &[&str] = &[
+    "type",
+    "ref",
+    "dest",
+    "tag",
+    "mode",
+    "ignore-error",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "image-manifest",
+    "oci-mediatypes",
+];
+
+/// Parses the values of `--cache-from`.
+pub(super) fn sources(values: &[String]) -> Result<Vec<CacheSource>, Failure> {
+    let parse = |value: &String| {
+        let mut given = given(value)?;
+        source(&mut given).and_then(|found| rest(&given, FROM).map(|()| found))
+    };
+    all("cache source", values, &parse)
+}
+
+/// Parses the values of `--cache-to`.
+pub(super) fn targets(values: &[String]) -> Result<Vec<CacheTarget>, Failure> {
+    let parse = |value: &String| {
+        let mut given = given(value)?;
+        target(&mut given).and_then(|found| rest(&given, TO).map(|()| found))
+    };
+    all("cache target", values, &parse)
+}
+
+fn all<T>(
+    what: &str,
+    values: &[String],
+    parse: &dyn Fn(&String) -> Result<T, Reason>,
+) -> Result<Vec<T>, Failure> {
+    let failed = |value: &str, reason| match reason {
+        Reason::Invalid(reason) => Failure::new(format!("invalid {what} `{value}`: {reason}")),
+        Reason::Failure(failure) => failure,
+    };
+    values
+        .iter()
+        .map(|value| parse(value).map_err(|reason| failed(value, reason)))
+        .collect()
+}
+
+/// The fields; a bare name is one of a registry.
+fn given(value: &str) -> Result<BTreeMap<String, String>, Reason> {
+    let fields = csv::fields(value).map_err(|error| error.to_string())?;
+    if let [name] = fields.as_slice()
+        && !name.contains('=')
+    {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        return Ok(BTreeMap::from([
+            pair("type", "registry"),
+            pair("ref", name),
+        ]));
+    }
+    Ok(attributes(&fields)?)
+}
+
+fn source(given: &mut BTreeMap<String, String>) -> Result<CacheSource, Reason> {
+    match given.remove("type").as_deref() {
+        None => Err("type is required".to_owned().into()),
+        Some("registry") => Ok(CacheSource::Registry(reference(given)?)),
+        Some("local") => {
+            let path = given.remove("src").filter(|path| !path.is_empty());
+            let path = path.ok_or_else(|| "local cache importer requires src".to_owned())?;
+            let digest = given.remove("digest").map(|text| text.parse()).transpose();
+            Ok(CacheSource::Local {
+                path: PathBuf::from(path),
+                tag: given.remove("tag"),
+                digest: digest.map_err(|error| format!("invalid digest: {error}"))?,
+            })
+        }
+        Some(other) => unknown(other),
+    }
+}
+
+fn target(given: &mut BTreeMap<String, String>) -> Result<CacheTarget, Reason> {
+    let place = match given.remove("type").as_deref() {
+        None => return Err("type is required".to_owned().into()),
+        Some("registry") => CachePlace::Registry(reference(given)?.with_default_tag()),
+        Some("inline") => CachePlace::Inline,
+        Some("local") => {
+            let path = given.remove("dest").filter(|path| !path.is_empty());
+            let path = path.ok_or_else(|| "local cache exporter requires dest".to_owned())?;
+            CachePlace::Local {
+                path: PathBuf::from(path),
+                tag: given.remove("tag").unwrap_or_else(|| "latest".to_owned()),
+            }
+        }
+        Some(other) => return unknown(other),
+    };
+    let all = match given.remove("mode").as_deref() {
+        None | Some("min") => false,
+        Some("max") if place == CachePlace::Inline => {
+            let what = "`mode=max` of an inline cache";
+            return Err(Reason::Failure(Failure::new(format!(
+                "{what} is impossible: an image holds only its own layers"
+            ))));
+        }
+        Some("max") => true,
+        Some(other) => return Err(format!("unknown mode `{other}`; there is min and max").into()),
+    };
+    let ignore_error = boolean(given, "ignore-error")?.unwrap_or(false);
+    for key in ["image-manifest", "oci-mediatypes"] {
+        if boolean(given, key)? == Some(false) {
+            let what = format!("the cache attribute `{key}=false`");
+            return Err(Reason::Failure(Failure::unsupported(&what)));
+        }
+    }
+    Ok(CacheTarget {
+        place,
+        all,
+        ignore_error,
+        compression: compression(given)?,
+    })
+}
+
+fn unknown<T>(kind: &str) -> Result<T, Reason> {
+    match kind {
+        "gha" | "s3" | "azblob" => {
+            let what = format!("the cache type `{kind}`");
+            Err(Reason::Failure(Failure::unsupported(&what)))
+        }
+        other => Err(format!("unknown type `{other}`; there is registry, local and inline").into()),
+    }
+}
+
+fn reference(given: &mut BTreeMap<String, String>) -> Result<ImageReference, Reason> {
+    let name = given.remove("ref").filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| "registry cache requires ref".to_owned())?;
+    Ok(ImageReference::parse(&name)?)
+}
+
+fn rest(given: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Reason> {
+    let Some(key) = given.keys().next() else {
+        return Ok(());
+    };
+    if known.contains(&key.as_str()) {
+        return Err(format!("`{key}` has no meaning for this type").into());
+    }
+    let near = closest(key, known.iter().copied());
+    let near = near.map(|near| format!(" (did you mean `{near}`?)"));
+    Err(format!("unknown attribute `{key}`{}", near.unwrap_or_default()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(value: &str) -> Result<CacheTarget, String> {
+        let targets = targets(&[value.to_owned()]);
+        let target = targets.map(|mut targets| targets.remove(0));
+        target.map_err(|failure| failure.message.unwrap())
+    }
+
+    fn from(value: &str) -> Result<CacheSource, String> {
+        let sources = sources(&[value.to_owned()]);
+        let source = sources.map(|mut sources| sources.remove(0));
+        source.map_err(|failure| failure.message.unwrap())
+    }
+
+    #[test]
+    fn caches_have_types() {
+        let target = to("type=registry,ref=r.example/c,mode=max,ignore-error=true").unwrap();
+        assert_eq!(target.place.to_string(), "r.example/c:latest");
+        assert!(target.all && target.ignore_error);
+        assert_eq!(
+            to("r.example/c:x").unwrap().place.to_string(),
+            "r.example/c:x"
+        );
+        assert_eq!(to("type=inline").unwrap().place, CachePlace::Inline);
+        let target = to("type=local,dest=d,compression=zstd").unwrap();
+        assert!(matches!(target.place, CachePlace::Local { tag, .. } if tag == "latest"));
+        assert!(target.compression.is_some());
+        assert!(matches!(from("r.example/c"), Ok(CacheSource::Registry(_))));
+        let local = from("type=local,src=d,tag=t").unwrap();
+        assert!(matches!(local, CacheSource::Local { tag: Some(tag), .. } if tag == "t"));
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused() {
+        for (value, text) in [
+            ("type=registry", "requires ref"),
+            ("type=local", "requires dest"),
+            ("type=inline,mode=max", "is impossible"),
+            ("type=gha", "not supported yet"),
+            ("type=nope", "unknown type `nope`"),
+            ("type=inline,ref=x", "`ref` has no meaning"),
+            ("type=inline,mod=max", "did you mean `mode`?"),
+            (
+                "type=local,dest=d,oci-mediatypes=false",
+                "not supported yet",
+            ),
+            ("ref=x", "type is required"),
+        ] {
+            let error = to(value).unwrap_err();
+            assert!(error.contains(text), "{value}: {error}");
+        }
+        assert!(
+            from("type=local,src=d,mode=max")
+                .unwrap_err()
+                .contains("unknown attribute")
+        );
+        assert!(from("type=local").unwrap_err().contains("requires src"));
+    }
+}

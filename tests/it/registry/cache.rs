@@ -1,0 +1,208 @@
+//! The cache that builds on different machines share.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::args;
+use crate::support::process::Outcome;
+use crate::support::registry::{Action, Proxy, Registry};
+use crate::support::{TestEnv, base};
+
+/// Makes a base image in a registry.
+fn push_base(name: &str) {
+    let env = TestEnv::new();
+    let archive = base::busybox_rootfs();
+    env.rbuild(args!["import", archive, name]).run().ok();
+    env.rbuild(["push", name]).run().ok();
+}
+
+fn context(env: &TestEnv, base: &str, last: &str) -> std::path::PathBuf {
+    let dockerfile = format!(
+        "FROM {base} AS tools\nRUN dd if=/dev/urandom of=/big bs=1M count=4 && echo tool >/tool\n\
+         FROM {base}\nRUN echo one >/one\nCOPY --from=tools /tool /tool\nCOPY file /file\nRUN {last}\n"
+    );
+    env.files(
+        "context",
+        &[("Dockerfile", &dockerfile), ("file", "content\n")],
+    )
+}
+
+fn build(env: &TestEnv, context: &Path, more: &[&str]) -> Outcome {
+    let mut args = args!["build", "--progress", "plain"].to_vec();
+    args.extend(more.iter().map(Into::into));
+    args.push(context.into());
+    env.rbuild(args).run()
+}
+
+/// How many steps were found and how many ran.
+fn cached_and_missed(outcome: &Outcome) -> (usize, usize) {
+    let lines = || outcome.stderr.lines();
+    let cached = lines().filter(|line| line.ends_with(" CACHED")).count();
+    (
+        cached,
+        lines().filter(|line| line.contains(" miss: ")).count(),
+    )
+}
+
+#[test]
+fn another_machine_runs_only_the_changed_step() {
+    let registry = Registry::plain();
+    let (base, cache) = (registry.name("base"), registry.name("cache:main"));
+    push_base(&base);
+    let env = TestEnv::new();
+    let first = context(&env, &base, "echo first >/last");
+    let to = format!("type=registry,ref={cache},mode=max");
+    build(&env, &first, &["-t", "app", "--cache-to", &to]).ok();
+
+    let proxy = Proxy::before(&registry, |_, _, _| Action::Forward);
+    let fresh = TestEnv::new();
+    let from = format!("type=registry,ref={}", proxy.name("cache:main"));
+    // Nothing has changed: nothing runs, and no layer of a step is downloaded for a push.
+    let app = proxy.name("app");
+    let same = context(&fresh, &base, "echo first >/last");
+    let outcome = build(
+        &fresh,
+        &same,
+        &["-t", &app, "--push", "--cache-from", &from],
+    )
+    .ok();
+    assert_eq!(cached_and_missed(&outcome).1, 0, "{}", outcome.stderr);
+    assert!(
+        proxy.blob_bytes() < 8192,
+        "{:?}",
+        proxy.seen("GET", "/blobs/")
+    );
+
+    // The last step reads its own stage, but not the 4 MB that another stage has made.
+    let before = proxy.blob_bytes();
+    let changed = context(&fresh, &base, "cat /one /tool /file >/last");
+    let outcome = build(&fresh, &changed, &["-t", "app", "--cache-from", &from]).ok();
+    assert_eq!(cached_and_missed(&outcome).1, 1, "{}", outcome.stderr);
+    let downloaded = proxy.blob_bytes() - before;
+    assert!(downloaded > 100 && downloaded < 100_000, "{downloaded}");
+    let ran = ["run", "--rm", "app", "cat", "/last"];
+    assert_eq!(fresh.rbuild(ran).run().ok().out(), "one\ntool\ncontent\n");
+    fresh.assert_sound_store();
+
+    // A changed file is a miss, whatever the cache says.
+    let other = TestEnv::new();
+    let changed = context(&other, &base, "cat /file >/last");
+    std::fs::write(changed.join("file"), "other\n").unwrap();
+    build(&other, &changed, &["-t", "app", "--cache-from", &from]).ok();
+    assert_eq!(other.rbuild(ran).run().ok().out(), "other\n");
+}
+
+#[test]
+fn the_format_is_buildkits() {
+    let registry = Registry::plain();
+    let base = registry.name("base");
+    push_base(&base);
+    let env = TestEnv::new();
+    let app = context(&env, &base, "echo x >/last");
+    let layout = env.join("cache");
+    let to = |mode: &str| format!("type=local,dest={},mode={mode}", layout.display());
+    let read = |digest: &str| -> Value {
+        let path = layout.join("blobs/sha256").join(&digest["sha256:".len()..]);
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    let exported = |mode: &str| {
+        build(&env, &app, &["--cache-to", &to(mode)]).ok();
+        let index = std::fs::read(layout.join("index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let manifest = read(index["manifests"][0]["digest"].as_str().unwrap());
+        let kind = manifest["config"]["mediaType"].as_str().unwrap();
+        assert_eq!(kind, "application/vnd.buildkit.cacheconfig.v0");
+        let config = read(manifest["config"]["digest"].as_str().unwrap());
+        for layer in config["layers"].as_array().unwrap() {
+            let listed = manifest["layers"].as_array().unwrap().iter();
+            let mut listed = listed.filter(|listed| listed["digest"] == layer["blob"]);
+            let diff_id = &layer["annotations"]["diffID"];
+            let listed = listed.next().unwrap();
+            assert_eq!(
+                &listed["annotations"]["containerd.io/uncompressed"],
+                diff_id
+            );
+        }
+        assert!(config["records"][0]["layers"][0]["layer"].is_u64());
+        (
+            config["layers"].as_array().unwrap().len(),
+            config["records"].as_array().unwrap().len(),
+        )
+    };
+    // Four steps of the image; the fifth is in another stage. One has an early key.
+    assert_eq!(exported("min"), (4, 5));
+    assert_eq!(exported("max"), (5, 6));
+    let fresh = TestEnv::new();
+    let same = context(&fresh, &base, "echo x >/last");
+    let from = format!("type=local,src={}", layout.display());
+    let outcome = build(&fresh, &same, &["-t", "app", "--cache-from", &from]).ok();
+    assert_eq!(cached_and_missed(&outcome).1, 0, "{}", outcome.stderr);
+    let ran = ["run", "--rm", "app", "cat", "/last", "/tool"];
+    assert_eq!(fresh.rbuild(ran).run().ok().out(), "x\ntool\n");
+    // What came from a cache goes into another one.
+    let copy = fresh.join("copy");
+    let to = format!("type=local,dest={},mode=max", copy.display());
+    build(&fresh, &same, &["--cache-from", &from, "--cache-to", &to]).ok();
+    let third = TestEnv::new();
+    let from = format!("type=local,src={}", copy.display());
+    let again = context(&third, &base, "echo x >/last");
+    let outcome = build(&third, &again, &["-t", "app", "--cache-from", &from]).ok();
+    assert_eq!(cached_and_missed(&outcome).1, 0, "{}", outcome.stderr);
+}
+
+#[test]
+fn an_image_holds_its_own_cache() {
+    let registry = Registry::plain();
+    let (base, app) = (registry.name("base"), registry.name("app"));
+    push_base(&base);
+    let env = TestEnv::new();
+    let dockerfile = format!("FROM {base}\nRUN echo one >/one\nCOPY f /f\n");
+    let files = env.files("c", &[("Dockerfile", &dockerfile), ("f", "f")]);
+    build(
+        &env,
+        &files,
+        &["-t", &app, "--push", "--cache-to", "type=inline"],
+    )
+    .ok();
+    let fresh = TestEnv::new();
+    let dockerfile = format!("{dockerfile}RUN cat /one /f >/both\n");
+    let files = fresh.files("c", &[("Dockerfile", &dockerfile), ("f", "f")]);
+    let outcome = build(&fresh, &files, &["-t", "next", "--cache-from", &app]).ok();
+    assert_eq!(cached_and_missed(&outcome).1, 1, "{}", outcome.stderr);
+    let ran = ["run", "--rm", "next", "cat", "/both"];
+    assert_eq!(fresh.rbuild(ran).run().ok().out(), "one\nf");
+}
+
+#[test]
+fn a_dead_cache_never_fails_a_build() {
+    let registry = Registry::plain();
+    let base = registry.name("base");
+    push_base(&base);
+    let env = TestEnv::new();
+    let app = context(&env, &base, "echo x >/last");
+    let proxy = Proxy::before(&registry, |_, _, _| Action::Answer(403, "X-Nothing: x"));
+    let (dead, missing) = (proxy.name("cache"), registry.name("nothing"));
+    let outcome = build(
+        &env,
+        &app,
+        &["-t", "app", "--cache-from", &dead, "--cache-from", &missing],
+    );
+    let outcome = outcome.ok();
+    assert!(
+        outcome
+            .stderr
+            .contains(&format!("importing cache manifest from {dead}:latest"))
+    );
+    assert!(outcome.stderr.contains("not found"), "{}", outcome.stderr);
+    let to = format!("type=registry,ref={dead}");
+    build(&env, &app, &["--cache-to", &to]).fails_with("failed exporting cache to");
+    let to = format!("{to},ignore-error=true");
+    let outcome = build(&env, &app, &["-t", "app", "--cache-to", &to]).ok();
+    assert!(
+        outcome.stderr.contains("exporting cache to"),
+        "{}",
+        outcome.stderr
+    );
+    env.assert_sound_store();
+}
