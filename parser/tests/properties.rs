@@ -12,7 +12,7 @@ use rbuild_parser::{
 };
 
 /// Pieces that Dockerfiles are made of, and pieces that make trouble.
-const PIECES: [&str; 78] = [
+const PIECES: [&str; 80] = [
     "FROM ",
     "from ",
     "RUN ",
@@ -39,6 +39,8 @@ const PIECES: [&str; 78] = [
     "\n",
     "\n",
     "\r\n",
+    "\r",
+    " \r \n",
     "\\\n",
     "\\ \n",
     "`\n",
@@ -136,7 +138,7 @@ fn good_dockerfile() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         6 => Just(String::new()),
         2 => "[a-z ]{1,6}",
-        3 => prop::sample::select(&PIECES[28..]).prop_map(str::to_owned),
+        3 => prop::sample::select(&PIECES[30..]).prop_map(str::to_owned),
     ];
     let instruction = (prop::sample::select(&INSTRUCTIONS[..]), piece)
         .prop_map(|((head, tail), piece)| format!("{head}{piece}{tail}"));
@@ -151,7 +153,7 @@ fn good_dockerfile() -> impl Strategy<Value = String> {
 }
 
 fn word() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(&PIECES[28..]), 0..15).prop_map(|p| p.concat())
+    prop::collection::vec(prop::sample::select(&PIECES[30..]), 0..15).prop_map(|p| p.concat())
 }
 
 fn variables() -> BTreeMap<String, String> {

@@ -477,3 +477,36 @@ pub fn wildcard_without_match(instruction: &Instruction, pattern: &str) -> LintF
     let message = format!("The wildcard {pattern} matches no file: nothing is copied");
     finding(&WILDCARD_WITHOUT_MATCH, instruction, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse;
+
+    #[test]
+    fn names_that_sound_like_secrets() {
+        let parsed = parse(b"ARG a\nFROM b\n");
+        let instruction = &parsed.dockerfile.global_args[0];
+        let found = |name: &str| secrets_used(instruction, name).is_some();
+        for name in [
+            "TOKEN",
+            "my_Secret",
+            "AWS_ACCESS_KEY_ID",
+            "db_passwd",
+            "APIKEY",
+        ] {
+            assert!(found(name), "{name}");
+        }
+        // Only whole words count, and some words say that it is none.
+        for name in [
+            "TOKENIZER",
+            "KEYBOARD",
+            "public_key",
+            "KEY_FILE",
+            "AUTH_VERSION",
+            "a",
+        ] {
+            assert!(!found(name), "{name}");
+        }
+    }
+}
