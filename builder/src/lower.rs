@@ -18,8 +18,8 @@ use stage::StageState;
 use std::sync::Arc;
 
 use rbuild_parser::{
-    ExpandError, IgnoreMatcher, Instruction, InstructionKind, Linter, Platform, Span, Variables,
-    expand, lint::rules,
+    ExpandError, IgnoreMatcher, Instruction, InstructionKind, LineRange, Linter, Platform, Span,
+    Variables, expand, lint::rules,
 };
 
 use crate::error::{BuildError, BuildErrorKind, Location, SourceFile};
@@ -106,6 +106,8 @@ struct StageContext<'p, 'a> {
     epoch: Option<i64>,
     proxy: Vec<(String, String)>,
     ordinal: usize,
+    /// Lines of the instruction that is being lowered.
+    lines: LineRange,
 }
 
 impl<'a> Lowering<'a> {
@@ -232,10 +234,12 @@ impl<'a> Lowering<'a> {
             epoch,
             proxy: crate::scope::proxy_environment(&self.request.build_args),
             ordinal: 0,
+            lines: stage.source.from.lines,
         };
         let mut state = self.start_stage(&mut context, states)?;
         for (ordinal, (instruction, trigger)) in stage.instructions().enumerate() {
             context.ordinal = ordinal;
+            context.lines = instruction.lines;
             // What would only fail because of an error above is not worth telling.
             if state.variables_lost && instruction.text.contains('$') {
                 continue;
@@ -413,7 +417,7 @@ impl<'a> Lowering<'a> {
         }));
         let meta = VertexMeta {
             name: name.to_owned(),
-            lines: None,
+            lines: Some(context.lines),
             instruction: None,
             step: format!("{}/{name}/{path}", context.stage.name),
             ignore_cache: false,

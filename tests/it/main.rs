@@ -14,6 +14,7 @@
 mod support;
 
 mod archives;
+mod bad_input;
 mod cache_rules;
 mod cases;
 mod check;
@@ -30,10 +31,12 @@ mod plain_progress;
 mod rebuild;
 mod registry;
 mod remote;
+mod remote_context;
 mod rootless;
 mod roundtrip;
 mod run;
 mod sandbox;
 mod side_by_side;
+mod ssh;
 mod store;
 mod terminal;

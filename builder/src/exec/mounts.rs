@@ -90,6 +90,9 @@ fn resolve_targets(
     let mut places = Vec::new();
     for (index, (mount, kind)) in prepared.mounts.iter().zip(kinds).enumerate() {
         if !in_kernel_tree(&mount.target.to_string_lossy()) {
+            if matches!(kind, TargetKind::Directory) {
+                refuse_file(view, &mount.target)?;
+            }
             wanted.push(ScaffoldTarget {
                 path: mount.target.clone(),
                 kind: *kind,
@@ -103,6 +106,22 @@ fn resolve_targets(
         prepared.mounts[index].target = path;
     }
     Ok(())
+}
+
+/// A directory cannot be mounted on a file.
+fn refuse_file(view: &RootView, target: &Path) -> Result<(), BuildError> {
+    // What is wrong on the way there is told when the target is made.
+    let Ok(Some(entry)) = view.lookup(target, Follow::Last) else {
+        return Ok(());
+    };
+    if entry.metadata.kind == FileKind::Directory {
+        return Ok(());
+    }
+    let target = target.display();
+    Err(BuildError::user(format!(
+        "cannot mount on {target}: it is a file in the image"
+    ))
+    .with_help("choose another target, or remove the file in an earlier step"))
 }
 
 struct Place<'a> {
@@ -299,8 +318,13 @@ impl Place<'_> {
         let mount = store.cache_mount(&id).map_err(|error| failed(&error))?;
         if mount.created {
             set_directory(&mount.path, *mode, *uid, *gid).map_err(|error| failed(&error))?;
-            if let Some((input, source)) = seed {
-                self.seed(&mount.path, *input, source)?;
+            if let Some((input, source)) = seed
+                && let Err(error) = self.seed(&mount.path, *input, source)
+            {
+                // The next build shall fill it again, and not find a part.
+                let removed = std::fs::remove_dir_all(&mount.path);
+                removed.map_err(|error| failed(&error))?;
+                return Err(error);
             }
         }
         drop(fill);
@@ -310,6 +334,14 @@ impl Place<'_> {
     fn seed(&self, directory: &Path, input: usize, source: &str) -> Result<(), BuildError> {
         let layers = self.inputs.get(input).map_or(&[][..], Vec::as_slice);
         let tree = SourceTree::rootfs(RootView::new(layers), "the seed of a cache mount");
+        let entry = tree
+            .find(Path::new(source))
+            .map_err(|error| BuildError::io("could not look up the source of a mount", &error))?;
+        if entry.is_some_and(|entry| entry.metadata.kind != FileKind::Directory) {
+            return Err(BuildError::user(format!(
+                "a cache mount cannot be filled from {source}: it is not a directory"
+            )));
+        }
         fill_directory(directory, &tree, source)
     }
 

@@ -47,7 +47,7 @@ pub(crate) fn solve(
 /// Says whether a vertex tells of itself: instructions do, not contexts and what only joins layers.
 fn is_step(vertex: &Vertex) -> bool {
     match vertex.op {
-        Op::Exec(_) | Op::File(_) => true,
+        Op::Exec(_) | Op::File(_) | Op::Http(_) | Op::Git(_) => true,
         _ => vertex.meta.lines.is_some(),
     }
 }

@@ -22,3 +22,4 @@ mod redirects;
 mod support;
 mod tls;
 mod tokens;
+mod web;
