@@ -119,7 +119,8 @@ fn credentials(settings: &Settings, args: &RegistryArgs) -> CredentialStore {
     places.fold(CredentialStore::new(), CredentialStore::with_file)
 }
 
-fn proxy(settings: &Settings) -> Option<ProxyConfig> {
+/// The proxies that the environment names.
+pub(crate) fn proxy(settings: &Settings) -> Option<ProxyConfig> {
     let environment = &settings.environment;
     if environment.http_proxy.is_none() && environment.https_proxy.is_none() {
         return None;

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rbuild_builder::{GitProgram, Remote};
-use rbuild_registry::{Client, ClientOptions, ProxyConfig, RegistryLimits};
+use rbuild_registry::{ClientOptions, RegistryLimits};
 
 use crate::config::Settings;
 use crate::env;
+use crate::registries::proxy;
 
 /// Redirections of one download, as Go's client follows.
 const REDIRECTS: u32 = 10;
@@ -16,13 +17,8 @@ const REDIRECTS: u32 = 10;
 /// Makes the means of fetching; `limit` is the most bytes of one download.
 pub(crate) fn remote(settings: &Settings, limit: Option<u64>) -> Remote {
     let environment = &settings.environment;
-    let proxy = ProxyConfig {
-        http: environment.http_proxy.clone(),
-        https: environment.https_proxy.clone(),
-        no_proxy: environment.no_proxy.clone().unwrap_or_default(),
-    };
-    let options = ClientOptions {
-        proxy: Some(proxy),
+    let web = ClientOptions {
+        proxy: proxy(settings),
         ca_bundle: environment.certificates.clone(),
         limits: RegistryLimits {
             redirects: REDIRECTS,
@@ -31,7 +27,7 @@ pub(crate) fn remote(settings: &Settings, limit: Option<u64>) -> Remote {
         ..ClientOptions::default()
     };
     Remote {
-        client: Client::new(options),
+        web,
         download_limit: limit.unwrap_or(Remote::DOWNLOAD_LIMIT),
         git: GitProgram {
             program: environment

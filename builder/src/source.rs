@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use rbuild_cache::{BuildRecord, DiffId, Layer, Store};
-use rbuild_registry::Client;
+use rbuild_registry::ClientOptions;
 
 use crate::cancel::Cancel;
 use crate::error::BuildError;
@@ -29,8 +29,8 @@ pub(crate) use agent::AgentSocket;
 /// How sources outside this machine are reached.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// Downloads files.
-    pub client: Client,
+    /// How files are downloaded.
+    pub web: ClientOptions,
     /// Most bytes of one download.
     pub download_limit: u64,
     /// Fetches repositories.

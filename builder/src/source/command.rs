@@ -2,13 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::JoinHandle;
 
-use rbuild_registry::Client;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -216,48 +214,6 @@ fn last_lines(bytes: &[u8]) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     lines[lines.len().saturating_sub(LINES)..].join("; ")
-}
-
-/// Breaks a client's work off when a build is stopped.
-pub(crate) struct Watcher {
-    done: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watcher {
-    /// Watches as long as the value lives.
-    pub(crate) fn interrupting(cancel: &Cancel, client: &Client) -> Watcher {
-        let (cancel, client) = (cancel.clone(), client.clone());
-        let started = pipe_with(PipeFlags::CLOEXEC).ok().and_then(|(end, done)| {
-            let work = move || {
-                if cancelled_before(cancel.as_fd(), end.as_fd()) {
-                    client.interrupt();
-                }
-            };
-            let builder = std::thread::Builder::new().name("watch".into());
-            builder.spawn(work).ok().map(|thread| (done, thread))
-        });
-        // Without a thread the transfer ends at the next byte or when it stalls.
-        let (done, thread) = started.unzip();
-        Watcher { done, thread }
-    }
-}
-
-fn cancelled_before(cancel: BorrowedFd<'_>, end: BorrowedFd<'_>) -> bool {
-    let mut fds = [
-        PollFd::from_borrowed_fd(cancel, PollFlags::IN),
-        PollFd::from_borrowed_fd(end, PollFlags::IN),
-    ];
-    wait(&mut fds).is_ok() && !fds[0].revents().is_empty()
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.done.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 #[cfg(test)]

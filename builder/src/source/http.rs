@@ -9,13 +9,13 @@ use rbuild_cache::{
     BuildRecord, CommitOptions, Digest, Draft, ExtractOptions, Hasher, Layer, Limits,
     detect_and_decompress, extract, looks_like_tar,
 };
-use rbuild_registry::{RegistryError, WebAnswer, WebRequest, WebSink};
+use rbuild_registry::{Client, RegistryError, WebAnswer, WebRequest, WebSink};
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
-use super::command::Watcher;
 use super::{Fetched, SourceContext};
 use crate::error::{BuildError, chain};
 use crate::key::Parts;
+use crate::outside::with_client;
 
 /// Entity tags that are sent with one request.
 const MOST_TAGS: usize = 10;
@@ -100,16 +100,34 @@ pub(crate) fn fetch(
             return context.reuse(record);
         }
     }
-    let _watcher = Watcher::interrupting(context.cancel, &context.remote.client);
+    // With a checksum, what is known is not what is wanted.
+    let usable = if source.checksum.is_some() {
+        &[][..]
+    } else {
+        &known[..]
+    };
+    let options = Some(context.remote.web.clone());
+    with_client(options, context.events, context.cancel, &|client| {
+        let Some(client) = client else {
+            return Err(BuildError::user("nothing can be downloaded here"));
+        };
+        ask(context, client, source, &step, usable)
+    })
+}
+
+/// Asks the server whether the file is one of those that are known, and downloads it if not.
+fn ask(
+    context: &SourceContext<'_>,
+    client: &Client,
+    source: &HttpSource,
+    step: &str,
+    known: &[BuildRecord],
+) -> Result<Fetched, BuildError> {
     let mut request = WebRequest {
         url: source.url.clone(),
-        known: tags(&known),
+        known: tags(known),
         limit: context.remote.download_limit,
     };
-    if source.checksum.is_some() {
-        // What is known is not what is wanted.
-        request.known.clear();
-    }
     let of_tag = |answer: &WebAnswer| {
         let tag = answer.etag.as_deref().map(weak)?;
         known
@@ -118,7 +136,7 @@ pub(crate) fn fetch(
     };
     if !request.known.is_empty()
         // A server that does not know HEAD is asked with GET.
-        && let Ok(answer) = context.remote.client.web_head(&request)
+        && let Ok(answer) = client.web_head(&request)
         && answer.unchanged
         && let Some(record) = of_tag(&answer)
     {
@@ -127,9 +145,7 @@ pub(crate) fn fetch(
     let started = Instant::now();
     let mut download = Download::new(context)?;
     let failed = |error: &RegistryError| web_error(context, source, error);
-    let mut answer = context
-        .remote
-        .client
+    let mut answer = client
         .web_get(&request, &mut download)
         .map_err(|error| failed(&error))?;
     if answer.unchanged {
@@ -138,14 +154,12 @@ pub(crate) fn fetch(
         }
         // It does not say which of them it is.
         request.known.clear();
-        answer = context
-            .remote
-            .client
+        answer = client
             .web_get(&request, &mut download)
             .map_err(|error| failed(&error))?;
     }
-    let (draft, digest) = download.finish(source, &answer)?;
-    keep(context, source, &step, draft, digest, &answer, started)
+    let (made, digest) = download.finish(source, &answer)?;
+    keep(context, source, step, made, digest, &answer, started)
 }
 
 /// Time of the newest file of an unpacked archive, in seconds since 1970.
