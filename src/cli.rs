@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, check, fmt, fsck, history, images, import, info, inspect, load, login, logout, prune,
-    pull, push, rmi, run, save, system, tag, version,
+    build, check, explain, fmt, fsck, history, images, import, info, inspect, load, login, logout,
+    prune, pull, push, rmi, run, save, system, tag, version,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -109,6 +109,7 @@ Build and run:
   build      Build an image (the word may be left out)
   check      Check a Dockerfile without building it
   fmt        Format Dockerfiles
+  explain    Tell why the steps of a build ran or did not run
   run        Run a command in a new container
 
 Images:
@@ -164,6 +165,7 @@ pub(crate) enum Command {
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
+    Explain(explain::ExplainArgs),
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
     Save(save::SaveArgs),

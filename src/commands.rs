@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod fmt;
 pub(crate) mod fsck;
@@ -53,6 +54,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::History(args) | Command::Image(ImageCommand::History(args)) => {
             done(history::run(settings, &args))
         }
+        Command::Explain(args) => done(explain::run(settings, &args)),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => {
             done(tag::run(settings, &args))
         }

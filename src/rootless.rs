@@ -51,6 +51,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Images(_)
         | Command::Inspect(_)
         | Command::History(_)
+        | Command::Explain(_)
         | Command::Tag(_)
         | Command::Image(_)
         | Command::Builder(_)

@@ -5,6 +5,7 @@ pub(crate) mod control;
 pub(crate) mod counter;
 pub(crate) mod diff;
 pub(crate) mod excerpt;
+pub(crate) mod explanation;
 pub(crate) mod findings;
 pub(crate) mod journal;
 pub(crate) mod listing;

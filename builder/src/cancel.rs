@@ -15,7 +15,7 @@ pub struct Cancel {
 
 #[derive(Debug)]
 struct Inner {
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
     /// Closed on cancellation, which makes `signal` readable (end of file) for every poller.
     keep_open: Mutex<Option<OwnedFd>>,
     signal: OwnedFd,
@@ -37,7 +37,7 @@ impl Cancel {
         let (signal, keep_open) = pipe_with(PipeFlags::CLOEXEC)?;
         Ok(Cancel {
             inner: Arc::new(Inner {
-                cancelled: AtomicBool::new(false),
+                cancelled: Arc::new(AtomicBool::new(false)),
                 keep_open: Mutex::new(Some(keep_open)),
                 signal,
                 hooks: Mutex::default(),
@@ -87,6 +87,11 @@ impl Cancel {
     /// Whether the flag is set.
     pub fn is_cancelled(&self) -> bool {
         self.inner.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The flag itself, for code that knows no builds.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.inner.cancelled)
     }
 
     /// A descriptor that polls as readable once the flag is set.

@@ -1,8 +1,11 @@
 //! What a build tells the outside while it runs: one stream of plain values, rendered elsewhere.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_cache::DiffId;
+
+use crate::report::BuildReport;
 
 /// Number of a vertex within one build; stable for the whole build, dense from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +47,8 @@ pub enum Event {
         /// Progress name as in BuildKit (language reference, section 14).
         name: String,
     },
-    /// The step's result came from the cache; no `Started` precedes it.
+    /// The step's result came from the cache; a `Started` precedes it only if another build had to be
+    /// waited for.
     Cached {
         /// The vertex.
         vertex: VertexId,
@@ -57,6 +61,13 @@ pub enum Event {
         vertex: VertexId,
         /// The reason in words.
         reason: MissReason,
+    },
+    /// A vertex that has begun cannot go on yet.
+    Waiting {
+        /// The vertex.
+        vertex: VertexId,
+        /// For what, for example `waiting for another build that runs the same step`.
+        what: String,
     },
     /// Output of the step's command, as read (not line-buffered, not necessarily UTF-8).
     Output {
@@ -104,6 +115,8 @@ pub enum Event {
         /// One line.
         text: String,
     },
+    /// The build has ended, well or not: what it did and why.
+    Reported(Arc<BuildReport>),
     /// A build check or a host limitation worth telling.
     Warning(Warning),
 }

@@ -10,7 +10,7 @@ mod secret;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{CommitOptions, Follow, Layer, RootView, Scratch, Store};
+use rbuild_cache::{Follow, Layer, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
     ExitStatus, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError, Security, Stdio,
@@ -21,16 +21,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::cancel::Cancel;
 use crate::error::{BuildError, BuildErrorKind, chain};
 use crate::event::{Event, EventSink, VertexId, Warning};
-use crate::file::{PathMaker, upper_build_error};
+use crate::file::{PathMaker, commit_options, upper_build_error};
 use crate::ops::ExecOp;
 use crate::request::BuildRequest;
 use crate::source::AgentSocket;
 use crate::users::{ResolvedUser, UserError, lookup_user};
 
 pub(crate) use secret::read_secret;
-
-/// Host name inside RUN, as `BuildKit`'s.
-pub(crate) const HOSTNAME: &str = "buildkitsandbox";
 
 /// What executing needs besides the operation.
 pub(crate) struct ExecContext<'a> {
@@ -75,14 +72,11 @@ pub(crate) fn execute(
         root: root_fs(root, &prepared.scaffold, &draft),
         process: process(operation, &user, &prepared.env),
         mounts: prepared.mounts,
-        hostname: HOSTNAME.to_owned(),
+        hostname: operation.hostname.clone(),
         network: network(operation.network),
         security: security(operation.security),
-        shm_size: context
-            .request
-            .shm_size
-            .unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
-        rlimits: mounts::rlimits(&context.request.ulimits)?,
+        shm_size: operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
+        rlimits: mounts::rlimits(&operation.ulimits)?,
         limits: Limits::default(),
         init: false,
     };
@@ -92,7 +86,7 @@ pub(crate) fn execute(
     drop(scratch);
     check_status(context, &name, status)?;
     draft
-        .commit(root, &CommitOptions::default())
+        .commit(root, &commit_options(context.cancel))
         .map_err(|error| BuildError::io("could not store the new layer", &error))
 }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use rbuild_cache::{CommitOptions, FileKind, Layer, RootView, Store, ViewError};
 
+use crate::cancel::Cancel;
 use crate::error::BuildError;
 use crate::ops::{FileAction, FileOp};
 use crate::tree::SourceTree;
@@ -32,6 +33,7 @@ pub(crate) fn execute(
     operation: &FileOp,
     parents: &[Layer],
     inputs: &[Option<SourceTree>],
+    cancel: &Cancel,
 ) -> Result<Layer, BuildError> {
     let draft = store
         .draft_on(parents)
@@ -44,6 +46,7 @@ pub(crate) fn execute(
         upper_path: draft.upper().to_path_buf(),
         empty_root: parents.is_empty(),
         inputs,
+        cancel,
     };
     for action in &operation.actions {
         match action {
@@ -55,8 +58,16 @@ pub(crate) fn execute(
     }
     run.upper.finish().map_err(|error| upper_error(&error))?;
     draft
-        .commit(parents, &CommitOptions::default())
+        .commit(parents, &commit_options(cancel))
         .map_err(|error| BuildError::io("could not store the new layer", &error))
+}
+
+/// Stops with the build.
+pub(crate) fn commit_options(cancel: &Cancel) -> CommitOptions {
+    CommitOptions {
+        stop: Some(cancel.flag()),
+        ..CommitOptions::default()
+    }
 }
 
 struct FileRun<'a> {
@@ -65,6 +76,7 @@ struct FileRun<'a> {
     /// The stage has nothing in it yet, so there is no passwd file to look in.
     empty_root: bool,
     inputs: &'a [Option<SourceTree>],
+    cancel: &'a Cancel,
 }
 
 impl FileRun<'_> {
@@ -178,6 +190,7 @@ pub(crate) fn fill_directory(
     directory: &Path,
     tree: &SourceTree,
     source: &str,
+    cancel: &Cancel,
 ) -> Result<(), BuildError> {
     let upper = Upper::open(directory, RootView::of_directory(directory))
         .map_err(|error| upper_error(&error))?;
@@ -186,6 +199,7 @@ pub(crate) fn fill_directory(
         upper_path: directory.to_path_buf(),
         empty_root: true,
         inputs: &[],
+        cancel,
     };
     run.copy_into_root(tree, source)?;
     run.upper.finish().map_err(|error| upper_error(&error))

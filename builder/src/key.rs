@@ -4,10 +4,15 @@
 //! 64-bit little-endian number. There is no other encoding: what is in the parts is in the key, and
 //! what is not in the parts cannot change it.
 
-use rbuild_cache::{BuildRecord, Digest};
+pub(crate) mod listing;
+mod miss;
+
+use rbuild_cache::Digest;
 use sha2::{Digest as _, Sha256};
 
-use crate::event::MissReason;
+pub use listing::FileChanges;
+pub use miss::Change;
+pub(crate) use miss::Miss;
 
 /// Values longer than this are replaced by their digest in the stored parts (the key uses the
 /// whole value), so that a record stays small.
@@ -60,85 +65,11 @@ fn shorten(value: &str) -> String {
     format!("{}… {}", &value[..end], Digest::of(value.as_bytes()))
 }
 
-/// Says why a step with these parts was not found, given the newest record of the same step.
-pub(crate) fn miss_reason(
-    parts: &Parts,
-    previous: Option<&BuildRecord>,
-    forced: bool,
-) -> MissReason {
-    let ordinary = |text: &str| MissReason {
-        text: text.to_owned(),
-        ordinary: true,
-    };
-    match previous {
-        _ if forced => ordinary("--no-cache"),
-        None => ordinary("first build of this step"),
-        Some(previous) => MissReason {
-            text: difference(&parts.to_stored(), &previous.parts),
-            ordinary: false,
-        },
-    }
-}
-
-/// Names the first things that differ, the most telling ones first.
-fn difference(new: &[(String, String)], old: &[(String, String)]) -> String {
-    let mut found = Vec::new();
-    let mut parent_changed = false;
-    for (name, value) in new {
-        let olds: Vec<&str> = old
-            .iter()
-            .filter(|(known, _)| known == name)
-            .map(|(_, v)| v.as_str())
-            .collect();
-        if olds.contains(&value.as_str()) {
-            continue;
-        }
-        if name == PARENT {
-            parent_changed = true;
-        } else if let Some(source) = name.strip_prefix(CONTENT) {
-            found.push(format!("{source} changed"));
-        } else if olds.len() == 1 {
-            found.push(format!("{name} {} → {}", quote(olds[0]), quote(value)));
-        } else {
-            found.push(format!("{name} {} is new", quote(value)));
-        }
-    }
-    for (name, value) in old {
-        let gone = !new.iter().any(|(known, _)| known == name);
-        if gone {
-            found.push(format!("{name} {} is gone", quote(value)));
-        }
-    }
-    if found.is_empty() {
-        return if parent_changed {
-            "an earlier step gave another result".to_owned()
-        } else {
-            "its stored result is gone".to_owned()
-        };
-    }
-    let more = found.len().saturating_sub(3);
-    found.truncate(3);
-    let mut text = found.join(", ");
-    if more > 0 {
-        text.push_str(&format!(" (+{more} more)"));
-    }
-    text
-}
-
 /// Name of the part that stands for the root file system a step starts from.
 pub(crate) const PARENT: &str = "parent";
 
 /// Prefix of the parts that stand for the content of a copied or mounted source.
 pub(crate) const CONTENT: &str = "content ";
-
-fn quote(value: &str) -> String {
-    const LIMIT: usize = 40;
-    if value.chars().count() > LIMIT {
-        format!("\"{}…\"", value.chars().take(LIMIT).collect::<String>())
-    } else {
-        format!("{value:?}")
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -152,19 +83,6 @@ mod tests {
         parts
     }
 
-    fn record(entries: &[(&str, &str)]) -> BuildRecord {
-        BuildRecord {
-            key: parts(entries).digest(),
-            step: "s".into(),
-            name: "n".into(),
-            layers: Vec::new(),
-            parts: parts(entries).to_stored(),
-            detail: serde_json::Value::Null,
-            created_unix: 0,
-            elapsed_ms: 0,
-        }
-    }
-
     #[test]
     fn lengths_keep_neighbouring_parts_apart() {
         assert_ne!(
@@ -172,31 +90,5 @@ mod tests {
             parts(&[("ab", "c")]).digest()
         );
         assert_ne!(parts(&[("a", "")]).digest(), parts(&[]).digest());
-    }
-
-    #[test]
-    fn a_changed_variable_is_named_with_both_values() {
-        let reason = miss_reason(
-            &parts(&[("env V", "2"), (PARENT, "x")]),
-            Some(&record(&[("env V", "1"), (PARENT, "x")])),
-            false,
-        );
-        assert_eq!(reason.text, r#"env V "1" → "2""#);
-    }
-
-    #[test]
-    fn an_own_change_is_told_before_the_parents() {
-        let reason = miss_reason(
-            &parts(&[("content src/", "2"), (PARENT, "y")]),
-            Some(&record(&[("content src/", "1"), (PARENT, "x")])),
-            false,
-        );
-        assert_eq!(reason.text, "src/ changed");
-        let reason = miss_reason(
-            &parts(&[(PARENT, "y")]),
-            Some(&record(&[(PARENT, "x")])),
-            false,
-        );
-        assert_eq!(reason.text, "an earlier step gave another result");
     }
 }

@@ -20,12 +20,14 @@ pub mod output;
 mod outside;
 mod plan;
 mod remote_cache;
+pub mod report;
 pub mod request;
 mod resolve;
 mod scope;
 mod solve;
 mod source;
 mod tree;
+mod turn;
 pub mod users;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +41,7 @@ pub use context::{ContextAccess, ContextAddress, ContextTree, OpenedContext, ope
 pub use error::{BuildError, BuildErrorKind, Location};
 pub use event::{Event, EventSink, Warning};
 pub use image::*;
+pub use key::{Change, FileChanges};
 pub use request::BuildRequest;
 pub use source::{GitProgram, Remote};
 
@@ -46,6 +49,7 @@ use error::SourceFile;
 use lower::{LoweredTarget, Lowering};
 use plan::{PlanInput, plan};
 use rbuild_registry::{Client, ClientOptions};
+use report::Recorder;
 use resolve::{ImageResolver, Outside};
 
 /// What builds run with.
@@ -125,6 +129,7 @@ fn build_with(
     let findings = Mutex::new(Vec::new());
     let (store, sources) = (&engine.store, &request.cache_from);
     let imports = remote_cache::import(store, client, sources, &request.platforms, events);
+    let recorder = Recorder::new();
     let context = solve::SolveContext {
         store: &engine.store,
         client,
@@ -138,6 +143,7 @@ fn build_with(
         events,
         cancel,
         findings: &findings,
+        recorder: &recorder,
     };
     let roots: Vec<event::VertexId> = targets
         .iter()
@@ -155,12 +161,23 @@ fn build_with(
         prepared.linter.add(finding);
     }
     tell_warnings(&prepared.linter, &mut prepared.told, events);
-    let outputs = outputs?;
-    prepared.linter.verdict().map_err(BuildError::user)?;
     if let Err(error) = locals.memo().save() {
         tracing::debug!(%error, "the memo of file digests was not saved");
     }
-    finish::finish(&context, &targets, &outputs, prepared.told.clone())
+    let result = outputs.and_then(|outputs| {
+        prepared.linter.verdict().map_err(BuildError::user)?;
+        finish::finish(&context, &targets, &outputs, prepared.told.clone())
+    });
+    let told = match &result {
+        Ok(result) => Ok((&result.image_id, result.names.as_slice())),
+        Err(error) => Err(error.message.as_str()),
+    };
+    let report = recorder.finish(&request.dockerfile.name, told);
+    if let Err(error) = report.keep(&engine.store) {
+        tracing::debug!(%error, "the report of the build was not kept");
+    }
+    events.event(Event::Reported(Arc::new(report)));
+    result
 }
 
 /// What [`check`] found.
@@ -279,7 +296,8 @@ impl Prepared {
             escape,
             resolver,
             self.ignore.as_deref(),
-        );
+        )
+        .of_project(locals::project(request));
         if check_only {
             lowering = lowering.check_only();
         }

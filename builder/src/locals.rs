@@ -90,6 +90,18 @@ impl Locals {
     }
 }
 
+/// What tells a project from others on this machine: where its context lies.
+pub(crate) fn project(request: &BuildRequest) -> String {
+    match &request.context {
+        ContextSource::Directory { path, .. } => {
+            let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            let digest = Digest::of(path.as_os_str().as_encoded_bytes());
+            digest.hex().chars().take(16).collect()
+        }
+        ContextSource::Fetched(_) | ContextSource::Empty => String::new(),
+    }
+}
+
 /// Parses the ignore file of the build context.
 pub(crate) fn context_ignore(
     request: &BuildRequest,

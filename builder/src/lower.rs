@@ -82,6 +82,8 @@ pub(crate) struct Lowering<'a> {
     resolver: &'a dyn BaseResolver,
     ignore: Option<&'a IgnoreMatcher>,
     entitled: Entitled,
+    /// Which of all projects on this store this is; part of what steps are known by.
+    project: String,
     /// Only checks are wanted: images may be missing.
     check_only: bool,
     /// What is wrong so far. The rest is lowered all the same, to find what else is wrong.
@@ -136,9 +138,16 @@ impl<'a> Lowering<'a> {
             resolver,
             ignore,
             entitled,
+            project: String::new(),
             check_only: false,
             problems: Vec::new(),
         }
+    }
+
+    /// Tells the steps of this project from those of others.
+    pub(crate) fn of_project(mut self, project: String) -> Lowering<'a> {
+        self.project = project;
+        self
     }
 
     /// Lets images be missing, for checks that do not need them.
@@ -516,7 +525,8 @@ impl<'a> Lowering<'a> {
             lines: Some(instruction.lines),
             instruction: Some(Arc::new(instruction.clone())),
             step: format!(
-                "{}:{}:{}:{}",
+                "{}:{}:{}:{}:{}",
+                self.project,
                 self.file.name,
                 context.stage.name,
                 context.ordinal,

@@ -42,6 +42,8 @@ pub(crate) struct ExecOp {
     pub args: Vec<String>,
     /// Environment in order; `HOME` and secret variables are added when it runs.
     pub env: Vec<(String, String)>,
+    /// Which of `env` are build arguments; only for telling misses, no part of the key.
+    pub arguments: Vec<String>,
     /// Proxy variables: set for the command, no part of its key.
     pub proxy: Vec<(String, String)>,
     /// Working directory inside the root.
@@ -54,6 +56,14 @@ pub(crate) struct ExecOp {
     pub network: NetworkMode,
     /// Sandboxed or not.
     pub security: SecurityMode,
+    /// Host name inside the sandbox.
+    pub hostname: String,
+    /// More lines of `/etc/hosts`, name and address; only the names are part of the key.
+    pub hosts: Vec<(String, String)>,
+    /// Size of `/dev/shm` in bytes, if it is not the usual one.
+    pub shm_size: Option<u64>,
+    /// Resource limits: name, soft, hard.
+    pub ulimits: Vec<(String, u64, u64)>,
     /// Read-only script under `/dev/pipes` (a heredoc body that begins with `#!`).
     pub script: Option<(String, String)>,
 }
@@ -317,6 +327,16 @@ impl ExecOp {
         parts.push("user", self.user.clone());
         parts.push("network", format!("{:?}", self.network).to_lowercase());
         parts.push("security", format!("{:?}", self.security).to_lowercase());
+        parts.push("hostname", self.hostname.clone());
+        for (name, _) in &self.hosts {
+            parts.push("add-host", name.clone());
+        }
+        if let Some(size) = self.shm_size {
+            parts.push("shm-size", size.to_string());
+        }
+        for (name, soft, hard) in &self.ulimits {
+            parts.push(format!("ulimit {name}"), format!("{soft}:{hard}"));
+        }
         if let Some((name, content)) = &self.script {
             parts.push(format!("script {name}"), content.clone());
         }

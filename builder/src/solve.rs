@@ -23,6 +23,7 @@ use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
 use crate::remote_cache::Imports;
+use crate::report::Recorder;
 use crate::request::BuildRequest;
 use crate::source::Remote;
 
@@ -52,6 +53,8 @@ pub(crate) struct SolveContext<'a> {
     pub events: &'a dyn EventSink,
     /// Stops everything.
     pub cancel: &'a Cancel,
+    /// Collects the report.
+    pub recorder: &'a Recorder,
     /// Findings of build checks that only the files can show.
     pub findings: &'a Mutex<Vec<LintFinding>>,
 }

@@ -5,27 +5,34 @@
 
 mod digest;
 mod memo;
+mod scan;
 mod wildcard;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rbuild_cache::{FileKind, Follow, RootView, ViewEntry, ViewError};
+use rbuild_cache::{FileKind, Follow, LiveTree, RootView, ViewEntry, ViewError};
 use rbuild_parser::IgnoreMatcher;
 
-pub(crate) use digest::content_digest;
-pub(crate) use digest::copied_xattr;
+pub(crate) use digest::{Content, Entry, content, copied_xattr};
 pub(crate) use memo::FileMemo;
 pub(crate) use wildcard::{expand_wildcards, has_wildcard};
 
 /// A readable tree.
 pub(crate) struct SourceTree {
     view: RootView,
+    live: Option<Live>,
     ignore: Option<Arc<IgnoreMatcher>>,
     /// Owners become 0:0: files of a build context.
     from_context: bool,
     /// Name for messages.
     label: String,
+}
+
+/// A directory of this machine, opened when it is first scanned.
+struct Live {
+    path: PathBuf,
+    tree: OnceLock<LiveTree>,
 }
 
 impl SourceTree {
@@ -38,6 +45,10 @@ impl SourceTree {
         let ignore = ignore.filter(|matcher| !matcher.is_empty());
         SourceTree {
             view: RootView::of_directory(path),
+            live: Some(Live {
+                path: path.to_path_buf(),
+                tree: OnceLock::new(),
+            }),
             ignore,
             from_context: true,
             label: label.into(),
@@ -48,6 +59,7 @@ impl SourceTree {
     pub(crate) fn rootfs(view: RootView, label: impl Into<String>) -> SourceTree {
         SourceTree {
             view,
+            live: None,
             ignore: None,
             from_context: false,
             label: label.into(),
@@ -62,6 +74,20 @@ impl SourceTree {
     /// The unfiltered tree.
     pub(crate) fn view(&self) -> &RootView {
         &self.view
+    }
+
+    /// The directory behind it, if it is one of this machine.
+    fn live(&self) -> Option<Result<&LiveTree, ViewError>> {
+        let Live { path, tree } = self.live.as_ref()?;
+        if let Some(open) = tree.get() {
+            return Some(Ok(open));
+        }
+        Some(LiveTree::open(path).map(|opened| tree.get_or_init(|| opened)))
+    }
+
+    /// The ignore rules, if there are any.
+    fn ignore(&self) -> Option<&IgnoreMatcher> {
+        self.ignore.as_deref()
     }
 
     /// Owner an entry is copied with.

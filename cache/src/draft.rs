@@ -1,8 +1,11 @@
 //! A step's upper directory, from its making to the sealed layer.
 
 use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
@@ -28,11 +31,29 @@ pub struct Draft {
 }
 
 /// Options of [`Draft::commit`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CommitOptions {
     /// Paths inside the root that the runtime had to create as mount targets: left out of the
     /// layer if they are still empty and not in the parents.
     pub stubs: Vec<PathBuf>,
+    /// Ends the work with an error when it is set.
+    pub stop: Option<Arc<AtomicBool>>,
+}
+
+/// Takes bytes and throws them away until it is told to stop.
+struct StoppableSink(Option<Arc<AtomicBool>>);
+
+impl Write for StoppableSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(io::Error::other("cancelled")),
+            _ => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Draft {
@@ -101,7 +122,7 @@ impl Draft {
         let root = rustix::fs::openat(CWD, &self.upper, sys::DIRECTORY, Mode::empty())
             .map_err(StoreError::io("open", &self.upper))?;
         diff::normalise(&root, &RootView::new(parents), &options.stubs)?;
-        let mut out = PaxWriter::new(DigestWriter::new(std::io::sink()));
+        let mut out = PaxWriter::new(DigestWriter::new(StoppableSink(options.stop.clone())));
         let totals = tree_tar::write_tree(&root, &mut out, Content::Full, None)?;
         let (_, digest, size) = out
             .finish()

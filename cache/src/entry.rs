@@ -43,6 +43,8 @@ pub struct Metadata {
     pub size: u64,
     /// Last change of the content.
     pub mtime: Timestamp,
+    /// Last change of the content or of anything else about it, by the kernel's own clock.
+    pub ctime: Timestamp,
     /// Device number (major, minor) of a device.
     pub rdev: (u32, u32),
     /// Number of hard links within its layer.

@@ -40,6 +40,11 @@ impl Store {
         self.meta().records_by_name(step_identity)
     }
 
+    /// Returns how long a step took when it last ran, in milliseconds.
+    pub fn last_duration(&self, step_identity: &str) -> Result<Option<u64>, StoreError> {
+        self.meta().last_duration(step_identity)
+    }
+
     /// Tells whether a layer is there in any form.
     pub fn has_layer(&self, diff_id: &DiffId) -> Result<bool, StoreError> {
         if self.layer(diff_id)?.is_some() {

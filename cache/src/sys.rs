@@ -157,6 +157,10 @@ fn metadata(stat: &Stat) -> Metadata {
             seconds: stat.st_mtime as i64,
             nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
         },
+        ctime: Timestamp {
+            seconds: stat.st_ctime as i64,
+            nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+        },
         rdev: (
             rustix::fs::major(stat.st_rdev) as u32,
             rustix::fs::minor(stat.st_rdev) as u32,

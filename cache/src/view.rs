@@ -596,6 +596,10 @@ const EMPTY_ROOT: Metadata = Metadata {
         seconds: 0,
         nanoseconds: 0,
     },
+    ctime: Timestamp {
+        seconds: 0,
+        nanoseconds: 0,
+    },
     rdev: (0, 0),
     nlink: 1,
     inode: (0, 0),

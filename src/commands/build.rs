@@ -81,6 +81,13 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
     })?;
     let mut registries = client_options(settings, &args.registries).map_err(failed)?;
     outputs::insecure_hosts(&args.output, &request, &mut registries)?;
+    if args.explain.is_some() && writes_to_stdout(&request) {
+        return Err(Failure::new(
+            "`--explain` and an output on standard output cannot be used together",
+        )
+        .hint("`rbuild explain` tells the same afterwards")
+        .with_status(status::USAGE));
+    }
     if let Some(path) = &args.iidfile {
         metadata::remove_stale(path)?;
     }
@@ -160,10 +167,14 @@ fn build(
     } = running;
     let result = rbuild_builder::build(engine, request, &progress, &cancel);
     let journal = progress.finish();
+    let explained = match (args.explain, journal.report()) {
+        (Some(format), Some(report)) => super::explain::print(report, format),
+        _ => Ok(()),
+    };
     match result {
         Ok(result) => {
             succeed(settings, args, mode, request, &result)?;
-            Ok(0)
+            explained.map(|()| 0)
         }
         Err(mut error) => {
             if error.kind == BuildErrorKind::Host

@@ -1,9 +1,11 @@
 //! What is known of a running build: one record a step, fed by events, read by the renderers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_builder::event::{Event, Stream, VertexId, Warning};
+use rbuild_builder::report::BuildReport;
 
 use super::control::visible;
 
@@ -118,6 +120,7 @@ pub(crate) struct Journal {
     /// Reasons of misses that came before their step began.
     early: BTreeMap<VertexId, Miss>,
     planned: usize,
+    report: Option<Arc<BuildReport>>,
     warnings: Vec<Warning>,
     /// What was last said of something that passes by itself.
     said: Option<(Duration, String)>,
@@ -143,6 +146,13 @@ impl Journal {
                 stream,
                 bytes,
             } => self.output(at, vertex, stream, &bytes),
+            Event::Reported(report) => {
+                self.report = Some(report);
+                Vec::new()
+            }
+            Event::Waiting { vertex, what } => {
+                self.output(at, vertex, Stream::Stderr, format!("{what}\n").as_bytes())
+            }
             Event::Progress {
                 vertex,
                 what,
@@ -200,6 +210,11 @@ impl Journal {
             .values()
             .filter(|step| step.state != State::Running)
             .count()
+    }
+
+    /// What the build did, once it has ended.
+    pub(crate) fn report(&self) -> Option<&BuildReport> {
+        self.report.as_deref()
     }
 
     /// What was said last of something that passes by itself, and when.

@@ -33,8 +33,6 @@ struct Rule {
     options: [&'static [&'static str]; 2],
     /// Why rbuild hits where BuildKit misses.
     better: Option<&'static str>,
-    /// What is missing for the observed result. The rule must fail as long as this is here.
-    not_yet: Option<&'static str>,
 }
 
 impl Rule {
@@ -47,7 +45,6 @@ impl Rule {
             change: None,
             options: [&[], &[]],
             better: None,
-            not_yet: None,
         }
     }
 
@@ -77,11 +74,6 @@ impl Rule {
 
     const fn better(mut self, why: &'static str) -> Self {
         self.better = Some(why);
-        self
-    }
-
-    const fn not_yet(mut self, why: &'static str) -> Self {
-        self.not_yet = Some(why);
         self
     }
 }
@@ -202,10 +194,6 @@ fn judge(env: &TestEnv, rule: &Rule, case: &Value) -> Result<(), String> {
     }
     let told = |cached: bool| if cached { "hit" } else { "miss" };
     if step.cached == want {
-        rule.not_yet.map_or(Ok(()), |_| {
-            Err("is as observed now: remove `not_yet`".to_owned())
-        })
-    } else if rule.not_yet.is_some() {
         Ok(())
     } else {
         Err(format!(

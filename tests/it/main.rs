@@ -22,6 +22,7 @@ mod concurrency;
 mod context;
 mod debian;
 mod errors;
+mod explain;
 mod hello;
 mod images;
 mod kill;

@@ -1,5 +1,6 @@
 //! From the mounts of a RUN to the mounts of a sandbox.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::{
@@ -9,13 +10,15 @@ use rbuild_parser::Sharing;
 use rbuild_runtime::{Mount, MountSource, Network, Rlimit, RlimitKind, UpperDir};
 
 use super::mask::Secrets;
-use super::{ExecContext, HOSTNAME, Prepared, in_kernel_tree, read_secret, sub_directory};
+use super::{ExecContext, Prepared, in_kernel_tree, read_secret, sub_directory};
 use crate::error::BuildError;
 use crate::etc::{hosts_file, resolv_conf};
+use crate::event::Event;
 use crate::file::{fill_directory, set_directory};
 use crate::ops::{ExecMount, ExecMountKind, ExecOp};
 use crate::source::AgentSocket;
 use crate::tree::SourceTree;
+use crate::turn::turn;
 
 /// Everything that is mounted, with its targets made sure of.
 pub(super) fn prepare(
@@ -29,12 +32,12 @@ pub(super) fn prepare(
         mounts: Vec::new(),
         scaffold: sub_directory(scratch, "scaffold")?,
         env: Vec::new(),
-        locks: Vec::new(),
+        locks: lock_caches(context, operation)?,
         agents: Vec::new(),
         secrets: Secrets::default(),
     };
     let mut targets = Vec::new();
-    add_system_files(context, operation, &mut prepared.mounts, &mut targets);
+    add_system_files(operation, &mut prepared.mounts, &mut targets);
     for (index, mount) in operation.mounts.iter().enumerate() {
         let place = Place {
             context,
@@ -48,13 +51,41 @@ pub(super) fn prepare(
     Ok(prepared)
 }
 
-/// Hosts, name servers, and the script of a heredoc.
-fn add_system_files(
+fn lock_name(id: &str) -> String {
+    format!("cache mount {id}")
+}
+
+/// Takes the locks of all cache mounts that want to be alone, in one order for all builds: two
+/// steps with the same two mounts would otherwise wait for each other.
+fn lock_caches(
     context: &ExecContext<'_>,
     operation: &ExecOp,
-    mounts: &mut Vec<Mount>,
-    targets: &mut Vec<TargetKind>,
-) {
+) -> Result<Vec<StoreLock>, BuildError> {
+    let locked = operation
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.kind {
+            ExecMountKind::Cache {
+                id,
+                sharing: Sharing::Locked,
+                ..
+            } => Some(lock_name(id)),
+            _ => None,
+        });
+    let names: BTreeSet<String> = locked.collect();
+    let wait = |name: &String| {
+        turn(context.store, context.cancel, name, || {
+            context.events.event(Event::Waiting {
+                vertex: context.vertex,
+                what: "waiting for another step that has the cache mount".to_owned(),
+            });
+        })
+    };
+    names.iter().map(wait).collect()
+}
+
+/// Hosts, name servers, and the script of a heredoc.
+fn add_system_files(operation: &ExecOp, mounts: &mut Vec<Mount>, targets: &mut Vec<TargetKind>) {
     let host_network = super::network(operation.network) == Network::Host;
     let file = |target: &str, content: Vec<u8>, mode: u32| Mount {
         target: PathBuf::from(target),
@@ -68,7 +99,7 @@ fn add_system_files(
     };
     mounts.push(file(
         "/etc/hosts",
-        hosts_file(HOSTNAME, &context.request.extra_hosts),
+        hosts_file(&operation.hostname, &operation.hosts),
         0o644,
     ));
     mounts.push(file("/etc/resolv.conf", resolv_conf(host_network), 0o644));
@@ -286,13 +317,9 @@ impl Place<'_> {
         let failed = |error: &dyn std::error::Error| {
             BuildError::io(format!("could not prepare the cache mount {id:?}"), error)
         };
-        let lock_name = |id: &str| format!("cache mount {id}");
         let (id, lock) = match sharing {
-            Sharing::Shared => (id.clone(), None),
-            Sharing::Locked => {
-                let lock = store.lock(&lock_name(id)).map_err(|error| failed(&error))?;
-                (id.clone(), Some(lock))
-            }
+            // `lock_caches` has locked the locked ones.
+            Sharing::Shared | Sharing::Locked => (id.clone(), None),
             Sharing::Private => {
                 let mut number = 0;
                 loop {
@@ -342,7 +369,7 @@ impl Place<'_> {
                 "a cache mount cannot be filled from {source}: it is not a directory"
             )));
         }
-        fill_directory(directory, &tree, source)
+        fill_directory(directory, &tree, source, self.context.cancel)
     }
 
     fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, BuildError> {

@@ -328,6 +328,9 @@ impl FileRun<'_> {
                 .children(&directory)
                 .map_err(|error| view_error(&error))?;
             for child in children {
+                if self.cancel.is_cancelled() {
+                    return Err(BuildError::cancelled());
+                }
                 let below = inside.join(child.name());
                 let excluded = rules
                     .exclude

@@ -17,6 +17,9 @@ use crate::ops::{ExecMount, ExecMountKind, ExecOp, Op, VertexMeta};
 use crate::request::NetworkDefault;
 use crate::scope::VariableList;
 
+/// Host name inside RUN, as `BuildKit`'s, unless `BUILDKIT_SANDBOX_HOSTNAME` is given.
+const HOSTNAME: &str = "buildkitsandbox";
+
 impl<'a> Lowering<'a> {
     #[expect(
         clippy::too_many_arguments,
@@ -85,12 +88,23 @@ impl<'a> Lowering<'a> {
                 .iter()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
+            arguments: state.declared.clone(),
             proxy: context.proxy.clone(),
             cwd: clean_path(state.workdir()),
             user: state.config.config.user.clone(),
             mounts,
             network,
             security,
+            hostname: self
+                .request
+                .build_args
+                .get("BUILDKIT_SANDBOX_HOSTNAME")
+                .filter(|name| !name.is_empty())
+                .map_or(HOSTNAME, String::as_str)
+                .to_owned(),
+            hosts: self.request.extra_hosts.clone(),
+            shm_size: self.request.shm_size,
+            ulimits: self.request.ulimits.clone(),
             script,
         };
         let meta = self.meta(context, instruction, trigger, &shown);

@@ -10,24 +10,39 @@ use crate::error::BuildError;
 use crate::file::{missing_source, not_found};
 use crate::key::{CONTENT, PARENT, Parts};
 use crate::ops::{CopyAction, CopySource, ExecMountKind, FileAction, Op, Vertex};
-use crate::tree::{SourceTree, clean, content_digest, expand_wildcards, has_wildcard};
+use crate::tree::{Content, SourceTree, clean, content, expand_wildcards, has_wildcard};
+
+/// A key and the files that it stands for.
+pub(super) struct Key {
+    /// The parts.
+    pub(super) parts: Parts,
+    /// The content of each source, by the name of its part.
+    pub(super) contents: Vec<(String, Content)>,
+}
+
+impl Key {
+    fn push_content(&mut self, name: String, (digest, content): (String, Content)) {
+        self.parts.push(name.clone(), digest);
+        self.contents.push((name, content));
+    }
+}
 
 /// All parts of a vertex's key. Reads the copied files, so it is where a missing source is found.
-pub(super) fn parts(
+pub(super) fn key(
     context: &SolveContext<'_>,
     vertex: &Vertex,
     inputs: &[VertexOutput],
-) -> Result<Parts, BuildError> {
+) -> Result<Key, BuildError> {
     all_parts(context, vertex, inputs, false)
 }
 
 /// The parts of the early key: other root file systems stand in it by their layers, so that none of
-/// them is read. The same as [`parts`] if there is none.
+/// them is read. The same as [`key`] if there is none.
 pub(super) fn early_parts(
     context: &SolveContext<'_>,
     vertex: &Vertex,
     inputs: &[VertexOutput],
-) -> Result<Parts, BuildError> {
+) -> Result<Key, BuildError> {
     all_parts(context, vertex, inputs, true)
 }
 
@@ -44,11 +59,14 @@ fn all_parts(
     vertex: &Vertex,
     inputs: &[VertexOutput],
     early: bool,
-) -> Result<Parts, BuildError> {
-    let mut parts = vertex.op.parts();
+) -> Result<Key, BuildError> {
+    let mut key = Key {
+        parts: vertex.op.parts(),
+        contents: Vec::new(),
+    };
     match &vertex.op {
         Op::Exec(exec) => {
-            parts.push(PARENT, identity(inputs.first()));
+            key.parts.push(PARENT, identity(inputs.first()));
             for mount in &exec.mounts {
                 let read = match &mount.kind {
                     ExecMountKind::Bind {
@@ -63,28 +81,29 @@ fn all_parts(
                 };
                 if let Some((input, source)) = read {
                     if early && let Some(layers) = layers_of(inputs.get(input)) {
-                        parts.push(format!("{CONTENT}{source} at {}", mount.target), layers);
+                        let name = format!("{CONTENT}{source} at {}", mount.target);
+                        key.parts.push(name, layers);
                         continue;
                     }
                     let tree = tree_of(context, inputs.get(input))?;
                     let digest = path_digest(context, &tree, source, None)?;
-                    parts.push(format!("{CONTENT}{source} at {}", mount.target), digest);
+                    key.push_content(format!("{CONTENT}{source} at {}", mount.target), digest);
                 }
             }
         }
         Op::File(file) => {
             if !file.detached {
-                parts.push(PARENT, identity(inputs.first()));
+                key.parts.push(PARENT, identity(inputs.first()));
             }
             for action in &file.actions {
                 if let FileAction::Copy(copy) = action {
-                    copy_parts(context, copy, inputs, early, &mut parts)?;
+                    copy_parts(context, copy, inputs, early, &mut key)?;
                 }
             }
         }
         Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) | Op::Merge => {}
     }
-    Ok(parts)
+    Ok(key)
 }
 
 fn identity(input: Option<&VertexOutput>) -> String {
@@ -111,7 +130,7 @@ fn copy_parts(
     copy: &CopyAction,
     inputs: &[VertexOutput],
     early: bool,
-    parts: &mut Parts,
+    key: &mut Key,
 ) -> Result<(), BuildError> {
     let exclude = match copy.exclude.as_slice() {
         [] => None,
@@ -128,7 +147,7 @@ fn copy_parts(
             continue;
         };
         if early && let Some(layers) = layers_of(inputs.get(*input)) {
-            parts.push(format!("{CONTENT}{path}"), layers);
+            key.parts.push(format!("{CONTENT}{path}"), layers);
             continue;
         }
         let tree = tree_of(context, inputs.get(*input))?;
@@ -138,14 +157,14 @@ fn copy_parts(
             for path in found {
                 let shown = path.to_string_lossy().into_owned();
                 let digest = path_digest(context, &tree, &shown, exclude.as_ref())?;
-                parts.push(
+                key.push_content(
                     format!("{CONTENT}{}", shown.trim_start_matches('/')),
                     digest,
                 );
             }
         } else {
             let digest = path_digest(context, &tree, path, exclude.as_ref())?;
-            parts.push(format!("{CONTENT}{path}"), digest);
+            key.push_content(format!("{CONTENT}{path}"), digest);
         }
     }
     Ok(())
@@ -157,7 +176,7 @@ fn path_digest(
     tree: &SourceTree,
     path: &str,
     exclude: Option<&IgnoreMatcher>,
-) -> Result<String, BuildError> {
+) -> Result<(String, Content), BuildError> {
     let path = clean(path);
     let failed = |error: &dyn std::error::Error| {
         BuildError::io(
@@ -174,11 +193,13 @@ fn path_digest(
         .lookup(&path, Follow::None)
         .map_err(|error| failed(&error))?;
     let link = own.and_then(|own| own.link_target).unwrap_or_default();
-    let digest = content_digest(tree, &entry, exclude, context.locals.memo())
-        .map_err(|error| failed(&error))?;
-    Ok(format!(
-        "{digest} {:?} {}",
+    let content =
+        content(tree, &entry, exclude, context.locals.memo()).map_err(|error| failed(&error))?;
+    let text = format!(
+        "{} {:?} {}",
+        content.digest,
         entry.metadata.kind,
         link.to_string_lossy()
-    ))
+    );
+    Ok((text, content))
 }

@@ -10,6 +10,7 @@ use super::{SolveContext, VertexOutput};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId};
 use crate::ops::{Op, Vertex};
+use crate::report::StepState;
 
 /// Waiting steps cost nothing; fewer than this would serialise `sleep`s and downloads on small
 /// machines.
@@ -26,6 +27,12 @@ pub(crate) fn solve(
         .filter(|&&id| is_step(context.graph.vertex(id)))
         .count();
     context.events.event(Event::Planned { vertices });
+    for (id, vertex) in context.graph.vertices() {
+        if needed.contains(&id) && !vertex.meta.internal {
+            let line = vertex.meta.lines.map(|lines| lines.first);
+            context.recorder.planned(id, &vertex.meta.name, line);
+        }
+    }
     let pool = Pool::new(context, &needed);
     let jobs = context
         .request
@@ -188,6 +195,14 @@ impl Pool {
 }
 
 fn failed(state: &mut State, context: &SolveContext<'_>, id: VertexId, error: BuildError) {
+    context.recorder.step(id, |step| {
+        if error.kind == BuildErrorKind::Cancelled {
+            step.state = StepState::Cancelled;
+        } else {
+            step.state = StepState::Failed;
+            step.error = Some(error.message.clone());
+        }
+    });
     if error.kind == BuildErrorKind::Cancelled {
         context.events.event(Event::Cancelled { vertex: id });
     } else {
@@ -203,20 +218,54 @@ fn failed(state: &mut State, context: &SolveContext<'_>, id: VertexId, error: Bu
     context.cancel.cancel();
 }
 
-/// Weight of the longest way from each vertex to a result.
+/// Weight of the longest way from each vertex to a result, in milliseconds.
 fn priorities(context: &SolveContext<'_>, consumers: &[Vec<VertexId>]) -> Vec<u64> {
-    const COMMAND: u64 = 100;
-    let mut priorities = vec![0; context.graph.len()];
-    for index in (0..context.graph.len()).rev() {
-        let weight = match context.graph.vertex(VertexId(index as u32)).op {
-            Op::Exec(_) | Op::Http(_) | Op::Git(_) => COMMAND,
-            _ => 1,
-        };
-        let after = consumers[index]
-            .iter()
-            .map(|id| priorities[id.0 as usize])
-            .max();
-        priorities[index] = weight + after.unwrap_or(0);
+    let weights: Vec<u64> = context
+        .graph
+        .vertices()
+        .map(|(_, vertex)| weight(context, vertex))
+        .collect();
+    longest_ways(&weights, consumers)
+}
+
+/// How long a step took when it last ran, or what its kind usually takes.
+fn weight(context: &SolveContext<'_>, vertex: &Vertex) -> u64 {
+    const COMMAND: u64 = 1000;
+    const FILES: u64 = 20;
+    let usual = match vertex.op {
+        Op::Exec(_) | Op::Http(_) | Op::Git(_) => COMMAND,
+        Op::File(_) => FILES,
+        _ => return 1,
+    };
+    // Only the order of the work depends on it: a store that cannot tell is no reason to fail.
+    let last = context
+        .store
+        .last_duration(&vertex.meta.step)
+        .ok()
+        .flatten();
+    last.unwrap_or(usual).max(1)
+}
+
+/// Inputs have smaller numbers than what uses them, so one pass from the end is enough.
+fn longest_ways(weights: &[u64], consumers: &[Vec<VertexId>]) -> Vec<u64> {
+    let mut ways = vec![0; weights.len()];
+    for index in (0..weights.len()).rev() {
+        let after = consumers[index].iter().map(|id| ways[id.0 as usize]).max();
+        ways[index] = weights[index] + after.unwrap_or(0);
     }
-    priorities
+    ways
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_way_counts_not_the_number_of_steps() {
+        // 0 → 1 → 2 → 5 are short, 3 → 5 is long, 4 leads nowhere.
+        let to = |ids: &[u32]| ids.iter().map(|id| VertexId(*id)).collect::<Vec<_>>();
+        let consumers = [to(&[1]), to(&[2]), to(&[5]), to(&[5]), to(&[]), to(&[])];
+        let ways = longest_ways(&[10, 10, 10, 500, 100, 1], &consumers);
+        assert_eq!(ways, [31, 21, 11, 501, 100, 1]);
+    }
 }

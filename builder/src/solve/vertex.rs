@@ -10,17 +10,20 @@ use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
 use rbuild_registry::RegistryError;
 
 use super::findings;
-use super::keys::{early_parts, parts, tree_of};
+use super::keys::{Key, early_parts, key, tree_of};
 use super::{LayerRef, SolveContext, Value, VertexOutput, materialize};
 use crate::error::{BuildError, BuildErrorKind};
-use crate::event::{Event, VertexId};
+use crate::event::{Event, VertexId, Warning};
 use crate::exec::{self, ExecContext};
 use crate::file;
 use crate::image::{BaseImage, BaseLayer, ImageError, Origin};
-use crate::key::{Parts, miss_reason};
+use crate::key::{CONTENT, Miss, Parts, listing};
 use crate::ops::{ExecOp, FileOp, Op, Vertex};
 use crate::remote_cache::Hit;
+use crate::report::StepState;
 use crate::source::{self, Fetched, SourceContext};
+use crate::tree::Content;
+use crate::turn::turn;
 
 /// Runs a vertex or finds its result.
 pub(super) fn run_vertex(
@@ -45,6 +48,10 @@ pub(super) fn run_vertex(
         Op::Exec(_) | Op::File(_) => keyed(context, id, vertex, inputs),
     };
     result.map_err(|error| {
+        // What was stopped half-way is not what went wrong.
+        if context.cancel.is_cancelled() && error.kind == BuildErrorKind::Io {
+            return BuildError::cancelled().on(id);
+        }
         let error = error.on(id);
         match vertex.meta.lines {
             Some(lines) => error.at(&context.file.location(lines, None)),
@@ -143,10 +150,12 @@ pub(super) fn load_layers(
     let failed = |error: &dyn std::error::Error| {
         BuildError::io(format!("could not load the image {}", image.name), error)
     };
-    let _lock = context
-        .store
-        .lock(&format!("load image {}", image.manifest))
-        .map_err(|error| failed(&error))?;
+    let _lock = turn(
+        context.store,
+        context.cancel,
+        &format!("load image {}", image.manifest),
+        || {},
+    )?;
     let layers = image.layers.iter();
     let layers: Vec<&BaseLayer> = layers.filter(|l| wanted.contains(&l.diff_id)).collect();
     if all_there(context, layers.iter().map(|layer| layer.diff_id))? {
@@ -209,36 +218,52 @@ fn keyed(
     let below = base_layers(&vertex.op, inputs);
     let mut keys = Vec::new();
     if !context.imports.is_empty() || !context.request.cache_to.is_empty() {
-        let early = early_parts(context, vertex, inputs)?.digest();
+        let early = early_parts(context, vertex, inputs)?.parts.digest();
         if let Some(hit) = imported(context, vertex, &early) {
             return Ok(taken(context, id, vertex, below, hit));
         }
         keys.push(early);
     }
-    let parts = parts(context, vertex, inputs)?;
+    let Key { parts, contents } = key(context, vertex, inputs)?;
     findings::collect(context, vertex, inputs)?;
     let key = parts.digest();
     keys.retain(|early| *early != key);
     keys.push(key);
+    context
+        .recorder
+        .step(id, |step| step.key = Some(key.to_string()));
     if let Some(record) = look_up(context, vertex, &key)? {
         return Ok(cached(context, id, vertex, below, &record).known_as(keys));
     }
     if let Some(hit) = imported(context, vertex, &key) {
         return Ok(taken(context, id, vertex, below, hit));
     }
-    context.events.event(Event::Started {
-        vertex: id,
-        name: vertex.meta.name.clone(),
-    });
-    tell_reason(context, id, vertex, &parts)?;
+    let started = || {
+        context.events.event(Event::Started {
+            vertex: id,
+            name: vertex.meta.name.clone(),
+        });
+    };
+    let mut waited = false;
     // Whoever comes second finds the result of whoever came first.
-    let _lock = context
-        .store
-        .lock(&format!("step {key}"))
-        .map_err(|error| BuildError::io("could not lock a build step", &error))?;
+    let _lock = turn(
+        context.store,
+        context.cancel,
+        &format!("step {key}"),
+        || {
+            waited = true;
+            started();
+            let what = "waiting for another build that runs the same step".to_owned();
+            context.events.event(Event::Waiting { vertex: id, what });
+        },
+    )?;
     if let Some(record) = look_up(context, vertex, &key)? {
         return Ok(cached(context, id, vertex, below, &record).known_as(keys));
     }
+    if !waited {
+        started();
+    }
+    tell_reason(context, id, vertex, &parts, &contents)?;
     if context.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
@@ -246,10 +271,24 @@ fn keyed(
     let layer = execute(context, id, vertex, inputs, &below)?;
     let elapsed = start.elapsed();
     let record = record(vertex, key, &parts, &layer, elapsed);
-    context
-        .store
-        .put_record(&record)
-        .map_err(|error| BuildError::io("could not remember a build step", &error))?;
+    if stayed_the_same(context, vertex, inputs, &parts) {
+        context
+            .store
+            .put_record(&record)
+            .map_err(|error| BuildError::io("could not remember a build step", &error))?;
+        for (part, content) in &contents {
+            // Without it the next miss is told less exactly, and that is all.
+            if let Err(error) = listing::keep(context.store, &vertex.meta.step, part, content) {
+                tracing::debug!(%error, "the files of a step were not listed");
+            }
+        }
+    }
+    context.recorder.step(id, |step| {
+        step.state = StepState::Ran;
+        step.elapsed_ms = Some(record.elapsed_ms);
+        step.layer = Some(layer.diff_id().to_string());
+        step.size = Some(layer.content_size());
+    });
     let layer = Some(*layer.diff_id());
     context.events.event(Event::Finished {
         vertex: id,
@@ -288,6 +327,10 @@ fn taken(
             name: vertex.meta.name.clone(),
         });
     }
+    context.recorder.step(id, |step| {
+        step.state = StepState::Hit;
+        step.layer = Some(hit.diff_id.to_string());
+    });
     layers.push(LayerRef {
         diff_id: hit.diff_id,
         origin: Some((Arc::clone(&hit.image), hit.vertex)),
@@ -298,6 +341,33 @@ fn taken(
         created: hit.created.clone(),
         cached: true,
     }
+}
+
+/// Whether what was copied is still what the key was made of; otherwise the result is used, but not
+/// remembered: the next build would find it for files that it was not made of.
+fn stayed_the_same(
+    context: &SolveContext<'_>,
+    vertex: &Vertex,
+    inputs: &[VertexOutput],
+    before: &Parts,
+) -> bool {
+    let reads_local = inputs
+        .iter()
+        .any(|input| matches!(input.value, Value::Local(_)));
+    if !reads_local || key(context, vertex, inputs).is_ok_and(|after| after.parts == *before) {
+        return true;
+    }
+    context.events.event(Event::Warning(Warning {
+        rule: None,
+        message: format!(
+            "files changed while they were copied, so the step is not cached: {}",
+            vertex.meta.name
+        ),
+        line: vertex.meta.lines.map(|lines| lines.first),
+        url: None,
+        help: None,
+    }));
+    false
 }
 
 fn record(
@@ -371,6 +441,16 @@ fn cached(
             vertex: id,
             name: vertex.meta.name.clone(),
         });
+        let size = record.layers.iter().try_fold(0, |size, layer| {
+            let layer = context.store.layer(layer).ok().flatten()?;
+            Some(size + layer.content_size())
+        });
+        context.recorder.step(id, |step| {
+            step.state = StepState::Hit;
+            step.elapsed_ms = Some(record.elapsed_ms);
+            step.layer = record.layers.first().map(ToString::to_string);
+            step.size = size;
+        });
     }
     output(below, record, true)
 }
@@ -405,19 +485,56 @@ fn tell_reason(
     id: VertexId,
     vertex: &Vertex,
     parts: &Parts,
+    contents: &[(String, Content)],
 ) -> Result<(), BuildError> {
     if vertex.meta.internal {
         return Ok(());
     }
+    let step = &vertex.meta.step;
     let records = context
         .store
-        .records_by_name(&vertex.meta.step)
+        .records_by_name(step)
         .map_err(|error| BuildError::io("could not read the build cache", &error))?;
-    let reason = miss_reason(parts, records.first(), vertex.meta.ignore_cache);
+    let files = |part: &str, old: &str| {
+        let (_, now) = contents.iter().find(|(name, _)| name == part)?;
+        let source = part.strip_prefix(CONTENT)?;
+        let digest = old.split(' ').next()?.parse().ok()?;
+        listing::compare(context.store, step, part, source, &digest, now)
+    };
+    let miss = Miss {
+        parts,
+        arguments: match &vertex.op {
+            Op::Exec(exec) => &exec.arguments,
+            _ => &[],
+        },
+        parent: &parent_name(context, vertex),
+        previous: records.first(),
+        forced: vertex.meta.ignore_cache,
+        files: &files,
+    };
+    let (reason, changes) = miss.reason();
+    context.recorder.step(id, |step| {
+        step.reason = Some(reason.text.clone());
+        step.changes = changes;
+    });
     context
         .events
         .event(Event::CacheMiss { vertex: id, reason });
     Ok(())
+}
+
+/// What the root file system of a step comes from, in words.
+fn parent_name(context: &SolveContext<'_>, vertex: &Vertex) -> String {
+    let Some(parent) = vertex.inputs.first() else {
+        return "the empty root".to_owned();
+    };
+    let parent = context.graph.vertex(*parent);
+    let name = &parent.meta.name;
+    match (&parent.op, name.split_once(']')) {
+        (Op::Image(image), _) => format!("base image {}", image.name),
+        (_, Some((place, _))) => format!("parent step {place}]"),
+        (_, None) => format!("parent step {name}"),
+    }
 }
 
 fn execute(
@@ -440,7 +557,7 @@ fn execute(
                     Some(tree_of(context, Some(input))?)
                 });
             }
-            file::execute(context.store, operation, &parents, &trees)
+            file::execute(context.store, operation, &parents, &trees, context.cancel)
         }
         _ => Err(BuildError::user("this operation makes no layer")),
     }

@@ -1,24 +1,40 @@
-//! Remembered digests of file contents, so that an unchanged file is not read again.
+//! Remembered digests of files, so that an unchanged file is not opened again.
 //!
-//! One flat file per tree, read and written whole: a header line, then fixed-size records of
-//! device, inode, size, mtime, ctime (seconds and nanoseconds) and the SHA-256 of the content. An
-//! entry is believed only when all of them are the same. A file that changed within a moment of
-//! being read is not remembered: its times could stay the same over a second change.
+//! One flat file per set of trees, read and written whole: a header line, then fixed-size records of
+//! device, inode, size, mtime, ctime (seconds and nanoseconds) and the digest, sorted by device and
+//! inode so that it can be searched as it lies. An entry is believed only when all of them are the
+//! same. A file that changed within a moment of being read is not remembered: its times could stay
+//! the same over a second change.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rbuild_cache::{FileKind, Metadata, metadata_of};
 use sha2::{Digest as _, Sha256};
 
-const HEADER: &[u8; 16] = b"rbuild memo v1\n\n";
+use super::digest::is_copied_xattr;
+
+const HEADER: &[u8; 16] = b"rbuild memo v2\n\n";
 const RECORD: usize = 8 * 7 + 32;
 /// Longer than the clock tick of any file system timestamp (10 ms at HZ=100).
 const TICK_NANOSECONDS: i128 = 20_000_000;
+
+/// Entries of files that this build did not look at are kept up to this many (other targets and
+/// other ignore files look at other files), so that the memo of a changing directory stays small.
+const KEPT_UNUSED: usize = 50_000;
+
+/// Device and inode number.
+type Identity = (u64, u64);
+
+/// Content and kept extended attributes of a file, as one digest.
+pub(crate) type FileDigest = [u8; 32];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -27,83 +43,131 @@ struct Stamp {
     ctime: (i64, i64),
 }
 
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        let pair = |time: rbuild_cache::Timestamp| (time.seconds, i64::from(time.nanoseconds));
+        Stamp {
+            size: metadata.size,
+            mtime: pair(metadata.mtime),
+            ctime: pair(metadata.ctime),
+        }
+    }
+
+    fn changed_at(&self) -> i128 {
+        i128::from(self.ctime.0) * 1_000_000_000 + i128::from(self.ctime.1)
+    }
+}
+
 /// Digests by file identity.
 #[derive(Debug)]
 pub(crate) struct FileMemo {
     path: PathBuf,
-    state: Mutex<State>,
-}
-
-/// Stamp and digest by device and inode number.
-type Known = HashMap<(u64, u64), (Stamp, [u8; 32])>;
-
-#[derive(Debug, Default)]
-struct State {
-    known: Known,
-    changed: bool,
+    /// The records as they were read.
+    known: Vec<u8>,
+    /// Which of them were asked for.
+    used: Vec<AtomicBool>,
+    learned: Mutex<HashMap<Identity, (Stamp, FileDigest)>>,
 }
 
 impl FileMemo {
     /// Reads the memo at `path`; a missing or damaged file is an empty memo.
     pub(crate) fn load(path: &Path) -> FileMemo {
-        let known = fs::read(path)
-            .ok()
-            .and_then(|bytes| decode(&bytes))
-            .unwrap_or_default();
+        let mut known = fs::read(path).unwrap_or_default();
+        if known.starts_with(HEADER) && (known.len() - HEADER.len()).is_multiple_of(RECORD) {
+            known.drain(..HEADER.len());
+        } else {
+            known.clear();
+        }
+        let used = (0..known.len() / RECORD)
+            .map(|_| AtomicBool::new(false))
+            .collect();
         FileMemo {
             path: path.to_path_buf(),
-            state: Mutex::new(State {
-                known,
-                changed: false,
-            }),
+            known,
+            used,
+            learned: Mutex::default(),
         }
     }
 
-    /// SHA-256 of an open regular file.
-    pub(crate) fn digest(&self, file: &mut File) -> io::Result<[u8; 32]> {
-        let metadata = file.metadata()?;
-        let identity = (metadata.dev(), metadata.ino());
-        let stamp = Stamp {
-            size: metadata.size(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            ctime: (metadata.ctime(), metadata.ctime_nsec()),
-        };
-        let known = self.lock().known.get(&identity).copied();
-        if let Some((known, digest)) = known
-            && known == stamp
-        {
-            return Ok(digest);
+    /// Digest of a regular file with this metadata, opened only if it is not known.
+    pub(crate) fn digest<E: From<io::Error>>(
+        &self,
+        metadata: &Metadata,
+        open: impl FnOnce() -> Result<File, E>,
+    ) -> Result<FileDigest, E> {
+        if let Some(known) = self.look_up(metadata.inode, &Stamp::of(metadata)) {
+            return Ok(known);
         }
+        let mut file = open()?;
+        // What was opened is what counts, should it be another file by now.
+        let metadata = metadata_of(&file)?;
+        let (identity, stamp) = (metadata.inode, Stamp::of(&metadata));
         let before = now();
-        let digest = hash(file)?;
-        let changed_at = i128::from(stamp.ctime.0) * 1_000_000_000 + i128::from(stamp.ctime.1);
-        if changed_at + TICK_NANOSECONDS < before {
-            let mut state = self.lock();
-            state.known.insert(identity, (stamp, digest));
-            state.changed = true;
+        let digest = hash(&mut file, &metadata)?;
+        if stamp.changed_at() + TICK_NANOSECONDS < before {
+            self.learned().insert(identity, (stamp, digest));
         }
         Ok(digest)
     }
 
-    /// Writes the memo if it learned something; a failure only costs time in the next build.
-    pub(crate) fn save(&self) -> io::Result<()> {
-        let path = &self.path;
-        let state = self.lock();
-        if !state.changed {
-            return Ok(());
+    fn look_up(&self, identity: Identity, stamp: &Stamp) -> Option<FileDigest> {
+        if let Some(index) = self.find(identity) {
+            let record = self.record(index);
+            if stamp_of(record) == *stamp {
+                self.used[index].store(true, Relaxed);
+                return Some(digest_of(record));
+            }
         }
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&encode(&state.known))?;
-        drop(file);
-        fs::rename(&temporary, path)
+        let learned = self.learned();
+        let (known, digest) = learned.get(&identity)?;
+        (known == stamp).then_some(*digest)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn find(&self, identity: Identity) -> Option<usize> {
+        let (mut low, mut high) = (0, self.used.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match identity_of(self.record(middle)).cmp(&identity) {
+                Ordering::Equal => return Some(middle),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    fn record(&self, index: usize) -> &[u8] {
+        &self.known[index * RECORD..(index + 1) * RECORD]
+    }
+
+    /// Writes the memo if it learned something; a failure only costs time in the next build.
+    pub(crate) fn save(&self) -> io::Result<()> {
+        let learned = self.learned();
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let unused = self.used.iter().filter(|used| !used.load(Relaxed)).count();
+        let mut records: Vec<Vec<u8>> = (0..self.used.len())
+            .filter(|index| unused <= KEPT_UNUSED || self.used[*index].load(Relaxed))
+            .map(|index| self.record(index))
+            .filter(|record| !learned.contains_key(&identity_of(record)))
+            .map(<[u8]>::to_vec)
+            .collect();
+        records.extend(learned.iter().map(encode));
+        records.sort_unstable_by_key(|record| identity_of(record));
+        let temporary = self
+            .path
+            .with_extension(format!("{}.tmp", std::process::id()));
+        let mut file = File::create(&temporary)?;
+        file.write_all(HEADER)?;
+        file.write_all(&records.concat())?;
+        drop(file);
+        fs::rename(&temporary, &self.path)
+    }
+
+    fn learned(&self) -> MutexGuard<'_, HashMap<Identity, (Stamp, FileDigest)>> {
         // A panic while holding the lock leaves a map that is still true.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,92 +177,193 @@ fn now() -> i128 {
         .map_or(0, |elapsed| elapsed.as_nanos() as i128)
 }
 
-fn hash(file: &mut File) -> io::Result<[u8; 32]> {
+/// Digest of the content, and of the extended attributes where there are any that are kept.
+fn hash(file: &mut File, metadata: &Metadata) -> io::Result<FileDigest> {
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hasher.finalize().into());
+    if metadata.kind == FileKind::File {
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            let count = file.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
         }
-        hasher.update(&buffer[..count]);
+    }
+    let content: FileDigest = hasher.finalize().into();
+    let attributes = copied_xattrs(&*file)?;
+    if attributes.is_empty() {
+        return Ok(content);
+    }
+    let mut hasher = Sha256::new();
+    hasher.update(b"content and attributes");
+    hasher.update(content);
+    for (name, value) in attributes {
+        for field in [&name, &value] {
+            hasher.update((field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Extended attributes of an open file or directory that a copy keeps, sorted by name.
+pub(super) fn copied_xattrs(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let file = file.as_fd();
+    let list = xattr_bytes(|buffer| rustix::fs::flistxattr(file, buffer))?;
+    let mut names: Vec<&[u8]> = list
+        .split(|byte| *byte == 0)
+        .filter(|name| is_copied_xattr(name))
+        .collect();
+    names.sort_unstable();
+    let mut attributes = Vec::with_capacity(names.len());
+    for name in names {
+        let value = xattr_bytes(|buffer| rustix::fs::fgetxattr(file, name, buffer))?;
+        attributes.push((name.to_vec(), value));
+    }
+    Ok(attributes)
+}
+
+/// Calls `read` with buffers until the answer fits; nothing where there are no attributes.
+fn xattr_bytes(
+    mut read: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+) -> io::Result<Vec<u8>> {
+    use rustix::io::Errno;
+    let mut buffer = vec![0; 256];
+    loop {
+        match read(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 8, 0),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
-fn encode(known: &Known) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER.len() + known.len() * RECORD);
-    bytes.extend_from_slice(HEADER);
-    for (identity, (stamp, digest)) in known {
-        for number in [
-            identity.0,
-            identity.1,
-            stamp.size,
-            stamp.mtime.0 as u64,
-            stamp.mtime.1 as u64,
-            stamp.ctime.0 as u64,
-            stamp.ctime.1 as u64,
-        ] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        bytes.extend_from_slice(digest);
+fn encode((identity, (stamp, digest)): (&Identity, &(Stamp, FileDigest))) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD);
+    for number in [
+        identity.0,
+        identity.1,
+        stamp.size,
+        stamp.mtime.0 as u64,
+        stamp.mtime.1 as u64,
+        stamp.ctime.0 as u64,
+        stamp.ctime.1 as u64,
+    ] {
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
+    bytes.extend_from_slice(digest);
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Known> {
-    let records = bytes.strip_prefix(HEADER)?;
-    if records.len() % RECORD != 0 {
-        return None;
+fn number(record: &[u8], index: usize) -> u64 {
+    let bytes = record[index * 8..index * 8 + 8].try_into();
+    u64::from_le_bytes(bytes.unwrap_or_default())
+}
+
+fn identity_of(record: &[u8]) -> Identity {
+    (number(record, 0), number(record, 1))
+}
+
+fn stamp_of(record: &[u8]) -> Stamp {
+    let signed = |index| number(record, index) as i64;
+    Stamp {
+        size: number(record, 2),
+        mtime: (signed(3), signed(4)),
+        ctime: (signed(5), signed(6)),
     }
-    let mut known = HashMap::with_capacity(records.len() / RECORD);
-    for record in records.chunks_exact(RECORD) {
-        let number = |index: usize| {
-            let bytes = record[index * 8..index * 8 + 8]
-                .try_into()
-                .unwrap_or_default();
-            u64::from_le_bytes(bytes)
-        };
-        let signed = |index: usize| number(index) as i64;
-        let stamp = Stamp {
-            size: number(2),
-            mtime: (signed(3), signed(4)),
-            ctime: (signed(5), signed(6)),
-        };
-        let digest: [u8; 32] = record[56..].try_into().ok()?;
-        known.insert((number(0), number(1)), (stamp, digest));
-    }
-    Some(known)
+}
+
+fn digest_of(record: &[u8]) -> FileDigest {
+    record[RECORD - 32..].try_into().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn digest(memo: &FileMemo, path: &Path) -> FileDigest {
+        let metadata = metadata_of(&File::open(path).unwrap()).unwrap();
+        memo.digest(&metadata, || File::open(path)).unwrap()
+    }
+
+    /// A stamp that is old enough to be believed.
+    fn learn(memo: &FileMemo, inode: u64, seconds: i64) {
+        let stamp = Stamp {
+            size: 1,
+            mtime: (seconds, 0),
+            ctime: (seconds, 0),
+        };
+        memo.learned().insert((1, inode), (stamp, [7; 32]));
+    }
+
     #[test]
-    fn a_memo_survives_and_a_changed_file_is_read_again() {
+    fn a_changed_file_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("f");
         fs::write(&file, "one").unwrap();
-        let old = fs::FileTimes::new().set_modified(UNIX_EPOCH);
-        File::options()
-            .write(true)
-            .open(&file)
-            .unwrap()
-            .set_times(old)
-            .unwrap();
         let memo = FileMemo::load(&directory.path().join("memo"));
-        let first = memo.digest(&mut File::open(&file).unwrap()).unwrap();
-        assert_eq!(first, <[u8; 32]>::from(Sha256::digest("one")));
+        let first = digest(&memo, &file);
+        assert_eq!(first, <FileDigest>::from(Sha256::digest("one")));
         memo.save().unwrap();
         fs::write(&file, "two").unwrap();
         let memo = FileMemo::load(&directory.path().join("memo"));
-        let second = memo.digest(&mut File::open(&file).unwrap()).unwrap();
-        assert_eq!(second, <[u8; 32]>::from(Sha256::digest("two")));
+        let second = digest(&memo, &file);
+        assert_eq!(second, <FileDigest>::from(Sha256::digest("two")));
+    }
+
+    #[test]
+    fn what_was_learned_is_found_by_the_next_build_without_opening_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("memo");
+        let memo = FileMemo::load(&path);
+        for inode in [9, 3, 5, 1] {
+            learn(&memo, inode, 100);
+        }
+        memo.save().unwrap();
+        let memo = FileMemo::load(&path);
+        let mut metadata = metadata_of(&File::open(&path).unwrap()).unwrap();
+        let time = |seconds| rbuild_cache::Timestamp {
+            seconds,
+            nanoseconds: 0,
+        };
+        (metadata.size, metadata.mtime, metadata.ctime) = (1, time(100), time(100));
+        for inode in [1, 3, 5, 9] {
+            metadata.inode = (1, inode);
+            let never = || Err(io::Error::other("opened"));
+            assert_eq!(memo.digest(&metadata, never).unwrap(), [7; 32]);
+        }
+        metadata.ctime = time(101);
+        let opened = memo.digest(&metadata, || Err(io::Error::other("opened")));
+        assert!(opened.is_err());
+    }
+
+    #[test]
+    fn entries_of_files_that_nobody_looks_at_do_not_pile_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("memo");
+        let memo = FileMemo::load(&path);
+        for inode in 0..=KEPT_UNUSED as u64 {
+            learn(&memo, inode, 100);
+        }
+        memo.save().unwrap();
+        let memo = FileMemo::load(&path);
+        learn(&memo, 1 << 40, 100);
+        memo.save().unwrap();
+        assert_eq!(FileMemo::load(&path).used.len(), 1);
     }
 
     #[test]
     fn a_damaged_memo_is_empty() {
-        assert!(decode(b"rbuild memo v1\n\nshort").is_none());
-        assert!(decode(b"").is_none());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("memo");
+        for bytes in [&b"rbuild memo v2\n\nshort"[..], b"", b"something else"] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(FileMemo::load(&path).used.len(), 0);
+        }
     }
 }

@@ -76,6 +76,20 @@ impl Meta {
         })
     }
 
+    /// How long a step took when it last ran, in milliseconds.
+    pub(crate) fn last_duration(&self, step: &str) -> Result<Option<u64>, StoreError> {
+        self.run("look a build record up", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT elapsed_ms FROM records WHERE step = ?1 \
+                     ORDER BY created DESC LIMIT 1",
+                )?
+                .query_row([step], |row| row.get::<_, i64>(0))
+                .optional()
+                .map(|found| found.map(|elapsed| elapsed as u64))
+        })
+    }
+
     /// All records, most recent first.
     pub(crate) fn all_records(&self) -> Result<Vec<BuildRecord>, StoreError> {
         self.run("list build records", |connection| {

@@ -346,6 +346,7 @@ fn needs_root_stubs_that_stayed_empty_are_left_out() {
     ];
     let options = CommitOptions {
         stubs: stubs.iter().map(Into::into).collect(),
+        ..CommitOptions::default()
     };
     let layer = draft.commit(&parents, &options).unwrap();
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::commands::explain::ExplainFormat;
 use crate::failure::status;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
 use crate::registries::RegistryArgs;
@@ -155,6 +156,19 @@ pub(crate) struct BuildArgs {
     /// Print nothing but the image ID
     #[arg(short, long, help_heading = REPORT)]
     pub(super) quiet: bool,
+    /// Tell afterwards why each step ran or did not, on standard output; `--explain=json` for
+    /// programs
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "text",
+        hide_possible_values = true,
+        help_heading = REPORT
+    )]
+    pub(super) explain: Option<ExplainFormat>,
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE", help_heading = REPORT)]
     pub(super) iidfile: Option<PathBuf>,

@@ -148,7 +148,7 @@ impl Git<'_> {
             )));
         }
         let tree = SourceTree::rootfs(view, "a git checkout");
-        fill_directory(to, &tree, &path)
+        fill_directory(to, &tree, &path, self.context.cancel)
     }
 }
 
