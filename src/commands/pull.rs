@@ -77,6 +77,38 @@ pub(crate) fn run(settings: &Settings, args: &PullArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Pulls the image of a container that is about to run; standard output is the container's.
+pub(super) fn for_run(
+    settings: &Settings,
+    store: &Store,
+    image: &str,
+    quiet: bool,
+) -> Result<(), Failure> {
+    let name = ImageReference::parse(image)
+        .map_err(|reason| Failure::new(format!("invalid image name {image:?}: {reason}")))?
+        .with_default_tag();
+    let client = client(settings, &RegistryArgs::default(), |_| Ok(()))?;
+    let counter = Counter::new(settings, !quiet);
+    let lines = Lines {
+        name: &name,
+        quiet: true,
+        counter: &counter,
+        bytes: Mutex::default(),
+    };
+    let platform = platform(settings, None)?;
+    let (found, changed) = pull_image(store, &client, &name, &platform, &|news| lines.tell(news))
+        .map_err(|error| registry_failure(&error))?;
+    counter.clear();
+    if !quiet && changed {
+        let text = format!(
+            "Digest: {}\nStatus: Downloaded newer image for",
+            found.top.digest
+        );
+        ui::message(&format!("{text} {}\n", name.familiar()));
+    }
+    Ok(())
+}
+
 /// The platform of a flag, of the environment, or of this host.
 pub(super) fn platform(settings: &Settings, given: Option<&str>) -> Result<Platform, Failure> {
     let default = settings.environment.default_platform.as_deref();

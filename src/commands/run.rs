@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rbuild_cache::Store;
 use rbuild_runtime::{
     ExitStatus, Network, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
     has_private_network,
@@ -17,7 +18,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
-use super::lookup;
+use super::lookup::{self, Found};
 use crate::config::Settings;
 use crate::container;
 use crate::failure::{Failure, status};
@@ -67,10 +68,7 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         state_dir: settings.state_dir()?,
     })?;
     let store = super::open_store(settings)?;
-    let found = lookup::find(&store, &image)?.ok_or_else(|| {
-        Failure::new(format!("No such image: {image}"))
-            .hint("`rbuild images` lists what is there; pulling is not supported yet")
-    })?;
+    let found = find_or_pull(settings, args, &store, &image)?;
     let prepared = container::prepare(&store, &found, &options)?;
     let sandbox = &prepared.sandbox;
     let status = if args.tty {
@@ -79,6 +77,39 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         with_streams(settings, &runtime, sandbox, args.interactive)?
     };
     Ok(exit_code(settings, sandbox, status))
+}
+
+/// Finds the image, asking its registry as far as `--pull` wants it.
+fn find_or_pull(
+    settings: &Settings,
+    args: &RunArgs,
+    store: &Store,
+    image: &str,
+) -> Result<Found, Failure> {
+    let missing = || {
+        Failure::new(format!("No such image: {image}"))
+            .hint("`rbuild images` lists what is there, `rbuild pull` gets others")
+    };
+    let found = lookup::find(store, image)?;
+    let pulls = match args.pull.as_str() {
+        "always" => true,
+        "missing" => found.is_none(),
+        "never" => false,
+        other => {
+            return Err(
+                Failure::new(format!("invalid value {other:?} for `--pull`"))
+                    .hint("known values: always, missing, never"),
+            );
+        }
+    };
+    if !pulls {
+        return found.ok_or_else(missing);
+    }
+    if found.is_none() && !args.quiet {
+        ui::message(&format!("Unable to find image '{image}' locally\n"));
+    }
+    super::pull::for_run(settings, store, image, args.quiet)?;
+    lookup::find(store, image)?.ok_or_else(missing)
 }
 
 fn exit_code(settings: &Settings, sandbox: &Sandbox, status: ExitStatus) -> u8 {

@@ -48,6 +48,17 @@ pub(crate) struct RunArgs {
     /// Give it a terminal
     #[arg(short, long)]
     pub(super) tty: bool,
+    /// Ask the registry for the image: `always`, `missing` or `never`
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pub(super) pull: String,
+    /// Say nothing about a download
+    #[arg(short, long)]
+    pub(super) quiet: bool,
     /// Set a variable; `NAME` alone takes the value from the environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -161,7 +172,6 @@ impl RefusedList for RunRefused {
         flag("oom-kill-disable"),
         flag("no-healthcheck").harmless(&["true", "false"]),
         flag("disable-content-trust").harmless(&["true", "false"]),
-        flag("quiet").short('q').harmless(&["true", "false"]),
         value("attach").short('a'),
         value("detach-keys"),
         value("name"),
@@ -170,7 +180,6 @@ impl RefusedList for RunRefused {
         value("label-file"),
         value("annotation"),
         value("domainname"),
-        value("pull").harmless(&["missing", "never"]),
         value("platform"),
         value("group-add"),
         value("stop-signal"),

@@ -149,3 +149,31 @@ fn a_registry_that_stays_broken_is_told() {
     );
     env.assert_sound_store();
 }
+
+#[test]
+fn a_registry_that_says_nothing_can_be_left() {
+    let registry = registry();
+    let env = TestEnv::new();
+    let proxy = Proxy::before(&registry, |method, target, _| {
+        // The manifest comes, blobs do not.
+        if method == "GET" && target.contains("/blobs/") {
+            Action::Silence
+        } else {
+            Action::Forward
+        }
+    });
+    let context = env.dockerfile(
+        "context",
+        &format!("FROM {}\nRUN true\n", proxy.name("base")),
+    );
+    let running = env
+        .rbuild(args!["build", "--progress", "plain", context])
+        .spawn();
+    running.wait_for_line("load metadata for");
+    while proxy.seen("GET", "/blobs/").is_empty() {
+        std::thread::yield_now();
+    }
+    running.signal(rustix::process::Signal::INT);
+    running.wait().exits(130);
+    env.assert_sound_store();
+}

@@ -148,6 +148,31 @@ fn what_others_pushed_is_pulled_and_pushed_on_byte_for_byte() {
 }
 
 #[test]
+fn run_pulls_what_is_missing() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let name = registry.name("tool");
+    env.rbuild(["tag", "busybox", &name]).run().ok();
+    env.rbuild(["push", &name]).run().ok();
+    let fresh = TestEnv::new();
+    let never = ["run", "--pull", "never", &name, "true"];
+    fresh.rbuild(never).run().exits(125).says("No such image");
+    let outcome = fresh.rbuild(["run", &name, "echo", "hi"]).run().ok();
+    assert_eq!(outcome.out(), "hi\n");
+    let found = format!("Unable to find image '{name}' locally");
+    assert!(outcome.stderr.starts_with(&found), "{}", outcome.stderr);
+    drop(registry);
+    let outcome = fresh.rbuild(["run", &name, "echo", "hi"]).run().ok();
+    assert_eq!(outcome.stderr, "");
+    let always = ["run", "--pull=always", &name, "true"];
+    fresh
+        .rbuild(always)
+        .run()
+        .exits(125)
+        .says("the connection to");
+}
+
+#[test]
 fn all_tags_travel_together() {
     let (env, registry) = (TestEnv::new(), Registry::plain());
     env.import_busybox();

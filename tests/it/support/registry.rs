@@ -156,6 +156,8 @@ pub(crate) enum Action {
     Cut(usize),
     /// Passes it on, and flips a bit in this byte of the answer's body.
     Flip(usize),
+    /// Says nothing until the client goes away.
+    Silence,
     /// Passes it on, and replaces the answer's digest header.
     WrongDigest,
 }
@@ -283,6 +285,9 @@ fn serve(
             "HTTP/1.1 {status} Scripted\r\nConnection: close\r\n{header}\r\nContent-Length: 0\r\n\r\n"
         );
         return client.get_mut().write_all(text.as_bytes());
+    }
+    if matches!(action, Action::Silence) {
+        return std::io::copy(&mut client, &mut std::io::sink()).map(drop);
     }
     let mut server = TcpStream::connect(("127.0.0.1", upstream))?;
     server.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())?;
