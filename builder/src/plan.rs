@@ -550,8 +550,9 @@ impl<'a> Planner<'a, '_> {
         loop {
             let graph = self.graph();
             let mut fresh = Vec::new();
+            let mut search = Dfs::empty(&graph);
             for root in self.roots() {
-                let mut search = Dfs::new(&graph, NodeIndex::new(root));
+                search.move_to(NodeIndex::new(root));
                 while let Some(node) = search.next(&graph) {
                     if !self.plan.stages[node.index()].needed {
                         fresh.push(node.index());

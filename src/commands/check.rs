@@ -1,5 +1,6 @@
 //! `rbuild check`: what a build would warn of or fail with before its first step.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use rbuild_builder::error::SourceFile;
@@ -171,20 +172,25 @@ fn fix(
 fn told(findings: &[LintFinding], applied: &[String]) -> Vec<String> {
     let mut findings: Vec<&LintFinding> = findings.iter().collect();
     findings.sort_by_key(|finding| finding.lines.first);
-    let fixed = |rule: &str| applied.iter().filter(|name| *name == rule).count();
-    let found = |rule: &str| {
-        let same = findings.iter().filter(|finding| finding.rule.name == rule);
-        same.count()
-    };
+    let mut fixes: BTreeMap<&str, usize> = BTreeMap::new();
+    for rule in applied {
+        *fixes.entry(rule).or_default() += 1;
+    }
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for finding in &findings {
+        *places.entry(finding.rule.name).or_default() += 1;
+    }
+    let mut seen = HashSet::new();
     let mut told = Vec::new();
     for finding in &findings {
         let rule = finding.rule.name;
-        let line = match fixed(rule) {
-            0 => continue,
-            all if all == found(rule) => format!("{rule} (line {})", finding.lines.first),
-            some => format!("{rule} ({some} of {})", found(rule)),
+        let found = places[rule];
+        let line = match fixes.get(rule) {
+            None => continue,
+            Some(all) if *all == found => format!("{rule} (line {})", finding.lines.first),
+            Some(some) => format!("{rule} ({some} of {found})"),
         };
-        if !told.contains(&line) {
+        if seen.insert(line.clone()) {
             told.push(line);
         }
     }

@@ -672,3 +672,21 @@ fn standard_input_is_formatted_to_standard_output() {
         .run()
         .fails_with("there is no Dockerfile in this directory");
 }
+
+/// Stages are put in order without recursion, and each is looked at once.
+#[test]
+fn a_long_chain_of_stages_needs_no_stack() {
+    let env = TestEnv::new();
+    let mut text = String::from("FROM scratch AS s0\n");
+    for stage in 0..20_000 {
+        text.push_str(&format!("FROM s{stage} AS s{}\n", stage + 1));
+    }
+    env.rbuild(["check", "-"]).stdin(text.as_str()).run().ok();
+    // A cycle is told of the first stage that leads to it.
+    text.push_str("COPY --from=last a /\nFROM s20000 AS last\n");
+    env.rbuild(["check", "-"])
+        .stdin(text)
+        .run()
+        .exits(1)
+        .says("circular dependency detected on stage: s20000");
+}
