@@ -209,3 +209,45 @@ fn root_of_a_container_builds_below_a_masked_proc() {
         .exits(1)
         .says("privileged steps are not possible");
 }
+
+#[test]
+fn sources_from_outside_come_in_without_root() {
+    use crate::support::git::{GitServer, Repository};
+    use crate::support::web::{Answer, WebServer};
+    let user = User::new("42424:1000000:65536\n");
+    user.import_busybox();
+    let path = user.env.join("git/r.git");
+    let repository = Repository::new(&path);
+    fs::write(path.join("f"), "from git").unwrap();
+    repository.commit("a");
+    let git = GitServer::start(&user.env.join("git"));
+    let web = WebServer::start(|_| Answer::ok("from the web"));
+    let socket = user.env.join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let text = format!(
+        "FROM busybox\nADD {} /web\nADD --keep-git-dir=true {} /git\n\
+         RUN --mount=type=ssh test -S $SSH_AUTH_SOCK\n\
+         RUN stat -c '%n %u:%g %a' /web /git /git/f /git/.git/HEAD >/owners\n\
+         FROM scratch\nCOPY --from=0 /owners /web /git/f /\n",
+        web.url("/w"),
+        git.url("r.git")
+    );
+    let context = user.env.dockerfile("c", &text);
+    let output = user.env.join("home/out");
+    let flag = with_path("default=", &socket);
+    user.rbuild(args!["--ssh", flag, "-o", output, context])
+        .run()
+        .ok();
+    let read = |name: &str| fs::read_to_string(output.join(name)).unwrap();
+    assert_eq!(
+        (read("web"), read("f")),
+        ("from the web".into(), "from git".into())
+    );
+    assert_eq!(
+        read("owners"),
+        "/web 0:0 600\n/git 0:0 755\n/git/f 0:0 644\n/git/.git/HEAD 0:0 644\n"
+    );
+    fs::remove_dir_all(user.env.join("home")).unwrap();
+    fs::create_dir(user.env.join("home")).unwrap();
+}

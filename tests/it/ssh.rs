@@ -224,3 +224,43 @@ fn values_of_secrets_are_hidden_in_the_output_and_not_in_files() {
         "hunter2\n"
     );
 }
+
+#[test]
+fn git_over_ssh_uses_the_forwarded_agent_and_never_asks() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let env = TestEnv::new();
+    let repository = crate::support::git::Repository::new(&env.join("r.git"));
+    std::fs::write(env.join("r.git/f"), "F").unwrap();
+    repository.commit("a");
+    // Stands for the way to another machine: notes how it was called, and runs the command here.
+    let (programs, log) = (env.join("programs"), env.join("log"));
+    std::fs::create_dir(&programs).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"agent=$SSH_AUTH_SOCK $*\" >>{}\nfor last; do :; done\neval \"$last\"\n",
+        log.display()
+    );
+    std::fs::write(programs.join("ssh"), script).unwrap();
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(programs.join("ssh"), executable).unwrap();
+    let path = format!("{}:{}", programs.display(), needs::PROGRAM_PATH);
+    let url = format!("ssh://git@far.invalid{}", env.join("r.git").display());
+    let context = env.dockerfile("c", &format!("FROM scratch\nADD {url} /\n"));
+    let key = key(&env, "ed25519");
+    let agent = Agent::start(&env, &key);
+    let built = |flags: &[&str]| {
+        let _ = std::fs::remove_file(&log);
+        let output = env.join("out");
+        let invocation = env.rbuild(args!["-o", output]).args(flags).arg(&context);
+        let variables = invocation
+            .env("PATH", &path)
+            .env("SSH_AUTH_SOCK", &agent.socket);
+        variables.run().ok();
+        assert_eq!(std::fs::read_to_string(output.join("f")).unwrap(), "F");
+        std::fs::read_to_string(&log).unwrap()
+    };
+    let without = built(&[]);
+    assert!(without.starts_with("agent= -o BatchMode=yes"), "{without}");
+    let with = built(&["--ssh", "default"]);
+    let want = format!("agent={} -o BatchMode=yes", agent.socket.display());
+    assert!(with.starts_with(&want), "{with}");
+}

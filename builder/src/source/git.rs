@@ -205,14 +205,32 @@ impl<'a> Git<'a> {
             );
             set("GIT_CONFIG_VALUE_0", header.into());
         }
-        Ok(Git {
+        let mut git = Git {
             context,
             program,
             environment,
             remote: &source.remote,
             _agent: agent,
             scratch,
-        })
+        };
+        if over_ssh(&source.remote) {
+            git.keep_ssh_quiet();
+        }
+        Ok(git)
+    }
+
+    /// Makes `ssh` fail where it would ask at the terminal, unless the user has a command of his own.
+    fn keep_ssh_quiet(&mut self) {
+        let own = ["GIT_SSH_COMMAND", "GIT_SSH"];
+        let set = self
+            .environment
+            .iter()
+            .any(|(name, _)| own.iter().any(|own| name == own));
+        let configured = ["config", "--get", "core.sshCommand"];
+        if !set && self.run(self.scratch.path(), &configured).is_err() {
+            self.environment
+                .push(("GIT_SSH_COMMAND".into(), "ssh -o BatchMode=yes".into()));
+        }
     }
 
     /// Runs git in a directory.
@@ -473,6 +491,11 @@ fn choose(listing: &str, wanted: &str) -> Option<Found> {
         });
     }
     None
+}
+
+/// Whether a repository is reached by SSH: `ssh://…` or `user@host:path`.
+fn over_ssh(remote: &str) -> bool {
+    remote.starts_with("ssh://") || !remote.contains("://")
 }
 
 /// `scheme://host/` of an address.
