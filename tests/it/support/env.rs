@@ -141,7 +141,7 @@ impl TestEnv {
     /// Panics unless `rbuild fsck` finds the store sound.
     #[track_caller]
     pub(crate) fn assert_sound_store(&self) {
-        self.rbuild(["fsck"]).run().ok();
+        self.rbuild(["fsck"]).timeout(600).run().ok();
     }
 }
 
