@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, check, explain, fmt, fsck, history, images, import, info, inspect, load, login, logout,
-    prune, pull, push, rmi, run, save, system, tag, version,
+    build, check, explain, fmt, fsck, history, images, imagetools, import, info, inspect, load,
+    login, logout, prune, pull, push, rmi, run, save, system, tag, version,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -128,6 +128,8 @@ Images:
 Registries:
   login      Log in to a registry
   logout     Log out of a registry
+  imagetools Look at images in registries, put several under one name
+  manifest   Show a manifest of a registry
 
 Store and system:
   prune      Remove build cache that nobody needs
@@ -175,6 +177,12 @@ pub(crate) enum Command {
     Push(push::PushArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
+    /// Look at images in registries, and put them together
+    #[command(subcommand)]
+    Imagetools(ImagetoolsCommand),
+    /// Look at manifests in registries
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -212,6 +220,21 @@ pub(crate) enum ImageCommand {
     Import(import::ImportArgs),
     Pull(pull::PullArgs),
     Push(push::PushArgs),
+}
+
+/// `rbuild imagetools …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum ImagetoolsCommand {
+    Inspect(imagetools::InspectArgs),
+    Create(imagetools::CreateArgs),
+}
+
+/// `rbuild manifest …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum ManifestCommand {
+    Inspect(imagetools::InspectArgs),
 }
 
 /// `rbuild builder …`.
@@ -263,7 +286,7 @@ macro_rules! missing_commands {
 missing_commands! {
     Attach = "attach", Bake = "bake", Buildx = "buildx", Commit = "commit",
     Container = "container", Cp = "cp", Create = "create", Diff = "diff", Events = "events",
-    Exec = "exec", Export = "export", Imagetools = "imagetools", Kill = "kill", Logs = "logs", Manifest = "manifest", Network = "network",
+    Exec = "exec", Export = "export", Kill = "kill", Logs = "logs", Network = "network",
     Pause = "pause", Port = "port", Ps = "ps", Rename = "rename",
     Restart = "restart", Rm = "rm", Search = "search", Serve = "serve", Start = "start",
     Stats = "stats", Stop = "stop", Top = "top", Unpause = "unpause", Update = "update",

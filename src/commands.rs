@@ -8,6 +8,7 @@ pub(crate) mod fmt;
 pub(crate) mod fsck;
 pub(crate) mod history;
 pub(crate) mod images;
+pub(crate) mod imagetools;
 pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
@@ -27,7 +28,9 @@ pub(crate) mod version;
 
 use rbuild_cache::{Store, StoreOptions};
 
-use crate::cli::{BuilderCommand, Command, ImageCommand, SystemCommand};
+use crate::cli::{
+    BuilderCommand, Command, ImageCommand, ImagetoolsCommand, ManifestCommand, SystemCommand,
+};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::ui;
@@ -73,6 +76,15 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         }
         Command::Push(args) | Command::Image(ImageCommand::Push(args)) => {
             done(push::run(settings, &args))
+        }
+        Command::Imagetools(ImagetoolsCommand::Inspect(args)) => {
+            done(imagetools::inspect(settings, &args, false))
+        }
+        Command::Manifest(ManifestCommand::Inspect(args)) => {
+            done(imagetools::inspect(settings, &args, true))
+        }
+        Command::Imagetools(ImagetoolsCommand::Create(args)) => {
+            done(imagetools::create(settings, &args))
         }
         Command::Login(args) => done(login::run(settings, &args)),
         Command::Logout(args) => done(logout::run(settings, &args)),

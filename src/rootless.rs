@@ -2,7 +2,7 @@
 
 use rbuild_runtime::{enter_user_namespace, needs_user_namespace};
 
-use crate::cli::{BuilderCommand, Command, ImageCommand, SystemCommand};
+use crate::cli::{BuilderCommand, Command, ImageCommand, ImagetoolsCommand, SystemCommand};
 use crate::failure::{Failure, status};
 
 /// Enters a user namespace if this user is not root and the command handles files of many owners.
@@ -32,6 +32,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Import(_)
         | Command::Pull(_)
         | Command::Push(_)
+        | Command::Imagetools(ImagetoolsCommand::Create(_))
         | Command::Prune(_)
         | Command::Fsck(_)
         | Command::Builder(BuilderCommand::Prune(_))
@@ -57,6 +58,8 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Builder(_)
         | Command::System(_)
         | Command::Du(_)
+        | Command::Imagetools(_)
+        | Command::Manifest(_)
         | Command::Login(_)
         | Command::Logout(_)
         | Command::Info(_)

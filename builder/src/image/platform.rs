@@ -25,7 +25,7 @@ impl DescriptorPlatform {
     }
 
     /// Returns the form `linux/arm/v7`.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match self.variant.as_deref() {
             None | Some("") => format!("{}/{}", self.os, self.architecture),
             Some(variant) => format!("{}/{}/{variant}", self.os, self.architecture),

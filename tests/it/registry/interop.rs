@@ -309,3 +309,74 @@ fn outputs_push() {
         .run()
         .fails_with("tag is needed when pushing to registry");
 }
+
+#[test]
+fn images_of_registries_are_put_together() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    let context = env.files(
+        "c",
+        &[
+            (
+                "Dockerfile",
+                "FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n",
+            ),
+            ("f", "f"),
+        ],
+    );
+    let mut digests = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let name = registry.name(&format!("parts/{architecture}"));
+        let platform = format!("linux/{architecture}");
+        env.rbuild(args!["--platform", platform, "-t", name, "--push", context])
+            .run()
+            .ok();
+        digests.push(remote_digest(&env, &name));
+    }
+    let (one, two) = (registry.name("parts/amd64"), registry.name("parts/arm64"));
+    let name = registry.name("whole:1");
+    let dry = env
+        .rbuild(["imagetools", "create", "--dry-run", &one, &two])
+        .run()
+        .ok();
+    let created = env
+        .rbuild(["imagetools", "create", "-t", &name, &one])
+        .run()
+        .ok();
+    assert_eq!(created.out(), format!("{name}@{}\n", digests[0]));
+    env.rbuild(["imagetools", "create", "-t", &name, "--append", &two])
+        .run()
+        .ok();
+    let index = raw(&env, &name);
+    assert_eq!(serde_json::from_slice::<Value>(&dry.stdout).unwrap(), index);
+    for (position, digest) in digests.iter().enumerate() {
+        assert_eq!(index["manifests"][position]["digest"], digest.as_str());
+    }
+    // All that it needs is there, in a repository of its own.
+    let fresh = TestEnv::new();
+    fresh
+        .rbuild(["pull", "--platform", "linux/arm64", &name])
+        .run()
+        .ok();
+    assert_eq!(fresh.inspect(&name, "{{.Architecture}}"), "arm64");
+    let shown = env
+        .rbuild(["imagetools", "inspect", &name])
+        .run()
+        .ok()
+        .out();
+    assert!(shown.contains("Platform:  linux/arm64\n"), "{shown}");
+    assert!(
+        shown.contains(&format!("Digest:    {}", remote_digest(&env, &name))),
+        "{shown}"
+    );
+    let plain = env.rbuild(["manifest", "inspect", &name]).run().ok();
+    assert_eq!(
+        plain.stdout,
+        env.rbuild(["imagetools", "inspect", "--raw", &name])
+            .run()
+            .ok()
+            .stdout
+    );
+    env.rbuild(["imagetools", "create", &one])
+        .run()
+        .fails_with("can't push without tags");
+}
