@@ -88,7 +88,7 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         .hint("`rbuild explain` tells the same afterwards")
         .with_status(status::USAGE));
     }
-    if let Some(path) = &args.iidfile {
+    for path in args.iidfile.iter().chain(&args.iidfile_raw) {
         metadata::remove_stale(path)?;
     }
     let store = session.store().map_err(failed)?;
@@ -215,6 +215,9 @@ fn succeed(
 ) -> Result<(), Failure> {
     if let Some(path) = &args.iidfile {
         metadata::write_id(path, result)?;
+    }
+    if let Some(path) = &args.iidfile_raw {
+        metadata::write_raw_id(path, result)?;
     }
     if let Some(path) = &args.metadata_file {
         metadata::write_metadata(path, request, result)?;

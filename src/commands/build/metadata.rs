@@ -24,6 +24,11 @@ pub(super) fn write_id(path: &Path, result: &BuildResult) -> Result<(), Failure>
     write(path, result.image_id.to_string().as_bytes())
 }
 
+/// Writes the digits of the image ID.
+pub(super) fn write_raw_id(path: &Path, result: &BuildResult) -> Result<(), Failure> {
+    write(path, result.image_id.hex().as_bytes())
+}
+
 /// Writes what buildx writes about a result.
 pub(super) fn write_metadata(
     path: &Path,

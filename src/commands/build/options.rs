@@ -31,6 +31,12 @@ pub(crate) struct WhatArgs {
     /// Set an ARG; `NAME` alone takes the value from the environment
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = WHAT)]
     pub(in crate::commands) build_arg: Vec<String>,
+    /// Set ARGs from a file of `NAME=VALUE` lines
+    #[arg(long, value_name = "FILE", help_heading = WHAT)]
+    pub(in crate::commands) build_arg_file: Vec<PathBuf>,
+    /// Time of the image in seconds since 1970, as the build argument `SOURCE_DATE_EPOCH`
+    #[arg(long, value_name = "SECONDS", help_heading = WHAT)]
+    pub(in crate::commands) source_date_epoch: Option<String>,
     /// Name another context: a directory, a git or web address, `oci-layout://DIR[:TAG][@DIGEST]`,
     /// `docker-image://IMAGE`
     #[arg(long, value_name = "NAME=SOURCE", help_heading = WHAT)]
@@ -137,6 +143,12 @@ pub(crate) struct BuildArgs {
     /// Store the image too, when there are other outputs
     #[arg(long, help_heading = RESULT)]
     pub(super) load: bool,
+    /// Give files of new layers that are younger than `SOURCE_DATE_EPOCH` that time
+    #[arg(long, help_heading = RESULT)]
+    pub(super) rewrite_timestamp: bool,
+    /// Media types of the image: `oci` or `docker` [default: oci]
+    #[arg(long, value_name = "FORMAT", help_heading = RESULT)]
+    pub(super) format: Option<String>,
     /// Add a label to the image
     #[arg(long, value_name = "NAME=VALUE", help_heading = RESULT)]
     pub(super) label: Vec<String>,
@@ -172,6 +184,9 @@ pub(crate) struct BuildArgs {
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE", help_heading = REPORT)]
     pub(super) iidfile: Option<PathBuf>,
+    /// Write the image ID to a file, without `sha256:`
+    #[arg(long, value_name = "FILE", help_heading = REPORT)]
+    pub(super) iidfile_raw: Option<PathBuf>,
     /// Write digests of the result to a file, as JSON
     #[arg(long, value_name = "FILE", help_heading = REPORT)]
     pub(super) metadata_file: Option<PathBuf>,
@@ -210,7 +225,6 @@ impl RefusedList for BuildRefused {
         flag("compress").harmless(&["true", "false"]),
         flag("disable-content-trust").harmless(&["true", "false"]),
         flag("all-platforms"),
-        flag("rewrite-timestamp"),
         flag("no-hosts"),
         flag("no-hostname"),
         flag("stdin"),
@@ -239,14 +253,11 @@ impl RefusedList for BuildRefused {
         value("cpuset-cpus"),
         value("cpuset-mems"),
         value("isolation").harmless(&["default"]),
-        value("format").harmless(&["oci"]),
-        value("build-arg-file"),
         value("arch"),
         value("os"),
         value("variant"),
         value("os-version"),
         value("timestamp"),
-        value("source-date-epoch"),
         value("userns"),
         value("userns-uid-map"),
         value("userns-gid-map"),
@@ -282,6 +293,5 @@ impl RefusedList for BuildRefused {
         value("decryption-key"),
         value("signature-policy"),
         value("logfile"),
-        value("iidfile-raw"),
     ];
 }

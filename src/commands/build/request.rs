@@ -35,6 +35,18 @@ pub(super) fn request(
     // Flags first: a mistake in them is told before anything is read.
     let mut outputs = outputs::parse(&args.output, args.load, args.push)?;
     outputs::add_annotations(&mut outputs, &args.annotation)?;
+    let docker = match args.format.as_deref() {
+        None | Some("oci") => false,
+        Some("docker") => true,
+        Some(other) => {
+            return Err(Failure::new(format!("image format {other:?} is not known"))
+                .hint("known formats: oci, docker"));
+        }
+    };
+    for output in &mut outputs {
+        output.options.rewrite_timestamp |= args.rewrite_timestamp;
+        output.options.docker_media_types |= docker;
+    }
     let tags = args
         .tag
         .iter()
@@ -116,7 +128,7 @@ pub(super) fn what(
     stdin: &mut dyn Read,
     access: &mut Access<'_>,
 ) -> Result<Requested, Failure> {
-    let build_args = build_args(settings, &args.build_arg)?;
+    let build_args = build_args(settings, args)?;
     let named_contexts = named_contexts(&args.build_context)?;
     let platforms = platforms(settings, &args.platform)?;
     let found = context::load(
@@ -201,15 +213,48 @@ fn parse_tag(tag: &str) -> Result<ImageReference, Failure> {
     }
 }
 
-fn build_args(settings: &Settings, given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+/// What is given last wins: the environment, files, arguments by name, the time.
+fn build_args(settings: &Settings, given: &WhatArgs) -> Result<BTreeMap<String, String>, Failure> {
+    const EPOCH: &str = "SOURCE_DATE_EPOCH";
     let mut args = BTreeMap::new();
     if let Some(epoch) = &settings.environment.source_date_epoch {
-        args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.clone());
+        args.insert(EPOCH.to_owned(), epoch.clone());
     }
-    for arg in given {
+    for file in &given.build_arg_file {
+        args.extend(build_arg_file(file)?);
+    }
+    for arg in &given.build_arg {
         args.extend(hostflags::from_environment(arg)?);
     }
+    if let Some(epoch) = &given.source_date_epoch {
+        args.insert(EPOCH.to_owned(), epoch.clone());
+    }
     Ok(args)
+}
+
+/// Lines of `NAME=VALUE`; empty ones and those that begin with `#` are left out.
+fn build_arg_file(path: &Path) -> Result<Vec<(String, String)>, Failure> {
+    let what = || format!("`{}`", path.display());
+    let text = std::fs::File::open(path)
+        .and_then(context::read_limited)
+        .map_err(|error| Failure::new(format!("could not read {}", what())).because(&error))?;
+    let text = String::from_utf8(text)
+        .map_err(|_| Failure::new(format!("{} is not valid UTF-8", what())))?;
+    let mut found = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Failure::new(format!(
+                "{}, line {number}: expected NAME=VALUE",
+                what()
+            )));
+        };
+        found.push((name.to_owned(), value.to_owned()));
+    }
+    Ok(found)
 }
 
 fn labels(given: &[String]) -> BTreeMap<String, String> {
