@@ -30,9 +30,10 @@ mod tree;
 mod turn;
 pub mod users;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_cache::{Digest, Store};
+use rbuild_cache::{Digest, Follow, Store};
 use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse};
 use rbuild_runtime::Runtime;
 
@@ -178,6 +179,33 @@ fn build_with(
     }
     events.event(Event::Reported(Arc::new(report)));
     result
+}
+
+/// Digest of the files of a directory that an ignore file leaves: what `COPY . /` takes.
+///
+/// `memo` is a file that remembers digests between calls; an unchanged file then costs one `stat`.
+///
+/// # Errors
+///
+/// The directory or a file in it cannot be read.
+pub fn context_digest(
+    directory: &Path,
+    ignore: IgnoreMatcher,
+    memo: &Path,
+) -> Result<Digest, BuildError> {
+    let failed = |error: &dyn std::error::Error| {
+        BuildError::io(format!("could not read `{}`", directory.display()), error)
+    };
+    let memo = tree::FileMemo::load(memo);
+    let tree = tree::SourceTree::directory(directory, Some(Arc::new(ignore)), "context");
+    let top = tree
+        .view()
+        .lookup("/", Follow::Last)
+        .map_err(|error| failed(&error))?
+        .ok_or_else(|| BuildError::user("the directory is gone"))?;
+    let content = tree::content(&tree, &top, None, &memo).map_err(|error| failed(&error))?;
+    memo.save().map_err(|error| failed(&error))?;
+    Ok(content.digest)
 }
 
 /// What [`check`] found.

@@ -1,5 +1,7 @@
 //! Several processes on one store.
 
+use std::fs;
+
 use rustix::process::Signal;
 
 use crate::args;
@@ -195,4 +197,39 @@ fn steps_with_the_same_two_locked_caches_do_not_wait_for_each_other_for_ever() {
     for build in started {
         build.wait().ok();
     }
+}
+
+#[test]
+fn an_interrupt_stops_every_step_and_leaves_nothing() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    // Two commands that do not want to end, and a third step that waits for both.
+    let stubborn = |name: &str| {
+        format!(
+            "FROM busybox AS {name}\nRUN trap '' INT TERM; echo {name}${{x}}-begun; sleep 1000\n"
+        )
+    };
+    let text = format!(
+        "{}{}FROM busybox\nCOPY --from=one / /1\nCOPY --from=two / /2\n",
+        stubborn("one"),
+        stubborn("two")
+    );
+    let context = env.dockerfile("c", &text);
+    for signal in [Signal::INT, Signal::TERM] {
+        let build = env
+            .rbuild(args!["--progress", "plain", "-t", "x", context])
+            .timeout(60)
+            .spawn();
+        build.wait_for_line("one-begun");
+        build.signal(signal);
+        let outcome = build.wait();
+        let status = if signal == Signal::INT { 130 } else { 143 };
+        assert_eq!(outcome.code(), status, "{}", outcome.stderr);
+        // Processes, mounts and files of the environment are looked at when it is dropped.
+        let unfinished = fs::read_dir(env.store().join("tmp")).unwrap().count();
+        assert_eq!(unfinished, 0, "{}", outcome.stderr);
+    }
+    let images = env.rbuild(["images", "-q", "x"]).run().ok();
+    assert_eq!(images.out(), "");
+    env.assert_sound_store();
 }
