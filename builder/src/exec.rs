@@ -33,6 +33,8 @@ pub(crate) use secret::read_secret;
 pub(crate) struct ExecContext<'a> {
     /// The store.
     pub store: &'a Store,
+    /// Keeps what the build uses from being pruned meanwhile.
+    pub lease: &'a Lease,
     /// Starts sandboxes.
     pub runtime: &'a Runtime,
     /// Secrets, hosts, limits.

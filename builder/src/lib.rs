@@ -131,8 +131,13 @@ fn build_with(
     let (store, sources) = (&engine.store, &request.cache_from);
     let imports = remote_cache::import(store, client, sources, &request.platforms, events);
     let recorder = Recorder::new();
+    let lease = engine
+        .store
+        .lease()
+        .map_err(|error| BuildError::io("could not begin to use the store", &error))?;
     let context = solve::SolveContext {
         store: &engine.store,
+        lease: &lease,
         client,
         imports: &imports,
         runtime: engine.runtime.as_ref(),

@@ -11,7 +11,7 @@ mod vertex;
 
 use std::sync::{Arc, Mutex};
 
-use rbuild_cache::{DiffId, Digest, Layer, RootView, Store};
+use rbuild_cache::{DiffId, Digest, Layer, Lease, RootView, Store};
 use rbuild_parser::LintFinding;
 use rbuild_registry::Client;
 use rbuild_runtime::Runtime;
@@ -35,6 +35,8 @@ pub(crate) struct SolveContext<'a> {
     pub store: &'a Store,
     /// Speaks with registries; none where they are not to be asked.
     pub client: Option<&'a Client>,
+    /// Keeps what this build uses from being pruned meanwhile.
+    pub lease: &'a Lease,
     /// What other builds have found out.
     pub imports: &'a Imports,
     /// Starts sandboxes; none on hosts where nothing can run.
@@ -123,6 +125,8 @@ pub(crate) fn materialize(
             .layer(&layer.diff_id)
             .map_err(|error| BuildError::io("could not open a layer", &error))
     };
+    // Before looking whether they are there, so that what is found stays.
+    protect(context, layers.iter().map(|layer| &layer.diff_id))?;
     // What one image is to bring, for each image: several layers come in at once.
     let mut missing: Vec<(&LayerOrigin, Vec<DiffId>)> = Vec::new();
     for layer in layers {
@@ -146,6 +150,18 @@ pub(crate) fn materialize(
         ready.push(find(layer)?.ok_or_else(|| not_there(layer))?);
     }
     Ok(ready)
+}
+
+/// Keeps layers from being pruned until the build ends.
+fn protect<'l>(
+    context: &SolveContext<'_>,
+    layers: impl Iterator<Item = &'l DiffId>,
+) -> Result<(), BuildError> {
+    let digests: Vec<Digest> = layers.map(|diff_id| *diff_id.digest()).collect();
+    context
+        .lease
+        .protect_all(&digests)
+        .map_err(|error| BuildError::io("could not keep layers from being pruned", &error))
 }
 
 fn not_there(layer: &LayerRef) -> BuildError {

@@ -342,7 +342,12 @@ impl Place<'_> {
         let fill = store
             .lock(&format!("fill {}", lock_name(&id)))
             .map_err(|e| failed(&e))?;
-        let mount = store.cache_mount(&id).map_err(|error| failed(&error))?;
+        let mount = self
+            .context
+            .lease
+            .protect_cache_mount(&id)
+            .and_then(|()| store.cache_mount(&id))
+            .map_err(|error| failed(&error))?;
         if mount.created {
             set_directory(&mount.path, *mode, *uid, *gid).map_err(|error| failed(&error))?;
             if let Some((input, source)) = seed

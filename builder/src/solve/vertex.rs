@@ -11,7 +11,7 @@ use rbuild_registry::RegistryError;
 
 use super::findings;
 use super::keys::{Key, early_parts, key, tree_of};
-use super::{LayerRef, SolveContext, Value, VertexOutput, materialize};
+use super::{LayerRef, SolveContext, Value, VertexOutput, materialize, protect};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId, Warning};
 use crate::exec::{self, ExecContext};
@@ -271,6 +271,8 @@ fn keyed(
     let layer = execute(context, id, vertex, inputs, &below)?;
     let elapsed = start.elapsed();
     let record = record(vertex, key, &parts, &layer, elapsed);
+    // Before its record makes it a part of the cache, which `prune -a` empties.
+    protect(context, [layer.diff_id()].into_iter())?;
     if stayed_the_same(context, vertex, inputs, &parts) {
         context
             .store
@@ -417,6 +419,7 @@ fn look_up(
     let Some(record) = record else {
         return Ok(None);
     };
+    protect(context, record.layers.iter())?;
     for diff_id in &record.layers {
         let layer = context
             .store
@@ -582,6 +585,7 @@ fn run_command(
     }
     let exec_context = ExecContext {
         store: context.store,
+        lease: context.lease,
         runtime,
         request: context.request,
         events: context.events,

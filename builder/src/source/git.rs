@@ -319,8 +319,9 @@ impl<'a> Git<'a> {
         let id = format!("git repository {}", public(self.remote));
         let kept = self
             .context
-            .store
-            .cache_mount(&id)
+            .lease
+            .protect_cache_mount(&id)
+            .and_then(|()| self.context.store.cache_mount(&id))
             .map_err(|error| BuildError::io("could not prepare a git repository", &error))?;
         match self.bring(&kept.path, source, found) {
             Ok(()) => {}
