@@ -112,8 +112,12 @@ pub fn open_context(
         ContextAddress::Http(url) => format!("[internal] load build context from {}", public(url)),
         ContextAddress::Stream(_) => "[internal] load build context from a stream".to_owned(),
     };
+    let lease = store
+        .lease()
+        .map_err(|error| BuildError::io("could not begin to use the store", &error))?;
     let context = SourceContext {
         store,
+        lease: &lease,
         remote,
         secrets: access.secrets,
         ssh: access.ssh,

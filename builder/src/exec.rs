@@ -10,7 +10,7 @@ mod secret;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{Follow, Layer, RootView, Scratch, Store};
+use rbuild_cache::{Follow, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
     ExitStatus, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError, Security, Stdio,

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use rbuild_cache::{BuildRecord, DiffId, Layer, Store};
+use rbuild_cache::{BuildRecord, DiffId, Layer, Lease, Store};
 use rbuild_registry::ClientOptions;
 
 use crate::cancel::Cancel;
@@ -54,6 +54,8 @@ pub struct GitProgram {
 /// What fetching needs.
 pub(crate) struct SourceContext<'a> {
     pub(crate) store: &'a Store,
+    /// Keeps what is fetched from being pruned meanwhile.
+    pub(crate) lease: &'a Lease,
     pub(crate) remote: &'a Remote,
     pub(crate) secrets: &'a BTreeMap<String, SecretSource>,
     pub(crate) ssh: &'a BTreeMap<String, SshSource>,
@@ -114,8 +116,9 @@ impl SourceContext<'_> {
                 continue;
             };
             let there = self
-                .store
-                .layer(layer)
+                .lease
+                .protect_layer(layer)
+                .and_then(|()| self.store.layer(layer))
                 .map_err(|error| BuildError::io("could not open a layer", &error))?;
             if there.is_some() {
                 whole.push(record);
@@ -146,8 +149,9 @@ impl SourceContext<'_> {
             created_unix: created.as_second(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         };
-        self.store
-            .put_record(&record)
+        self.lease
+            .protect_layer(layer.diff_id())
+            .and_then(|()| self.store.put_record(&record))
             .map_err(|error| BuildError::io("could not remember a source", &error))?;
         self.events.event(Event::Finished {
             vertex: self.vertex,

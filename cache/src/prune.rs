@@ -20,6 +20,7 @@ use crate::lease;
 use crate::lock::{Hold, StoreLock};
 use crate::records::{BuildRecord, ImageRecord};
 use crate::recover::{list, list_blobs, list_trees};
+use crate::session::Scratch;
 use crate::store::{Store, now_unix};
 use crate::tree::Seal;
 
@@ -126,21 +127,37 @@ impl Store {
     /// Without options that is garbage: what no image, build record, pin or living process reaches.
     /// Build cache goes with `all`, with `unused_for`, or as far as `keep_bytes` demands.
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
+        let scratch = self.scratch()?;
+        let report = self.while_alone(|alone| self.take_away(options, alone, &scratch))?;
+        // What is gone from its place may take its time to be deleted, beside whatever others do.
+        scratch.close()?;
+        if !options.dry_run {
+            self.prune_locks_and_memos(options)?;
+            self.meta().compact()?;
+        }
+        Ok(report)
+    }
+
+    /// Decides what goes and moves it into `scratch`. `alone`: nobody else has the store open, or
+    /// can open it before this is done.
+    fn take_away(
+        &self,
+        options: &PruneOptions,
+        alone: bool,
+        scratch: &Scratch,
+    ) -> Result<PruneReport, StoreError> {
         let _hold = lease::hold(self.layout(), Hold::Exclusive)?;
         let mut report = PruneReport::default();
         if options.dangling_images {
             self.prune_images(options, &mut report)?;
         }
-        // Nobody else can be about to use something that is fresh when nobody else is there. Who
-        // comes later asks for a lease first, which waits for our hold.
-        let (survey, grace) = self.while_alone(|alone| {
-            let grace = if alone && options.all {
-                Duration::ZERO
-            } else {
-                GRACE
-            };
-            Ok((self.survey(&report.images)?, grace))
-        })?;
+        let survey = self.survey(&report.images)?;
+        // Nobody else can be about to use something that is fresh when nobody else is there.
+        let grace = if alone && options.all {
+            Duration::ZERO
+        } else {
+            GRACE
+        };
         let victims = survey.victims(options, grace);
         let gone: BTreeSet<Digest> = victims.items.iter().map(|item| item.digest).collect();
         // Records first: no row may outlive what it refers to.
@@ -150,8 +167,9 @@ impl Store {
             let blobs: Vec<Digest> = gone.iter().copied().collect();
             self.meta().forget_layer_blobs(&blobs)?;
         }
-        for item in victims.items {
-            if !options.dry_run && !self.discard(item)? {
+        for (number, item) in victims.items.into_iter().enumerate() {
+            let place = scratch.path().join(number.to_string());
+            if !options.dry_run && !self.discard(item, &place)? {
                 continue;
             }
             report.reclaimed += item.size;
@@ -160,10 +178,6 @@ impl Store {
                 UsageKind::Layer => report.layers.push(DiffId::from_digest(item.digest)),
                 UsageKind::CacheMount => report.cache_mounts += 1,
             }
-        }
-        if !options.dry_run {
-            self.prune_locks_and_memos(options)?;
-            self.meta().compact()?;
         }
         Ok(report)
     }
@@ -327,10 +341,8 @@ impl Store {
         Ok(items)
     }
 
-    /// Takes something away at once, then deletes it; false if somebody is just publishing it.
-    fn discard(&self, item: &Item) -> Result<bool, StoreError> {
-        let scratch = self.scratch()?;
-        let moved = scratch.path().join("discarded");
+    /// Moves something to `place`, at once and whole; false if somebody is just publishing it.
+    fn discard(&self, item: &Item, place: &Path) -> Result<bool, StoreError> {
         let mut publishing = None;
         if item.kind == UsageKind::Layer {
             let diff_id = DiffId::from_digest(item.digest);
@@ -349,14 +361,13 @@ impl Store {
                 _ => {}
             }
         }
-        match std::fs::rename(&item.path, &moved) {
+        match std::fs::rename(&item.path, place) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StoreError::io("remove", &item.path)(error));
             }
             _ => {}
         }
         drop(publishing);
-        scratch.close()?;
         Ok(true)
     }
 

@@ -67,6 +67,7 @@ fn source_context<'a>(
 ) -> SourceContext<'a> {
     SourceContext {
         store: context.store,
+        lease: context.lease,
         remote: context.remote,
         secrets: &context.request.secrets,
         ssh: &context.request.ssh,
