@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rbuild_builder::image::ImageError;
 use rbuild_registry::{
-    Client, ClientOptions, Credential, CredentialStore, Notice, Notify, ProxyConfig, RegistryConfig,
+    Client, ClientOptions, Credential, CredentialStore, Notice, Notify, ProxyConfig,
+    RegistryConfig, RegistryError,
 };
 
 use crate::config::Settings;
@@ -184,9 +185,16 @@ pub(crate) fn registry_host(given: Option<&str>) -> String {
 
 /// The failure of a pull or push, with what can be done about it.
 pub(crate) fn registry_failure(error: &ImageError) -> Failure {
-    let mut causes = rbuild_builder::error::chain(error)
-        .into_iter()
-        .map(|text| plain_words(&text));
+    let mut causes: Vec<String> = rbuild_builder::error::chain(error)
+        .iter()
+        .map(|text| plain_words(text))
+        .collect();
+    // What failed comes first, then how often it was tried.
+    if matches!(error, ImageError::Registry(RegistryError::GaveUp { .. })) && causes.len() > 1 {
+        let gave_up = causes.remove(0);
+        causes[0] = format!("{} ({gave_up})", causes[0]);
+    }
+    let mut causes = causes.into_iter();
     let mut failure = Failure::new(causes.next().unwrap_or_default());
     failure.causes = causes.collect();
     error.hints().into_iter().fold(failure, Failure::hint)

@@ -40,7 +40,7 @@ pub enum RegistryError {
         source: io::Error,
     },
     /// No connection was made, or it broke.
-    #[error("could not {doing}: the connection to `{host}` failed")]
+    #[error("could not {doing}{}", whose_connection(doing, host))]
     Connection {
         /// What was being done.
         doing: String,
@@ -385,14 +385,33 @@ impl std::fmt::Display for ServerError {
     }
 }
 
+/// Names the host of a broken connection, unless what was being done names it.
+fn whose_connection(doing: &str, host: &str) -> String {
+    if doing.contains(host) {
+        String::new()
+    } else {
+        format!(": the connection to `{host}` failed")
+    }
+}
+
 /// An error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = plain(&error.to_string());
     let mut source = error.source();
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(&plain(&cause.to_string()));
         source = cause.source();
     }
     text
+}
+
+/// A system error as our own texts: without its number and its capital.
+fn plain(text: &str) -> String {
+    let Some((system, _)) = text.rsplit_once(" (os error ") else {
+        return text.to_owned();
+    };
+    let mut letters = system.chars();
+    let first = letters.next().into_iter().flat_map(char::to_lowercase);
+    first.chain(letters).collect()
 }

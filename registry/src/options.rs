@@ -217,7 +217,10 @@ impl fmt::Display for Notice {
                 let cause = cause.strip_prefix(doing.as_str()).unwrap_or(cause);
                 let cause = cause.trim_start_matches(": ");
                 let seconds = wait.as_secs_f32();
-                write!(f, "{doing}: {cause}; trying again in {seconds:.1} s")
+                write!(
+                    f,
+                    "could not {doing}: {cause}; trying again in {seconds:.1} s"
+                )
             }
             Notice::MirrorFailed { mirror, cause } => {
                 write!(

@@ -106,7 +106,7 @@ fn the_store_comes_first_unless_pull_asks() {
     assert_eq!(content(&["--pull=newer"]), "newest\n");
     build(&env, &dockerfile, &["--pull"])
         .fails_with("failed to resolve source metadata for")
-        .says("the connection to");
+        .says("connection refused");
     let unknown = format!("FROM {base}-x\n");
     build(&env, &unknown, &["--pull=never"]).fails_with("not in the image store");
 }

@@ -169,7 +169,7 @@ fn run_pulls_what_is_missing() {
         .rbuild(always)
         .run()
         .exits(125)
-        .says("the connection to");
+        .says("connection refused");
 }
 
 #[test]
