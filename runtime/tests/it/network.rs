@@ -24,6 +24,8 @@ fn new_network() -> i32 {
         reason = "the replacement is unsafe for the sake of flags not used here"
     )]
     rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).expect("this test needs root");
+    // A new network has the settings of the host's, which may be one that forwards.
+    fs::write(sysctl("ip_forward"), "0").unwrap();
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
@@ -96,8 +98,13 @@ fn private(host: &Host, script: &str) -> Sandbox {
 }
 
 fn forwards(interface: &str) -> bool {
-    let path = format!("/proc/thread-self/root/proc/sys/net/ipv4/conf/{interface}/forwarding");
+    let path = sysctl(&format!("conf/{interface}/forwarding"));
     fs::read_to_string(path).unwrap().trim() == "1"
+}
+
+/// A setting of this thread's network.
+fn sysctl(name: &str) -> String {
+    format!("/proc/thread-self/root/proc/sys/net/ipv4/{name}")
 }
 
 #[test]
