@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, check, explain, fmt, fsck, history, images, imagetools, import, info, inspect, load,
-    login, logout, prune, pull, push, rmi, run, save, system, tag, version,
+    build, check, debug, explain, fmt, fsck, history, images, imagetools, import, info, inspect,
+    load, login, logout, prune, pull, push, rmi, run, save, system, tag, version,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -110,6 +110,7 @@ Build and run:
   check      Check a Dockerfile without building it
   fmt        Format Dockerfiles
   explain    Tell why the steps of a build ran or did not run
+  debug      Open a shell in the state of a build's step
   run        Run a command in a new container
 
 Images:
@@ -168,6 +169,7 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
     Explain(explain::ExplainArgs),
+    Debug(debug::DebugArgs),
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
     Save(save::SaveArgs),

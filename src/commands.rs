@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod debug;
 pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod fmt;
@@ -16,6 +17,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod lookup;
+mod past;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -58,6 +60,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             done(history::run(settings, &args))
         }
         Command::Explain(args) => done(explain::run(settings, &args)),
+        Command::Debug(args) => debug::run(settings, &args),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => {
             done(tag::run(settings, &args))
         }

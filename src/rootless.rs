@@ -15,7 +15,7 @@ pub(crate) fn enter(command: &Command) -> Result<(), Failure> {
     enter_user_namespace().map_err(|error| {
         let failure = Failure::from(error).within("could not work as this user");
         match command {
-            Command::Run(_) => failure.with_status(status::ENGINE),
+            Command::Run(_) | Command::Debug(_) => failure.with_status(status::ENGINE),
             _ => failure,
         }
     })
@@ -26,6 +26,7 @@ fn handles_owners(command: &Command) -> bool {
     match command {
         Command::Build(_)
         | Command::Run(_)
+        | Command::Debug(_)
         | Command::Rmi(_)
         | Command::Save(_)
         | Command::Load(_)

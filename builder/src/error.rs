@@ -73,6 +73,8 @@ pub struct BuildErrorDetails {
     pub labels: Vec<(Span, String)>,
     /// What to do about it.
     pub help: Vec<String>,
+    /// The circumstances: what it ran as and with, where more is to be read.
+    pub notes: Vec<String>,
     /// The failed vertex, if one was running.
     pub vertex: Option<VertexId>,
     /// The causes below the message, outermost first.
@@ -90,6 +92,7 @@ impl BuildError {
             location: None,
             labels: Vec::new(),
             help: Vec::new(),
+            notes: Vec::new(),
             vertex: None,
             causes: Vec::new(),
             others: Vec::new(),

@@ -2,11 +2,14 @@
 //!
 //! Language reference, sections 4.1 and 13.
 
+mod circumstances;
+mod diagnose;
 mod mask;
 mod mounts;
 mod output;
 mod secret;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +26,12 @@ use crate::error::{BuildError, BuildErrorKind, chain};
 use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::file::{PathMaker, commit_options, upper_build_error};
 use crate::ops::ExecOp;
-use crate::request::BuildRequest;
+use crate::report::{Recorder, log_path};
+use crate::request::{SecretSource, SshSource};
 use crate::source::AgentSocket;
 use crate::users::{ResolvedUser, UserError, lookup_user};
 
+pub(crate) use diagnose::is_static_program;
 pub(crate) use secret::read_secret;
 
 /// What executing needs besides the operation.
@@ -37,19 +42,24 @@ pub(crate) struct ExecContext<'a> {
     pub lease: &'a Lease,
     /// Starts sandboxes.
     pub runtime: &'a Runtime,
-    /// Secrets, hosts, limits.
-    pub request: &'a BuildRequest,
+    /// `--secret`, by id.
+    pub secrets: &'a BTreeMap<String, SecretSource>,
+    /// `--ssh`, by id.
+    pub ssh: &'a BTreeMap<String, SshSource>,
     /// Receives output.
     pub events: &'a dyn EventSink,
     /// Stops the command.
     pub cancel: &'a Cancel,
     /// The vertex, for events.
     pub vertex: VertexId,
+    /// Where the log goes and what a failed step leaves; none when nothing is built.
+    pub recorder: Option<&'a Recorder>,
 }
 
 /// Runs the command over `root` (bottom first) and commits what it changed as a layer.
 ///
-/// `inputs` are the unpacked layers of every input of the vertex, in order.
+/// `inputs` are the unpacked layers of every input of the vertex, in order. When the command fails,
+/// what it wrote is kept in the directory of the build.
 pub(crate) fn execute(
     context: &ExecContext<'_>,
     operation: &ExecOp,
@@ -64,15 +74,118 @@ pub(crate) fn execute(
     let view = RootView::new(root);
     let user = lookup_user(&view, &operation.user).map_err(|error| user_error(&name, &error))?;
     prepare_root(draft.upper(), root, operation)?;
+    let view = RootView::new(root).with_upper(draft.upper());
+    let lowers = lowers(root);
+    let ready = prepare(context, operation, &user, &view, lowers, &draft, inputs)?;
+    let ended = run(context, &ready);
+    let kept = ready.finish();
+    let error = match ended {
+        Ok(ended) if ended.status == ExitStatus::Code(0) && !context.cancel.is_cancelled() => {
+            return draft
+                .commit(root, &commit_options(context.cancel))
+                .map_err(|error| BuildError::io("could not store the new layer", &error));
+        }
+        Ok(_) if context.cancel.is_cancelled() => return Err(BuildError::cancelled()),
+        Ok(ended) => circumstances::Failed {
+            operation,
+            user: &user,
+            env: &kept,
+            // What was there before the command ran is remembered by the other view.
+            view: &RootView::new(root).with_upper(draft.upper()),
+        }
+        .status(&name, &ended),
+        Err(Ended::Error(error)) => return Err(error),
+        Err(Ended::NotStarted(error)) => circumstances::Failed {
+            operation,
+            user: &user,
+            env: &kept,
+            view: &view,
+        }
+        .not_started(&name, &error),
+    };
+    Err(keep(context, draft, error))
+}
+
+/// Keeps what a failed step left, and tells where its output is and how to look into it.
+fn keep(
+    context: &ExecContext<'_>,
+    draft: rbuild_cache::Draft,
+    mut error: BuildError,
+) -> BuildError {
+    let Some(build) = context.recorder.and_then(Recorder::build) else {
+        return error;
+    };
+    let log = log_path(build.path(), context.vertex);
+    if log.exists() {
+        error.notes.push(format!("full log: {}", log.display()));
+    }
+    // What filled the disk must not stay on it.
+    let full = error
+        .help
+        .iter()
+        .any(|help| help.starts_with(diagnose::DISK_FULL));
+    if error.kind == BuildErrorKind::Run && !full {
+        match draft.keep(build) {
+            Ok(()) => error
+                .help
+                .push("`rbuild debug` opens a shell in what the step left".to_owned()),
+            // The shell is a help, not what was asked for.
+            Err(error) => tracing::debug!(%error, "what the failed step left was not kept"),
+        }
+    }
+    error
+}
+
+/// A command that can be started, with all that must live as long as it runs.
+pub(crate) struct Ready {
+    /// What to start.
+    pub(crate) sandbox: Sandbox,
+    /// Values that must not be seen in the output.
+    secrets: mask::Secrets,
+    _locks: Vec<rbuild_cache::StoreLock>,
+    _agents: Vec<AgentSocket>,
+    scratch: Scratch,
+}
+
+impl Ready {
+    /// A directory that lives as long as the command.
+    pub(crate) fn scratch_directory(&self, name: &str) -> Result<PathBuf, BuildError> {
+        sub_directory(&self.scratch, name)
+    }
+
+    /// Lets go of what only the running command needed; returns its environment.
+    fn finish(self) -> Vec<OsString> {
+        self.sandbox.process.env
+    }
+}
+
+/// Everything of an operation but its start: user, environment, mounts, root file system.
+///
+/// `lowers` are the directories of the root, topmost first, without those for mount targets.
+pub(crate) fn prepare(
+    context: &ExecContext<'_>,
+    operation: &ExecOp,
+    user: &ResolvedUser,
+    view: &RootView,
+    lowers: Vec<PathBuf>,
+    draft: &rbuild_cache::Draft,
+    inputs: &[Vec<Layer>],
+) -> Result<Ready, BuildError> {
     let scratch = context
         .store
         .scratch()
         .map_err(|error| BuildError::io("could not make a scratch directory", &error))?;
-    let view = RootView::new(root).with_upper(draft.upper());
-    let prepared = mounts::prepare(context, operation, &view, inputs, &scratch)?;
+    let prepared = mounts::prepare(context, operation, view, inputs, &scratch)?;
     let sandbox = Sandbox {
-        root: root_fs(root, &prepared.scaffold, &draft),
-        process: process(operation, &user, &prepared.env),
+        root: RootFs {
+            lowers: std::iter::once(prepared.scaffold).chain(lowers).collect(),
+            upper: Some(UpperDir {
+                upper: draft.upper().to_path_buf(),
+                work: draft.work().to_path_buf(),
+            }),
+            readonly: false,
+        },
+        process: process(operation, user, &prepared.env),
         mounts: prepared.mounts,
         hostname: operation.hostname.clone(),
         network: network(operation.network),
@@ -82,18 +195,30 @@ pub(crate) fn execute(
         limits: Limits::default(),
         init: false,
     };
-    let status = run(context, &sandbox, &name, &prepared.secrets)?;
-    drop(prepared.locks);
-    drop(prepared.agents);
-    drop(scratch);
-    check_status(context, &name, status)?;
-    draft
-        .commit(root, &commit_options(context.cancel))
-        .map_err(|error| BuildError::io("could not store the new layer", &error))
+    Ok(Ready {
+        sandbox,
+        secrets: prepared.secrets,
+        _locks: prepared.locks,
+        _agents: prepared.agents,
+        scratch,
+    })
+}
+
+/// The directories of layers (bottom first) as the lower directories of an overlay.
+pub(crate) fn lowers(layers: &[Layer]) -> Vec<PathBuf> {
+    layers
+        .iter()
+        .rev()
+        .map(|layer| layer.path().to_path_buf())
+        .collect()
 }
 
 /// Mount points that every container runtime leaves in the first layer, and the working directory.
-fn prepare_root(upper: &Path, root: &[Layer], operation: &ExecOp) -> Result<(), BuildError> {
+pub(crate) fn prepare_root(
+    upper: &Path,
+    root: &[Layer],
+    operation: &ExecOp,
+) -> Result<(), BuildError> {
     let mut maker = PathMaker::open(upper, RootView::new(root).with_upper(upper))
         .map_err(|error| upper_build_error(&error))?;
     for path in ["/dev", "/proc", "/sys"] {
@@ -121,19 +246,6 @@ fn in_kernel_tree(path: &str) -> bool {
     ["/dev", "/proc", "/sys"]
         .iter()
         .any(|top| Path::new(path).starts_with(top))
-}
-
-fn root_fs(root: &[Layer], scaffold: &Path, draft: &rbuild_cache::Draft) -> RootFs {
-    let mut lowers: Vec<PathBuf> = vec![scaffold.to_path_buf()];
-    lowers.extend(root.iter().rev().map(|layer| layer.path().to_path_buf()));
-    RootFs {
-        lowers,
-        upper: Some(UpperDir {
-            upper: draft.upper().to_path_buf(),
-            work: draft.work().to_path_buf(),
-        }),
-        readonly: false,
-    }
 }
 
 fn process(operation: &ExecOp, user: &ResolvedUser, extra: &[(String, String)]) -> Process {
@@ -198,12 +310,29 @@ fn user_error(name: &str, error: &UserError) -> BuildError {
     BuildError::user(format!("{name}: {error}"))
 }
 
-fn run(
-    context: &ExecContext<'_>,
-    sandbox: &Sandbox,
-    name: &str,
-    secrets: &mask::Secrets,
-) -> Result<ExitStatus, BuildError> {
+/// How a command ended that was started.
+pub(crate) struct Exited {
+    /// Its exit status.
+    pub(crate) status: ExitStatus,
+    /// The end of its output.
+    pub(crate) tail: Vec<u8>,
+}
+
+/// Why a command did not come to its end by itself.
+enum Ended {
+    /// It could not be started.
+    NotStarted(SandboxError),
+    /// Something else went wrong.
+    Error(BuildError),
+}
+
+impl From<BuildError> for Ended {
+    fn from(error: BuildError) -> Ended {
+        Ended::Error(error)
+    }
+}
+
+fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
     let pipe = || {
         pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| BuildError::io("could not make a pipe", &std::io::Error::from(error)))
@@ -215,9 +344,10 @@ fn run(
         stdout: stdout_write,
         stderr: stderr_write,
     };
-    let mut running = match context.runtime.spawn(sandbox, stdio) {
+    let mut running = match context.runtime.spawn(&ready.sandbox, stdio) {
         Ok(running) => running,
-        Err(error) => return Err(spawn_error(name, &error)),
+        Err(error @ SandboxError::Exec { .. }) => return Err(Ended::NotStarted(error)),
+        Err(error) => return Err(spawn_error(&error).into()),
     };
     for warning in running.warnings() {
         context.events.event(Event::Warning(Warning {
@@ -228,69 +358,25 @@ fn run(
             help: None,
         }));
     }
-    output::pump(context, stdout, stderr, &running, secrets)?;
-    running
+    let tail = output::pump(context, stdout, stderr, &running, &ready.secrets)?;
+    let status = running
         .wait()
-        .map_err(|error| BuildError::io("could not wait for the command", &error))
-}
-
-fn spawn_error(name: &str, error: &SandboxError) -> BuildError {
-    match error {
-        SandboxError::Exec { .. } => {
-            let mut failed = BuildError::new(BuildErrorKind::Run, format!("{name}: exit code: 1"));
-            failed.causes = chain(error);
-            failed.with_help("the program of an exec form must exist in the image; a shell form needs the shell itself")
-        }
-        SandboxError::NotPermitted { .. } => {
-            let mut failed =
-                BuildError::new(BuildErrorKind::Host, "RUN is not possible on this host");
-            failed.causes = chain(error);
-            failed
-        }
-        error => {
-            let mut failed = BuildError::new(BuildErrorKind::Host, "could not start the command");
-            failed.causes = chain(error);
-            failed
-        }
+        .map_err(|error| BuildError::io("could not wait for the command", &error))?;
+    if let (Some(recorder), Some(cpu)) = (context.recorder, running.cpu_time()) {
+        let cpu = u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX);
+        recorder.step(context.vertex, |step| step.cpu_ms = Some(cpu));
     }
+    Ok(Exited { status, tail })
 }
 
-fn check_status(
-    context: &ExecContext<'_>,
-    name: &str,
-    status: ExitStatus,
-) -> Result<(), BuildError> {
-    if context.cancel.is_cancelled() {
-        return Err(BuildError::new(
-            BuildErrorKind::Cancelled,
-            "the build was cancelled",
-        ));
-    }
-    let (code, help) = match status {
-        ExitStatus::Code(0) => return Ok(()),
-        ExitStatus::Code(code) => (i32::from(code), exit_help(code)),
-        ExitStatus::Signal(signal, oom) => {
-            let help = if oom {
-                Some("the command was killed because it used more memory than it may".to_owned())
-            } else {
-                Some(format!("the command was killed by signal {signal}"))
-            };
-            (128 + signal, help)
-        }
+fn spawn_error(error: &SandboxError) -> BuildError {
+    let message = match error {
+        SandboxError::NotPermitted { .. } => "RUN is not possible on this host",
+        _ => "could not start the command",
     };
-    let mut error = BuildError::new(BuildErrorKind::Run, format!("{name}: exit code: {code}"));
-    error.help.extend(help);
-    Err(error)
-}
-
-fn exit_help(code: u8) -> Option<String> {
-    let text = match code {
-        126 => "exit code 126: the command was found but could not be executed",
-        127 => "exit code 127: the command was not found in the image; check its PATH and packages",
-        137 => "exit code 137: a process was killed (SIGKILL), often for lack of memory",
-        _ => return None,
-    };
-    Some(text.to_owned())
+    let mut failed = BuildError::new(BuildErrorKind::Host, message);
+    failed.causes = chain(error);
+    failed
 }
 
 /// Scratch space and locks that live as long as the command.

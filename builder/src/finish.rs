@@ -36,6 +36,7 @@ pub(crate) fn finish(
         .collect();
     let vertex = crate::event::VertexId(context.graph.len() as u32);
     let start = Instant::now();
+    let began = context.recorder.now();
     let begun = Cell::new(false);
     let progress = |what: &str, current: u64, total: Option<u64>| {
         if !begun.replace(true) {
@@ -67,6 +68,10 @@ pub(crate) fn finish(
         context.events.event(Event::Failed { vertex, message });
         error
     })?;
+    let span = (began, context.recorder.now());
+    context
+        .recorder
+        .transfer(vertex, "exporting to image", span);
     context.events.event(Event::Finished {
         vertex,
         elapsed: start.elapsed(),

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod context;
+pub mod debug;
 pub mod error;
 pub mod etc;
 pub mod event;
@@ -19,6 +20,7 @@ mod ops;
 pub mod output;
 mod outside;
 mod plan;
+mod recipe;
 mod remote_cache;
 pub mod report;
 pub mod request;
@@ -130,7 +132,7 @@ fn build_with(
     let findings = Mutex::new(Vec::new());
     let (store, sources) = (&engine.store, &request.cache_from);
     let imports = remote_cache::import(store, client, sources, &request.platforms, events);
-    let recorder = Recorder::new();
+    let recorder = Recorder::new(store);
     let lease = engine
         .store
         .lease()
@@ -178,10 +180,8 @@ fn build_with(
         Ok(result) => Ok((&result.image_id, result.names.as_slice())),
         Err(error) => Err(error.message.as_str()),
     };
-    let report = recorder.finish(&request.dockerfile.name, told);
-    if let Err(error) = report.keep(&engine.store) {
-        tracing::debug!(%error, "the report of the build was not kept");
-    }
+    let project = locals::project_name(request);
+    let report = recorder.finish(&engine.store, &request.dockerfile.name, project, told);
     events.event(Event::Reported(Arc::new(report)));
     result
 }

@@ -102,6 +102,22 @@ pub(crate) fn project(request: &BuildRequest) -> String {
     }
 }
 
+/// The project of a request for people: its context, and its target if it has one.
+pub(crate) fn project_name(request: &BuildRequest) -> String {
+    let context = match &request.context {
+        ContextSource::Directory { path, .. } => {
+            let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            path.to_string_lossy().into_owned()
+        }
+        ContextSource::Fetched(_) => "(fetched)".to_owned(),
+        ContextSource::Empty => "(no context)".to_owned(),
+    };
+    match &request.target {
+        Some(target) => format!("{context} {target}"),
+        None => context,
+    }
+}
+
 /// Parses the ignore file of the build context.
 pub(crate) fn context_ignore(
     request: &BuildRequest,

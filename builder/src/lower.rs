@@ -25,7 +25,7 @@ use rbuild_parser::{
 use crate::error::{BuildError, BuildErrorKind, Location, SourceFile};
 use crate::event::VertexId;
 use crate::image::{BaseImage, History, ImageConfig};
-use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, VertexMeta};
+use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, Setting, VertexMeta};
 use crate::plan::{Base, BaseResolver, FromTarget, Plan, PlannedStage};
 use crate::request::{BuildRequest, ContextSource, FetchedContext, NamedContext};
 use crate::scope::VariableList;
@@ -110,6 +110,8 @@ struct StageContext<'p, 'a> {
     ordinal: usize,
     /// Lines of the instruction that is being lowered.
     lines: LineRange,
+    /// What a command would run with at the instruction that is being lowered.
+    setting: Option<Arc<Setting>>,
 }
 
 impl<'a> Lowering<'a> {
@@ -244,6 +246,7 @@ impl<'a> Lowering<'a> {
             proxy: crate::scope::proxy_environment(&self.request.build_args),
             ordinal: 0,
             lines: stage.source.from.lines,
+            setting: None,
         };
         let mut state = self.start_stage(&mut context, states)?;
         for (ordinal, (instruction, trigger)) in stage.instructions().enumerate() {
@@ -307,6 +310,7 @@ impl<'a> Lowering<'a> {
                         context.stage.base_name
                     ));
                     meta.lines = Some(context.stage.source.from.lines);
+                    meta.stage = Some(context.stage.name.clone());
                     let op = Op::Image(Arc::new((**image).clone()));
                     state.root = Some(self.graph.add(op, Vec::new(), meta));
                 }
@@ -351,6 +355,7 @@ impl<'a> Lowering<'a> {
         trigger: bool,
         linter: &mut Linter,
     ) -> Result<(), BuildError> {
+        context.setting = state.setting(instruction);
         match &instruction.kind {
             InstructionKind::Run(run) => {
                 self.lower_run(context, state, states, instruction, run, trigger, linter)
@@ -431,6 +436,8 @@ impl<'a> Lowering<'a> {
             step: format!("{}/{name}/{path}", context.stage.name),
             ignore_cache: false,
             internal: true,
+            stage: Some(context.stage.name.clone()),
+            setting: None,
         };
         let op = Op::File(FileOp {
             actions: vec![action],
@@ -534,6 +541,8 @@ impl<'a> Lowering<'a> {
             ),
             ignore_cache: self.ignore_cache(context),
             internal: false,
+            stage: Some(context.stage.name.clone()),
+            setting: context.setting.clone(),
         }
     }
 }
@@ -547,6 +556,8 @@ impl VertexMeta {
             instruction: None,
             ignore_cache: false,
             internal: true,
+            stage: None,
+            setting: None,
         }
     }
 }

@@ -4,11 +4,12 @@
 //! vertex itself, so a cycle cannot be built. What an operation *is* lives in [`Op`]; what it is
 //! called and where it came from lives in [`VertexMeta`] and never takes part in its identity.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rbuild_cache::Digest;
 use rbuild_parser::{Instruction, LineRange, NetworkMode, SecurityMode, Sharing};
+use serde::{Deserialize, Serialize};
 
 use crate::event::VertexId;
 use crate::image::BaseImage;
@@ -36,7 +37,7 @@ pub(crate) enum Op {
 }
 
 /// A command, with everything that can change its result.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ExecOp {
     /// Argument vector after shell wrapping.
     pub args: Vec<String>,
@@ -45,6 +46,7 @@ pub(crate) struct ExecOp {
     /// Which of `env` are build arguments; only for telling misses, no part of the key.
     pub arguments: Vec<String>,
     /// Proxy variables: set for the command, no part of its key.
+    #[serde(skip)]
     pub proxy: Vec<(String, String)>,
     /// Working directory inside the root.
     pub cwd: String,
@@ -53,8 +55,10 @@ pub(crate) struct ExecOp {
     /// Mounts in order; the root file system is input 0 and not listed.
     pub mounts: Vec<ExecMount>,
     /// Network mode.
+    #[serde(with = "NetworkModeName")]
     pub network: NetworkMode,
     /// Sandboxed or not.
+    #[serde(with = "SecurityModeName")]
     pub security: SecurityMode,
     /// Host name inside the sandbox.
     pub hostname: String,
@@ -68,8 +72,45 @@ pub(crate) struct ExecOp {
     pub script: Option<(String, String)>,
 }
 
+/// How network modes are written into recipes.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "NetworkMode", rename_all = "lowercase")]
+enum NetworkModeName {
+    Default,
+    None,
+    Host,
+}
+
+/// How security modes are written into recipes.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SecurityMode", rename_all = "lowercase")]
+enum SecurityModeName {
+    Sandbox,
+    Insecure,
+}
+
+/// How sharing modes are written into recipes.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Sharing", rename_all = "lowercase")]
+enum SharingName {
+    Shared,
+    Private,
+    Locked,
+}
+
+/// What a command of a stage would run with, at the place of an instruction that runs none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Setting {
+    /// Environment in order.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: String,
+    /// `name|uid[:group|gid]`, empty for root.
+    pub user: String,
+}
+
 /// One `--mount` of a RUN, resolved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ExecMount {
     /// Absolute target path.
     pub target: String,
@@ -80,7 +121,7 @@ pub(crate) struct ExecMount {
 }
 
 /// Kinds of `--mount`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum ExecMountKind {
     /// A path of another file system; writes are thrown away.
     Bind {
@@ -96,6 +137,7 @@ pub(crate) enum ExecMountKind {
         /// What to fill a new one from: index into the inputs and path.
         seed: Option<(usize, String)>,
         /// How concurrent users share it.
+        #[serde(with = "SharingName")]
         sharing: Sharing,
         /// Mode of a new directory.
         mode: u32,
@@ -219,6 +261,10 @@ pub(crate) struct VertexMeta {
     pub ignore_cache: bool,
     /// Not shown unless it does something worth showing.
     pub internal: bool,
+    /// The stage it belongs to; none for what several may share.
+    pub stage: Option<String>,
+    /// What a command would run with here.
+    pub setting: Option<Arc<Setting>>,
 }
 
 /// A node of the graph.
@@ -277,6 +323,26 @@ impl OpGraph {
             .iter()
             .enumerate()
             .map(|(index, vertex)| (VertexId(index as u32), vertex))
+    }
+
+    /// The steps and sources whose results a vertex uses, through what only joins or copies for it.
+    pub(crate) fn told_inputs(&self, id: VertexId) -> Vec<u32> {
+        let mut told = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut open = self.vertex(id).inputs.clone();
+        while let Some(input) = open.pop() {
+            if !seen.insert(input) {
+                continue;
+            }
+            let vertex = self.vertex(input);
+            let source = matches!(vertex.op, Op::Image(_) | Op::Http(_) | Op::Git(_));
+            if source || !vertex.meta.internal {
+                told.insert(input.0);
+            } else {
+                open.extend(&vertex.inputs);
+            }
+        }
+        told.into_iter().collect()
     }
 
     /// How many there are.

@@ -9,6 +9,7 @@
 //! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage
 //! meta.db           SQLite: images, names, build records, blobs of layers
 //! leases/<name>     what a living process uses, one digest a line; locked by its owner
+//! builds/<name>/    what is kept of past builds, see `builds.rs`
 //! locks/<hex>       named locks;  memo/<hex>  flat files of others;  mounts/<hex>/  cache mounts
 //! ```
 //!
@@ -101,8 +102,12 @@ impl Layout {
         self.root.join("mounts")
     }
 
+    pub(crate) fn builds(&self) -> PathBuf {
+        self.root.join("builds")
+    }
+
     /// Directories that every store has.
-    pub(crate) fn directories(&self) -> [PathBuf; 7] {
+    pub(crate) fn directories(&self) -> [PathBuf; 8] {
         [
             self.tmp(),
             self.blobs(),
@@ -111,6 +116,7 @@ impl Layout {
             self.locks(),
             self.memo(),
             self.mounts(),
+            self.builds(),
         ]
     }
 }

@@ -4,6 +4,7 @@
 
 mod apply;
 mod blob;
+mod builds;
 mod compress;
 mod diff;
 mod digest;
@@ -37,6 +38,7 @@ mod unpack;
 mod view;
 
 pub use blob::{BlobInfo, BlobWriter};
+pub use builds::BuildDirectory;
 pub use compress::{
     Compression, CompressionKind, StreamKind, detect_and_decompress, detect_and_decompress_within,
 };

@@ -133,6 +133,7 @@ impl Store {
         scratch.close()?;
         if !options.dry_run {
             self.prune_locks_and_memos(options)?;
+            self.forget_builds(if options.all { 0 } else { usize::MAX })?;
             self.meta().compact()?;
         }
         Ok(report)

@@ -310,6 +310,7 @@ fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
         "locks",
         "memo",
         "mounts",
+        "builds",
         "lock",
         "boot",
         "meta.db",

@@ -350,6 +350,13 @@ impl RegistryError {
             } => Some(format!(
                 "give the certificate authority of `{host}`, or mark this registry as insecure"
             )),
+            RegistryError::Connection {
+                host,
+                source: TransportError::UnknownHost,
+                ..
+            } => Some(format!(
+                "check the name `{host}`, and this machine's connection and name servers"
+            )),
             RegistryError::Status { status: 429, .. } => {
                 Some("wait a while, or log in: many registries limit anonymous pulls".to_owned())
             }

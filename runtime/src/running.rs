@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::RecvFlags;
 
@@ -38,6 +39,7 @@ pub struct Running {
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
     pub(crate) status: Option<ExitStatus>,
+    pub(crate) cpu_time: Option<Duration>,
     /// Keeps the spawner alive.
     pub(crate) _spawner: Arc<runtime::Spawner>,
 }
@@ -60,7 +62,10 @@ impl Running {
     fn receive(&mut self, flags: RecvFlags) -> Result<Option<ExitStatus>, SandboxError> {
         if self.status.is_none() {
             match wire::hear::<Status>(&self.status_socket, flags) {
-                Ok(Some((Status::Exited(exit), _))) => self.status = Some(exit.into()),
+                Ok(Some((Status::Exited(exit), _))) => {
+                    self.cpu_time = Some(Duration::from_millis(exit.cpu_ms));
+                    self.status = Some(exit.into());
+                }
                 Ok(Some((Status::Started, _))) => {}
                 Ok(None) => return Err(SandboxError::SpawnerGone),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -110,6 +115,11 @@ impl Running {
     /// Returns the controlling side of the terminal, once.
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.terminal.take()
+    }
+
+    /// Returns the processor time of the process and of what it had waited for, once it has ended.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
     }
 
     /// Returns what the host refused and the sandbox goes without.

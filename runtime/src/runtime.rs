@@ -177,6 +177,7 @@ fn follow(
         terminal,
         warnings,
         status: None,
+        cpu_time: None,
         _spawner: Arc::clone(spawner),
     };
     match failure {

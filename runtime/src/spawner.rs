@@ -183,6 +183,8 @@ impl Spawner {
 
 /// Collects an ended child: its pid namespace is empty by then. Returns its control group.
 fn reap(child: Child) -> Option<Cgroup> {
+    // Children are reaped one at a time, so the difference is this one's.
+    let before = sys::children_cpu_time();
     let found = rustix::io::retry_on_intr(|| {
         waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
     });
@@ -192,11 +194,13 @@ fn reap(child: Child) -> Option<Cgroup> {
                 code,
                 signalled: false,
                 out_of_memory: false,
+                cpu_ms: 0,
             },
             (None, signal) => Exit {
                 code: signal.unwrap_or(libc::SIGKILL),
                 signalled: true,
                 out_of_memory: false,
+                cpu_ms: 0,
             },
         },
         // Cannot be: it is our child and nobody else waits for it. Closing the socket tells.
@@ -205,6 +209,8 @@ fn reap(child: Child) -> Option<Cgroup> {
     if let Some(cgroup) = &child.cgroup {
         exit.out_of_memory = cgroup.out_of_memory();
     }
+    let cpu = sys::children_cpu_time().saturating_sub(before);
+    exit.cpu_ms = u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX);
     // An error means that the program does not care any more.
     let _ = wire::tell(&child.status, &Status::Exited(exit), &[]);
     child.cgroup

@@ -66,6 +66,8 @@ pub(crate) struct Exit {
     pub(crate) signalled: bool,
     /// Whether a process of the sandbox was killed for want of memory.
     pub(crate) out_of_memory: bool,
+    /// Processor time of the process and of what it waited for, in milliseconds.
+    pub(crate) cpu_ms: u64,
 }
 
 /// From the sandbox child (or, before it exists, the spawner).

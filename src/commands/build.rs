@@ -33,8 +33,11 @@ use context::Access;
 use session::{Running, Session};
 
 pub(super) use context::{default_name, read_limited};
+use options::OnError;
 pub(crate) use options::{BuildArgs, WhatArgs};
 pub(super) use request::Requested;
+pub(super) use secrets::from_environment as parse_secrets;
+pub(super) use ssh::parse as parse_ssh;
 
 /// Makes a request that says what to build or check.
 pub(super) fn what(settings: &Settings, args: &WhatArgs) -> Result<Requested, Failure> {
@@ -185,11 +188,29 @@ fn build(
                     .extend(Failure::new("").because(refusal).causes);
             }
             fail(settings, mode, &error, &journal);
+            if args.on_error == Some(OnError::Shell) && error.kind != BuildErrorKind::Cancelled {
+                open_shell(settings, engine, request, &journal);
+            }
             Ok(match error.kind {
                 BuildErrorKind::Cancelled => received.exit_status().unwrap_or(status::INTERRUPTED),
                 _ => status::ERROR,
             })
         }
+    }
+}
+
+/// Opens a shell in the state of the step that failed; the status of the build stays what it is.
+fn open_shell(settings: &Settings, engine: &Engine, request: &BuildRequest, journal: &Journal) {
+    // Without a report nothing has run, without a runtime nothing can.
+    let (Some(runtime), Some(report)) = (&engine.runtime, journal.report()) else {
+        return;
+    };
+    let (secrets, ssh) = (&request.secrets, &request.ssh);
+    let opened =
+        super::debug::after_failure(settings, &engine.store, runtime, report, secrets, ssh);
+    if let Err(failure) = opened {
+        let failure = failure.within("could not open a shell");
+        ui::fail(&settings.palette, "Error:", &failure);
     }
 }
 

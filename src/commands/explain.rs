@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use rbuild_builder::report::BuildReport;
 
-use super::lookup;
+use super::past;
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::ui::{self, explanation};
@@ -21,12 +21,12 @@ pub(crate) enum ExplainFormat {
 /// Tell why the steps of a build ran or did not run
 ///
 /// Each step with hit or miss, its time, the size of its layer, and all that was not as when it
-/// last ran: arguments, variables, files. Without IMAGE, of the last build on this store.
+/// last ran: arguments, variables, files. Without BUILD, of the last build on this store.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExplainArgs {
-    /// Name or ID of an image that was built here
-    #[arg(value_name = "IMAGE", conflicts_with = "last")]
-    image: Option<String>,
+    /// A build, by its name in `rbuild history builds`, or an image that was built here
+    #[arg(value_name = "BUILD", conflicts_with = "last")]
+    build: Option<String>,
     /// The last build, also if it failed [default]
     #[arg(long)]
     last: bool,
@@ -45,25 +45,7 @@ pub(crate) struct ExplainArgs {
 /// Explains a build.
 pub(crate) fn run(settings: &Settings, args: &ExplainArgs) -> Result<(), Failure> {
     let store = super::open_store(settings)?;
-    let unreadable = |error: std::io::Error| {
-        Failure::new("could not read the report of the build")
-            .because(&error)
-            .hint("the next build writes a new one")
-    };
-    let report = match &args.image {
-        None => BuildReport::last(&store)
-            .map_err(unreadable)?
-            .ok_or_else(|| Failure::new("nothing has been built on this store yet"))?,
-        Some(image) => {
-            let found = lookup::require(&store, image)?;
-            BuildReport::of_image(&store, &found.entry.record.config)
-                .map_err(unreadable)?
-                .ok_or_else(|| {
-                    Failure::new(format!("it is not known how {image} was built"))
-                        .hint("images that were loaded or imported have no report")
-                })?
-        }
-    };
+    let report = past::find(&store, args.build.as_deref())?;
     print(&report, args.format)
 }
 

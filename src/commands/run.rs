@@ -112,7 +112,7 @@ fn find_or_pull(
     lookup::find(store, image)?.ok_or_else(missing)
 }
 
-fn exit_code(settings: &Settings, sandbox: &Sandbox, status: ExitStatus) -> u8 {
+pub(super) fn exit_code(settings: &Settings, sandbox: &Sandbox, status: ExitStatus) -> u8 {
     match status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal, out_of_memory) => {
@@ -172,7 +172,7 @@ fn spawn_failure(sandbox: &Sandbox, error: SandboxError) -> Failure {
 }
 
 /// Runs with pipes between the container and our own streams.
-fn with_streams(
+pub(super) fn with_streams(
     settings: &Settings,
     runtime: &Runtime,
     sandbox: &Sandbox,
@@ -212,7 +212,7 @@ fn with_streams(
 }
 
 /// Runs with a terminal of the container's own.
-fn with_terminal(
+pub(super) fn with_terminal(
     settings: &Settings,
     runtime: &Runtime,
     sandbox: &Sandbox,

@@ -49,14 +49,19 @@ fn head(report: &BuildReport) -> String {
     format!("{dockerfile}, {started}, {took}: {}\n\n", what.trim_end())
 }
 
-fn line(step: &StepReport) -> String {
-    let state = match step.state {
+/// How a step went, in a word.
+pub(crate) fn state(state: StepState) -> &'static str {
+    match state {
         StepState::Hit => "hit",
         StepState::Ran => "miss",
         StepState::Failed => "failed",
         StepState::Cancelled => "stopped",
         StepState::NotReached => "not run",
-    };
+    }
+}
+
+fn line(step: &StepReport) -> String {
+    let state = state(step.state);
     let time = step.elapsed_ms.map(seconds).unwrap_or_default();
     let size = step.size.map(units::size).unwrap_or_default();
     format!("{state:<7} {time:>8} {size:>8}  {}\n", step.name)
@@ -122,6 +127,11 @@ mod tests {
 
     fn step(name: &str, state: StepState) -> StepReport {
         StepReport {
+            vertex: 0,
+            inputs: Vec::new(),
+            stage: None,
+            span_ms: None,
+            cpu_ms: None,
             name: name.into(),
             line: Some(1),
             state,
@@ -151,6 +161,9 @@ mod tests {
             files,
         };
         let report = BuildReport {
+            id: None,
+            project: None,
+            transfers: Vec::new(),
             dockerfile: "Dockerfile".into(),
             started: "2026-01-01T00:00:00Z".into(),
             elapsed_ms: 2000,

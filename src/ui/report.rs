@@ -15,6 +15,8 @@ use super::style::{Palette, paint};
 
 /// Lines of a failed step that are shown when its output has been on the terminal already.
 const LINES_AGAIN: usize = 10;
+/// Lines of a failed step that are shown otherwise; its log has all of them.
+const LINES: usize = 50;
 
 /// Lists warnings after a build; empty without any.
 pub(crate) fn warnings(warnings: &[Warning], palette: &Palette, expand: bool) -> String {
@@ -94,6 +96,9 @@ pub(crate) fn reasons(error: &BuildError, word: &str, palette: &Palette) -> Stri
     for cause in &error.causes {
         let _ = writeln!(text, "  caused by: {}", visible_lines(&plain_words(cause)));
     }
+    for note in &error.notes {
+        let _ = writeln!(text, "note: {}", visible_lines(note));
+    }
     for help in &error.help {
         let _ = writeln!(
             text,
@@ -129,11 +134,7 @@ impl<'e> Quotes<'e> {
 }
 
 fn last_lines(step: &Step, output_shown: bool) -> String {
-    let limit = if output_shown {
-        LINES_AGAIN
-    } else {
-        usize::MAX
-    };
+    let limit = if output_shown { LINES_AGAIN } else { LINES };
     let skipped = step.tail.len().saturating_sub(limit);
     let mut text = format!("------\n > {}:\n", step.name);
     if skipped + step.dropped > 0 && !output_shown {

@@ -21,7 +21,9 @@ fn normal_word(word: &str) -> String {
         let parts = text.split_once('.');
         parts.is_some_and(|(whole, rest)| digits(whole) && digits(rest) && rest.len() == places)
     };
-    if let Some(id) = word.strip_prefix("sha256:") {
+    if word.contains("/store/builds/") {
+        format!("STORE/{}", word.rsplit('/').next().unwrap_or_default())
+    } else if let Some(id) = word.strip_prefix("sha256:") {
         assert!(id.bytes().all(|b| b.is_ascii_hexdigit()), "{word}");
         "sha256:ID".to_owned()
     } else if is_time(word, 3) {
@@ -136,4 +138,7 @@ Dockerfile:4
    6 |     RUN never
 --------------------
 ERROR: failed to build: failed to solve: process "/bin/sh -c echo before;     exit 3" did not complete successfully: exit code: 3
+note: ran as root in /
+note: full log: STORE/step-2.log
+hint: `rbuild debug` opens a shell in what the step left
 "#;

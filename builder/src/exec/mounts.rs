@@ -378,7 +378,7 @@ impl Place<'_> {
     }
 
     fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, BuildError> {
-        match self.context.request.secrets.get(id) {
+        match self.context.secrets.get(id) {
             Some(source) => read_secret(id, source).map(Some),
             None if required => Err(
                 BuildError::user(format!("secret {id}: not found")).with_help(format!(
@@ -392,7 +392,7 @@ impl Place<'_> {
     /// The socket of a forwarded agent, if there is one under this id.
     fn agent(&self, id: &str, required: bool) -> Result<Option<AgentSocket>, BuildError> {
         let known = if id.is_empty() { "default" } else { id };
-        match self.context.request.ssh.get(known) {
+        match self.context.ssh.get(known) {
             Some(source) => {
                 let directory = sub_directory(self.scratch, &format!("ssh-{}", self.index))?;
                 AgentSocket::start(source, &directory.join("agent")).map(Some)

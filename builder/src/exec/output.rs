@@ -1,5 +1,7 @@
 //! Carries a command's output to the events until the command is gone.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rbuild_runtime::Running;
@@ -9,7 +11,8 @@ use rustix::io::{Errno, read};
 use super::ExecContext;
 use super::mask::{Mask, Secrets};
 use crate::error::BuildError;
-use crate::event::{Event, Stream};
+use crate::event::{Event, Stream, Warning};
+use crate::report::{Recorder, log_path};
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
@@ -22,14 +25,16 @@ pub(super) fn pump(
     stderr: OwnedFd,
     running: &Running,
     secrets: &Secrets,
-) -> Result<(), BuildError> {
+) -> Result<Vec<u8>, BuildError> {
+    let mut log = Log::new(context);
     let mut pipes = [
         (Stream::Stdout, Some(stdout)),
         (Stream::Stderr, Some(stderr)),
     ];
     let mut masks = [Mask::new(secrets), Mask::new(secrets)];
-    let tell = |stream, bytes: Vec<u8>| {
+    let mut tell = |stream, bytes: Vec<u8>| {
         if !bytes.is_empty() {
+            log.write(&bytes);
             context.events.event(Event::Output {
                 vertex: context.vertex,
                 stream,
@@ -70,7 +75,67 @@ pub(super) fn pump(
             }
         }
     }
-    Ok(())
+    Ok(log.tail)
+}
+
+/// Keeps the whole output of a command in a file, and its end in memory.
+struct Log<'a> {
+    context: &'a ExecContext<'a>,
+    /// Opened with the first output; none after a failure, which is told once.
+    file: Option<File>,
+    begun: bool,
+    tail: Vec<u8>,
+}
+
+impl<'a> Log<'a> {
+    /// The end of the output that is looked at for the reason of a failure.
+    const TAIL: usize = 16 * 1024;
+
+    fn new(context: &'a ExecContext<'a>) -> Log<'a> {
+        Log {
+            context,
+            file: None,
+            begun: false,
+            tail: Vec::new(),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() > 2 * Self::TAIL {
+            self.tail.drain(..self.tail.len() - Self::TAIL);
+        }
+        let written = if self.begun {
+            self.file
+                .as_mut()
+                .map_or(Ok(()), |file| file.write_all(bytes))
+        } else {
+            self.begun = true;
+            self.open().and_then(|()| {
+                let file = self.file.as_mut();
+                file.map_or(Ok(()), |file| file.write_all(bytes))
+            })
+        };
+        if let Err(error) = written {
+            // The command is not to fail for it: what it does may even make room.
+            self.file = None;
+            self.context.events.event(Event::Warning(Warning {
+                rule: None,
+                message: format!("the log of a step is not complete: {error}"),
+                line: None,
+                url: None,
+                help: None,
+            }));
+        }
+    }
+
+    fn open(&mut self) -> std::io::Result<()> {
+        if let Some(build) = self.context.recorder.and_then(Recorder::build) {
+            let path = log_path(build.path(), self.context.vertex);
+            self.file = Some(File::create(path)?);
+        }
+        Ok(())
+    }
 }
 
 /// Waits for output, the end of the command, or cancellation.

@@ -22,8 +22,10 @@ pub(crate) fn missing_source(tree: &SourceTree, path: &Path) -> BuildError {
     let mut error = not_found(tree.label(), path);
     if let Some(rule) = tree.ignored_by(path) {
         return error.with_help(format!(
-            "{} exists but is left out by {rule} of the ignore file",
-            show(path)
+            "{} exists but is left out by {rule} of the ignore file: change that line, or add `!{}` below \
+             it",
+            show(path),
+            show(path.strip_prefix("/").unwrap_or(path))
         ));
     }
     if let Ok(Some(entry)) = tree.view().lookup(path, Follow::None)

@@ -1,12 +1,14 @@
 //! What instructions change while a stage is walked.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rbuild_parser::{Instruction, Platform, Variables};
 
-use super::HistoryStep;
+use super::{HistoryStep, clean_path};
 use crate::event::VertexId;
 use crate::image::{BaseImage, ContainerConfig, History, ImageConfig};
+use crate::ops::Setting;
 use crate::scope::{DEFAULT_PATH, VariableList};
 
 /// State of a stage while its instructions are applied.
@@ -47,6 +49,22 @@ impl StageState {
             ..ImageConfig::default()
         };
         StageState::with_config(config)
+    }
+
+    /// What a command would run with before an instruction that changes files.
+    pub(super) fn setting(&self, instruction: &Instruction) -> Option<Arc<Setting>> {
+        use rbuild_parser::InstructionKind::{Add, Copy, Run, Workdir};
+        if !matches!(instruction.kind, Add(_) | Copy(_) | Run(_) | Workdir(_)) {
+            return None;
+        }
+        let env = self.variables.iter();
+        Some(Arc::new(Setting {
+            env: env
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            cwd: clean_path(self.workdir()),
+            user: self.config.config.user.clone(),
+        }))
     }
 
     pub(super) fn from_image(image: &BaseImage, platform: &Platform) -> StageState {

@@ -29,8 +29,8 @@ pub(crate) fn solve(
     context.events.event(Event::Planned { vertices });
     for (id, vertex) in context.graph.vertices() {
         if needed.contains(&id) && !vertex.meta.internal {
-            let line = vertex.meta.lines.map(|lines| lines.first);
-            context.recorder.planned(id, &vertex.meta.name, line);
+            let inputs = context.graph.told_inputs(id);
+            context.recorder.planned(id, &vertex.meta, inputs);
         }
     }
     let pool = Pool::new(context, &needed);

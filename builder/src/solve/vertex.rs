@@ -18,7 +18,8 @@ use crate::exec::{self, ExecContext};
 use crate::file;
 use crate::image::{BaseImage, BaseLayer, ImageError, Origin};
 use crate::key::{CONTENT, Miss, Parts, listing};
-use crate::ops::{ExecOp, FileOp, Op, Vertex};
+use crate::ops::{ExecOp, FileOp, Op, Setting, Vertex};
+use crate::recipe::{Recipe, Work};
 use crate::remote_cache::Hit;
 use crate::report::StepState;
 use crate::source::{self, Fetched, SourceContext};
@@ -32,6 +33,7 @@ pub(super) fn run_vertex(
     inputs: &[VertexOutput],
 ) -> Result<VertexOutput, BuildError> {
     let vertex = context.graph.vertex(id);
+    let began = context.recorder.now();
     let result = match &vertex.op {
         Op::Image(image) => image_output(context, id, vertex, image),
         Op::Local(index) => Ok(plain(Value::Local(*index))),
@@ -47,6 +49,13 @@ pub(super) fn run_vertex(
         }
         Op::Exec(_) | Op::File(_) => keyed(context, id, vertex, inputs),
     };
+    let span = (began, context.recorder.now());
+    context.recorder.step(id, |step| step.span_ms = Some(span));
+    if let (Op::Http(_) | Op::Git(_), Ok(VertexOutput { cached: false, .. })) =
+        (&vertex.op, &result)
+    {
+        context.recorder.transfer(id, &vertex.meta.name, span);
+    }
     result.map_err(|error| {
         // What was stopped half-way is not what went wrong.
         if context.cancel.is_cancelled() && error.kind == BuildErrorKind::Io {
@@ -163,6 +172,7 @@ pub(super) fn load_layers(
         return Ok(());
     }
     let start = Instant::now();
+    let began = context.recorder.now();
     context.events.event(Event::Started {
         vertex: id,
         name: name.clone(),
@@ -201,6 +211,9 @@ pub(super) fn load_layers(
             });
             error
         })?;
+    context
+        .recorder
+        .transfer(id, &name, (began, context.recorder.now()));
     context.events.event(Event::Finished {
         vertex: id,
         elapsed: start.elapsed(),
@@ -217,6 +230,9 @@ fn keyed(
     inputs: &[VertexOutput],
 ) -> Result<VertexOutput, BuildError> {
     let below = base_layers(&vertex.op, inputs);
+    if let Some(recipe) = recipe(vertex, inputs, &below) {
+        context.recorder.recipe(id, recipe);
+    }
     let mut keys = Vec::new();
     if !context.imports.is_empty() || !context.request.cache_to.is_empty() {
         let early = early_parts(context, vertex, inputs)?.parts.digest();
@@ -292,6 +308,7 @@ fn keyed(
         step.layer = Some(layer.diff_id().to_string());
         step.size = Some(layer.content_size());
     });
+    context.recorder.result(id, layer.diff_id());
     let layer = Some(*layer.diff_id());
     context.events.event(Event::Finished {
         vertex: id,
@@ -299,6 +316,22 @@ fn keyed(
         layer,
     });
     Ok(output(below, &record, false).known_as(keys))
+}
+
+/// How a step can be looked into afterwards.
+fn recipe(vertex: &Vertex, inputs: &[VertexOutput], below: &[LayerRef]) -> Option<Recipe> {
+    let texts = |layers: &[LayerRef]| layers.iter().map(|l| (&l.diff_id).into()).collect();
+    let work = match (&vertex.op, &vertex.meta.setting) {
+        (Op::Exec(exec), _) => Work::Command(exec.clone()),
+        (_, Some(setting)) => Work::Files(Setting::clone(setting)),
+        _ => return None,
+    };
+    Some(Recipe {
+        below: texts(below),
+        inputs: inputs.iter().map(|input| texts(input.layers())).collect(),
+        layer: None,
+        work,
+    })
 }
 
 impl VertexOutput {
@@ -334,6 +367,7 @@ fn taken(
         step.state = StepState::Hit;
         step.layer = Some(hit.diff_id.to_string());
     });
+    context.recorder.result(id, &hit.diff_id);
     layers.push(LayerRef {
         diff_id: hit.diff_id,
         origin: Some((Arc::clone(&hit.image), hit.vertex)),
@@ -455,6 +489,9 @@ fn cached(
             step.layer = record.layers.first().map(ToString::to_string);
             step.size = size;
         });
+        if let Some(layer) = record.layers.first() {
+            context.recorder.result(id, layer);
+        }
     }
     output(below, record, true)
 }
@@ -588,10 +625,12 @@ fn run_command(
         store: context.store,
         lease: context.lease,
         runtime,
-        request: context.request,
+        secrets: &context.request.secrets,
+        ssh: &context.request.ssh,
         events: context.events,
         cancel: context.cancel,
         vertex: id,
+        recorder: Some(context.recorder),
     };
     exec::execute(&exec_context, exec, parents, &trees)
 }

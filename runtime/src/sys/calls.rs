@@ -83,6 +83,22 @@ pub(crate) fn try_in_child(attempt: fn() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Processor time of all children that were reaped so far, and of what they had reaped.
+pub(crate) fn children_cpu_time() -> std::time::Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills the structure, which is all zero before and valid as such.
+    let usage = unsafe {
+        // It cannot fail for this argument and a valid pointer; zero is no harm if it does.
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time = |part: libc::timeval| {
+        std::time::Duration::from_secs(part.tv_sec.unsigned_abs())
+            + std::time::Duration::from_micros(part.tv_usec.unsigned_abs())
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
 /// Sends `signal` to the process behind `pidfd`.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();

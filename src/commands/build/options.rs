@@ -14,6 +14,15 @@ const CACHE: &str = "Cache";
 const RESULT: &str = "Result";
 const REPORT: &str = "Report";
 
+/// What to do when a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnError {
+    /// End with the error.
+    Fail,
+    /// End with the error after a shell.
+    Shell,
+}
+
 /// What is to be built or checked: options that both have.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct WhatArgs {
@@ -168,6 +177,9 @@ pub(crate) struct BuildArgs {
     /// Print nothing but the image ID
     #[arg(short, long, help_heading = REPORT)]
     pub(super) quiet: bool,
+    /// When a step fails: `shell` opens a shell in what it left, as `rbuild debug` does
+    #[arg(long, value_name = "ACTION", value_enum, hide_possible_values = true, help_heading = REPORT)]
+    pub(super) on_error: Option<OnError>,
     /// Tell afterwards why each step ran or did not, on standard output; `--explain=json` for
     /// programs
     #[arg(

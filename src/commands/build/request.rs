@@ -13,7 +13,6 @@ use super::context::{self, Access, Opener, Sought};
 use super::options::{BuildArgs, WhatArgs};
 use super::{caches, outputs, secrets, ssh};
 use crate::config::Settings;
-use crate::env;
 use crate::failure::{Failure, status};
 use crate::hostflags;
 
@@ -66,7 +65,7 @@ pub(super) fn request(
     let shm_size = args.shm_size.as_deref().map(parse_size).transpose();
     let shm_size =
         shm_size.map_err(|reason| Failure::new(format!("invalid --shm-size: {reason}")))?;
-    let secrets = secrets::parse(&args.secret, &|name| env::by_name(name))?;
+    let secrets = secrets::from_environment(&args.secret)?;
     let mut ssh = ssh::parse(&args.ssh, settings.environment.ssh_agent.as_deref())?;
     let contexts = args.what.context.iter().map(String::as_str).chain(
         args.what

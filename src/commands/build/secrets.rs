@@ -15,6 +15,13 @@ const LARGEST: u64 = 500 * 1024;
 /// Looks variables up.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
+/// As [`parse`], with the variables of our own environment.
+pub(in crate::commands) fn from_environment(
+    values: &[String],
+) -> Result<BTreeMap<String, SecretSource>, Failure> {
+    parse(values, &|name| crate::env::by_name(name))
+}
+
 /// Parses the values of `--secret`; a secret whose variable is not set is left out.
 pub(super) fn parse(
     values: &[String],

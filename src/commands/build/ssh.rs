@@ -9,7 +9,7 @@ use rbuild_builder::request::SshSource;
 use crate::failure::Failure;
 
 /// Parses the values of `--ssh`: `ID`, `ID=SOCKET` or `ID=KEY[,KEY…]`. `agent` is the user's own.
-pub(super) fn parse(
+pub(in crate::commands) fn parse(
     values: &[String],
     agent: Option<&Path>,
 ) -> Result<BTreeMap<String, SshSource>, Failure> {

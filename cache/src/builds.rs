@@ -1,0 +1,161 @@
+//! What is kept of past builds: one directory each, with whatever the builder writes into it (the
+//! report, the logs of its steps), and what a failed step left of its root file system.
+//!
+//! ```text
+//! builds/<seconds in hex>-<random>/      locked (named lock) while its build runs or it is looked into
+//!     …                                  files of the builder
+//!     failed/                            upper directory of the step that failed
+//! ```
+//!
+//! Nothing here is needed to build: it is written without flushing, and what a killed build left
+//! goes with the next one.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::draft::Draft;
+use crate::error::StoreError;
+use crate::lock::{Hold, StoreLock};
+use crate::recover::list;
+use crate::remove::remove_tree;
+use crate::store::{Store, now_unix};
+
+/// The upper directory of a failed step, in the directory of its build.
+const FAILED: &str = "failed";
+
+/// The directory of one build; nobody removes it as long as this lives.
+#[derive(Debug)]
+pub struct BuildDirectory {
+    name: String,
+    path: PathBuf,
+    _lock: StoreLock,
+}
+
+impl BuildDirectory {
+    /// Returns the build's name, unique in its store; later builds have greater ones.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns where the upper directory of the failed step is, if it was kept.
+    pub fn failed_upper(&self) -> Option<PathBuf> {
+        let path = self.path.join(FAILED);
+        path.is_dir().then_some(path)
+    }
+}
+
+impl Draft {
+    /// Keeps what a failed step wrote, in the directory of its build; only the first one's.
+    pub fn keep(self, build: &BuildDirectory) -> Result<(), StoreError> {
+        let place = build.path.join(FAILED);
+        if place.exists() {
+            return Ok(());
+        }
+        std::fs::rename(self.upper(), &place).map_err(StoreError::io("keep the files of", &place))
+    }
+}
+
+impl Store {
+    /// Makes a directory for a build that begins.
+    pub fn new_build(&self) -> Result<BuildDirectory, StoreError> {
+        let parent = self.layout().builds();
+        loop {
+            let mut bytes = [0_u8; 3];
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+                .map_err(StoreError::io("make a random name in", &parent))?;
+            let [a, b, c] = bytes;
+            let name = format!("{:08x}-{a:02x}{b:02x}{c:02x}", now_unix());
+            let path = parent.join(&name);
+            // Locked before it is there, so that nobody takes it for one that was given up.
+            let Some(lock) = self.lock_build(&name)? else {
+                continue;
+            };
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {
+                    return Ok(BuildDirectory {
+                        name,
+                        path,
+                        _lock: lock,
+                    });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(StoreError::io("create the directory", &path)(error)),
+            }
+        }
+    }
+
+    /// Returns the names of all builds that are kept, oldest first.
+    pub fn builds(&self) -> Result<Vec<String>, StoreError> {
+        let mut names: Vec<String> = list(&self.layout().builds())?
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str())
+            .filter(|name| is_build_name(name))
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Returns the directory of a build, to read from; none if it is not kept.
+    ///
+    /// The name may come from outside.
+    pub fn build_path(&self, name: &str) -> Option<PathBuf> {
+        let path = self.layout().builds().join(name);
+        (is_build_name(name) && path.is_dir()).then_some(path)
+    }
+
+    /// Takes the directory of a build, so that it stays; none if it is not kept.
+    ///
+    /// Waits while the build runs or somebody else has it.
+    pub fn open_build(&self, name: &str) -> Result<Option<BuildDirectory>, StoreError> {
+        if self.build_path(name).is_none() {
+            return Ok(None);
+        }
+        let lock = StoreLock::wait(&self.build_lock(name), Hold::Exclusive)?;
+        Ok(self.build_path(name).map(|path| BuildDirectory {
+            name: name.to_owned(),
+            path,
+            _lock: lock,
+        }))
+    }
+
+    /// Removes what failed steps of other builds left, and all builds but the last `keep`.
+    ///
+    /// Those that run or are looked into stay as they are.
+    pub fn forget_builds(&self, keep: usize) -> Result<(), StoreError> {
+        let names = self.builds()?;
+        let old = names.len().saturating_sub(keep);
+        for (index, name) in names.iter().enumerate() {
+            let path = self.layout().builds().join(name);
+            let failed = path.join(FAILED);
+            if index >= old && !failed.exists() {
+                continue;
+            }
+            if let Some(_lock) = self.lock_build(name)? {
+                remove_tree(if index < old { &path } else { &failed })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn build_lock(&self, name: &str) -> PathBuf {
+        self.layout().named_lock(&format!("build:{name}"))
+    }
+
+    fn lock_build(&self, name: &str) -> Result<Option<StoreLock>, StoreError> {
+        StoreLock::try_now(&self.build_lock(name), Hold::Exclusive)
+    }
+}
+
+fn is_build_name(name: &str) -> bool {
+    (10..40).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
