@@ -1,0 +1,1 @@
+"""Parts of `benches/compare`: the tools, the scenarios, the tables."""
