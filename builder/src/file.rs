@@ -6,35 +6,51 @@
 
 mod archive;
 mod copy;
+mod listed;
 mod missing;
 mod owner;
 mod parents;
 mod upper;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_cache::{CommitOptions, FileKind, Layer, RootView, Store, ViewError};
 
 use crate::cancel::Cancel;
 use crate::error::BuildError;
 use crate::ops::{FileAction, FileOp};
-use crate::tree::SourceTree;
+use crate::tree::{Content, SourceTree};
 
+pub(crate) use listed::Reuse;
 pub(crate) use missing::{missing_source, not_found};
 pub(crate) use owner::{Owner, resolve_owner};
 pub(crate) use upper::UpperError;
 use upper::{NewDirectory, Upper};
 
+/// What the actions read.
+pub(crate) struct Sources<'a> {
+    /// Source trees in the order of the vertex's inputs; the root's place is `None`.
+    pub(crate) trees: &'a [Option<SourceTree>],
+    /// What is in them, by the names of the key's parts.
+    pub(crate) contents: &'a [(String, Content)],
+    /// What may be taken from the step's last result.
+    pub(crate) reuse: Option<&'a Reuse>,
+}
+
+/// A layer that was made, and the directory that a source was merged into, if it was one.
+pub(crate) struct Made {
+    pub(crate) layer: Layer,
+    pub(crate) target: Option<PathBuf>,
+}
+
 /// Executes the actions over `parents` (bottom first) and commits the layer.
-///
-/// `inputs` are the source trees in the order of the vertex's inputs; the root's place is `None`.
 pub(crate) fn execute(
     store: &Store,
     operation: &FileOp,
     parents: &[Layer],
-    inputs: &[Option<SourceTree>],
+    sources: &Sources<'_>,
     cancel: &Cancel,
-) -> Result<Layer, BuildError> {
+) -> Result<Made, BuildError> {
     let draft = store
         .draft_on(parents)
         .map_err(|error| BuildError::io("could not prepare a new layer", &error))?;
@@ -45,7 +61,11 @@ pub(crate) fn execute(
         upper,
         upper_path: draft.upper().to_path_buf(),
         empty_root: parents.is_empty(),
-        inputs,
+        inputs: sources.trees,
+        listed: sources.contents,
+        reuse: sources.reuse,
+        target: None,
+        unpacked: false,
         cancel,
     };
     for action in &operation.actions {
@@ -57,9 +77,17 @@ pub(crate) fn execute(
         }
     }
     run.upper.finish().map_err(|error| upper_error(&error))?;
-    draft
-        .commit(parents, &commit_options(cancel))
-        .map_err(|error| BuildError::io("could not store the new layer", &error))
+    let options = CommitOptions {
+        written_here: !run.unpacked,
+        ..commit_options(cancel)
+    };
+    let layer = draft
+        .commit(parents, &options)
+        .map_err(|error| BuildError::io("could not store the new layer", &error))?;
+    Ok(Made {
+        layer,
+        target: run.target,
+    })
 }
 
 /// Stops with the build.
@@ -72,10 +100,16 @@ pub(crate) fn commit_options(cancel: &Cancel) -> CommitOptions {
 
 struct FileRun<'a> {
     upper: Upper,
-    upper_path: std::path::PathBuf,
+    upper_path: PathBuf,
     /// The stage has nothing in it yet, so there is no passwd file to look in.
     empty_root: bool,
     inputs: &'a [Option<SourceTree>],
+    listed: &'a [(String, Content)],
+    reuse: Option<&'a Reuse>,
+    /// Where the last directory was merged.
+    target: Option<PathBuf>,
+    /// An archive was unpacked, which may hold anything.
+    unpacked: bool,
     cancel: &'a Cancel,
 }
 
@@ -199,6 +233,10 @@ pub(crate) fn fill_directory(
         upper_path: directory.to_path_buf(),
         empty_root: true,
         inputs: &[],
+        listed: &[],
+        reuse: None,
+        target: None,
+        unpacked: false,
         cancel,
     };
     run.copy_into_root(tree, source)?;

@@ -6,6 +6,7 @@
 
 mod findings;
 mod keys;
+mod reuse;
 mod schedule;
 mod vertex;
 

@@ -8,14 +8,18 @@ mod memo;
 mod scan;
 mod wildcard;
 
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rbuild_cache::{FileKind, Follow, LiveTree, RootView, ViewEntry, ViewError};
+use rbuild_cache::{FileKind, Follow, LiveDirectory, LiveTree, RootView, ViewEntry, ViewError};
 use rbuild_parser::IgnoreMatcher;
 
+use crate::error::BuildError;
+
 pub(crate) use digest::{Content, Entry, content, copied_xattr};
-pub(crate) use memo::FileMemo;
+pub(crate) use memo::{FileMemo, copied_xattrs};
 pub(crate) use wildcard::{expand_wildcards, has_wildcard};
 
 /// A readable tree.
@@ -33,6 +37,24 @@ pub(crate) struct SourceTree {
 struct Live {
     path: PathBuf,
     tree: OnceLock<LiveTree>,
+}
+
+/// A directory of a tree whose entries are known.
+pub(crate) enum SourceDirectory<'a> {
+    /// Of this machine.
+    Live(LiveDirectory),
+    /// Of merged layers.
+    Merged(&'a RootView),
+}
+
+impl SourceDirectory<'_> {
+    /// Opens a regular file in it; `top` is where the paths of entries begin.
+    pub(crate) fn open(&self, top: &Path, entry: &Entry) -> Result<File, ViewError> {
+        match self {
+            SourceDirectory::Live(directory) => directory.open(entry.name()),
+            SourceDirectory::Merged(view) => view.open(&entry.at(top)),
+        }
+    }
 }
 
 impl SourceTree {
@@ -83,6 +105,25 @@ impl SourceTree {
             return Some(Ok(open));
         }
         Some(LiveTree::open(path).map(|opened| tree.get_or_init(|| opened)))
+    }
+
+    /// Opens a directory of the tree to read the files in it.
+    pub(crate) fn open_directory(&self, path: &Path) -> Result<SourceDirectory<'_>, BuildError> {
+        let failed = |error: &ViewError| {
+            let what = format!("could not read `{}` of {}", path.display(), self.label);
+            BuildError::io(what, error)
+        };
+        let Some(live) = self.live() else {
+            return Ok(SourceDirectory::Merged(&self.view));
+        };
+        let inside = relative(path).as_os_str().as_bytes();
+        let opened = live.and_then(|live| live.directory(inside));
+        match opened.map_err(|error| failed(&error))? {
+            Some(directory) => Ok(SourceDirectory::Live(directory)),
+            None => Err(failed(&ViewError::NotFound {
+                path: path.to_path_buf(),
+            })),
+        }
     }
 
     /// The ignore rules, if there are any.

@@ -16,11 +16,12 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, PathBuf};
+use std::path::Component;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps, UTIME_OMIT};
 
+use crate::draft::CommitOptions;
 use crate::entry::{FileKind, Metadata};
 use crate::error::StoreError;
 use crate::sys;
@@ -38,6 +39,8 @@ struct Diff<'a> {
     below: &'a RootView,
     /// Canonical paths of mount targets that the runtime made.
     stubs: Vec<Vec<u8>>,
+    /// New directories need no look.
+    written_here: bool,
     /// Two buffers for comparing files.
     buffers: (Vec<u8>, Vec<u8>),
 }
@@ -46,9 +49,10 @@ struct Diff<'a> {
 pub(crate) fn normalise(
     root: &OwnedFd,
     below: &RootView,
-    stubs: &[PathBuf],
+    options: &CommitOptions,
 ) -> Result<(), StoreError> {
-    let stubs = stubs
+    let stubs = options
+        .stubs
         .iter()
         .map(|path| {
             let names: Vec<&[u8]> = path
@@ -65,6 +69,7 @@ pub(crate) fn normalise(
         root,
         below,
         stubs,
+        written_here: options.written_here,
         buffers: (Vec::new(), Vec::new()),
     };
     let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
@@ -120,6 +125,15 @@ impl Diff<'_> {
                 Some(below) => self.below.child(below, &name)?,
                 None => None,
             };
+            if self.written_here
+                && old.is_none()
+                && !found.is_whiteout()
+                && found.kind != FileKind::Socket
+            {
+                left = true;
+                list = Some(open);
+                continue;
+            }
             let keep = if found.kind == FileKind::Directory {
                 let next = rustix::fs::openat(&open, name.as_slice(), sys::LIST, Mode::empty())
                     .map_err(StoreError::inside("open the directory", &child))?;

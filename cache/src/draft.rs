@@ -1,17 +1,17 @@
 //! A step's upper directory, from its making to the sealed layer.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
 use crate::diff;
-use crate::digest::{DiffId, DigestWriter};
+use crate::digest::DiffId;
 use crate::error::StoreError;
+use crate::hash_beside::HashBeside;
 use crate::session::Scratch;
 use crate::store::Store;
 use crate::sys;
@@ -36,24 +36,11 @@ pub struct CommitOptions {
     /// Paths inside the root that the runtime had to create as mount targets: left out of the
     /// layer if they are still empty and not in the parents.
     pub stubs: Vec<PathBuf>,
+    /// Nobody but this program wrote to the upper directory, and not through a mount, so that a
+    /// directory that is new holds nothing but what is new.
+    pub written_here: bool,
     /// Ends the work with an error when it is set.
     pub stop: Option<Arc<AtomicBool>>,
-}
-
-/// Takes bytes and throws them away until it is told to stop.
-struct StoppableSink(Option<Arc<AtomicBool>>);
-
-impl Write for StoppableSink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.0 {
-            Some(stop) if stop.load(Ordering::Relaxed) => Err(io::Error::other("cancelled")),
-            _ => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Draft {
@@ -121,13 +108,13 @@ impl Draft {
     pub fn commit(self, parents: &[Layer], options: &CommitOptions) -> Result<Layer, StoreError> {
         let root = rustix::fs::openat(CWD, &self.upper, sys::DIRECTORY, Mode::empty())
             .map_err(StoreError::io("open", &self.upper))?;
-        diff::normalise(&root, &RootView::new(parents), &options.stubs)?;
-        let mut out = PaxWriter::new(DigestWriter::new(StoppableSink(options.stop.clone())));
+        diff::normalise(&root, &RootView::new(parents), options)?;
+        let mut out = PaxWriter::new(HashBeside::new(options.stop.clone()));
         let totals = tree_tar::write_tree(&root, &mut out, Content::Full, None)?;
-        let (_, digest, size) = out
+        let (digest, size) = out
             .finish()
-            .map_err(StoreError::stream("write the layer"))?
-            .finish();
+            .and_then(HashBeside::finish)
+            .map_err(StoreError::stream("write the layer"))?;
         let diff_id = DiffId::from_digest(digest);
         if let Some(known) = self.store.layer(&diff_id)? {
             return Ok(known);

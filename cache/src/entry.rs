@@ -55,7 +55,7 @@ pub struct Metadata {
 
 impl Metadata {
     /// Tells whether this is how overlay writes a deletion.
-    pub(crate) fn is_whiteout(&self) -> bool {
+    pub fn is_whiteout(&self) -> bool {
         self.kind == FileKind::CharDevice && self.rdev == (0, 0)
     }
 }

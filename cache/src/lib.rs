@@ -13,6 +13,7 @@ mod entry;
 mod error;
 mod extract;
 mod fsck;
+mod hash_beside;
 mod images;
 mod layer_blob;
 mod layout;

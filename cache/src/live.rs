@@ -59,7 +59,13 @@ impl LiveTree {
     ///
     /// The kernel's, such as missing permission.
     pub fn directory(&self, path: &[u8]) -> Result<Option<LiveDirectory>, ViewError> {
-        match sys::open_beneath(&self.root, path, sys::LIST) {
+        LiveDirectory::below(&self.root, path)
+    }
+}
+
+impl LiveDirectory {
+    pub(crate) fn below(root: &OwnedFd, path: &[u8]) -> Result<Option<LiveDirectory>, ViewError> {
+        match sys::open_beneath(root, path, sys::LIST) {
             Ok(fd) => Ok(Some(LiveDirectory {
                 fd,
                 path: path.to_vec(),
@@ -70,9 +76,7 @@ impl LiveTree {
             },
         }
     }
-}
 
-impl LiveDirectory {
     /// Path of this directory, or of a name in it, inside the root.
     pub fn path(&self, name: &[u8]) -> PathBuf {
         absolute(&self.join(name))

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,7 @@ use crate::compress::CompressionKind;
 use crate::digest::{DiffId, Digest};
 use crate::error::{StoreError, ViewError};
 use crate::layout::Layout;
+use crate::live::LiveDirectory;
 use crate::lock::{Hold, StoreLock};
 use crate::meta::KnownBlob;
 use crate::remove::remove_tree;
@@ -163,6 +165,12 @@ impl Layer {
     /// Returns the bytes of file content, each hard-linked file once.
     pub fn content_size(&self) -> u64 {
         self.0.seal.content
+    }
+
+    /// Opens a directory of this layer alone; none if there is none. Nothing is followed.
+    pub fn directory(&self, path: &Path) -> Result<Option<LiveDirectory>, ViewError> {
+        let path = path.as_os_str().as_bytes();
+        LiveDirectory::below(self.root_fd()?, path.strip_prefix(b"/").unwrap_or(path))
     }
 
     pub(crate) fn may_be_opaque(&self) -> bool {

@@ -17,6 +17,7 @@ mod archives;
 mod bad_input;
 mod cache_rules;
 mod cases;
+mod changed_copy;
 mod check;
 mod concurrency;
 mod context;

@@ -1,10 +1,11 @@
 //! COPY and ADD: sources to destination, to the letter of the language reference, section 5.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{FileKind, Follow, ViewEntry};
+use rbuild_cache::{FileKind, Follow, Metadata, ViewEntry};
 use rbuild_parser::{ChmodMode, IgnoreMatcher};
 
 use super::archive::is_archive;
@@ -12,6 +13,7 @@ use super::missing::{missing_source, not_found};
 use super::upper::{NewDirectory, NewFile};
 use super::{FileRun, Owner, show, upper_error, view_error};
 use crate::error::BuildError;
+use crate::key::CONTENT;
 use crate::ops::{CopyAction, CopySource};
 use crate::tree::{SourceTree, clean, copied_xattr, expand_wildcards, has_wildcard};
 
@@ -44,17 +46,6 @@ impl Rules<'_> {
         tree: &SourceTree,
         entry: &ViewEntry,
     ) -> Result<NewFile, BuildError> {
-        let (uid, gid) = match self.chown {
-            Some(owner) => (owner.uid, owner.gid),
-            None => tree.owner(entry),
-        };
-        let is_dir = entry.metadata.kind == FileKind::Directory;
-        let mode = match &self.chmod {
-            Some(chmod) if entry.metadata.kind != FileKind::Symlink => {
-                chmod.apply(entry.metadata.mode, is_dir)
-            }
-            _ => entry.metadata.mode,
-        };
         let xattrs = tree
             .view()
             .xattrs(entry)
@@ -62,13 +53,31 @@ impl Rules<'_> {
         let kept = xattrs
             .into_iter()
             .filter(|(name, _)| copied_xattr(&name.to_string_lossy()));
-        Ok(NewFile {
+        let owner = tree.owner(entry);
+        Ok(self.new_file(&entry.metadata, owner, kept.collect()))
+    }
+
+    /// Owner and mode as the flags want them, the rest as it is.
+    pub(super) fn new_file(
+        &self,
+        metadata: &Metadata,
+        owner: (u32, u32),
+        xattrs: Vec<(OsString, Vec<u8>)>,
+    ) -> NewFile {
+        let (uid, gid) = self.chown.map_or(owner, |owner| (owner.uid, owner.gid));
+        let mode = match &self.chmod {
+            Some(chmod) if metadata.kind != FileKind::Symlink => {
+                chmod.apply(metadata.mode, metadata.kind == FileKind::Directory)
+            }
+            _ => metadata.mode,
+        };
+        NewFile {
             mode,
             uid,
             gid,
-            mtime: Some(entry.metadata.mtime),
-            xattrs: kept.collect(),
-        })
+            mtime: Some(metadata.mtime),
+            xattrs,
+        }
     }
 }
 
@@ -141,7 +150,12 @@ impl FileRun<'_> {
                 }
                 return Err(missing_source(tree, &found));
             };
-            self.copy_entry(tree, &found, &entry, unpack, rules)?;
+            let part = if has_wildcard(path) {
+                found.to_string_lossy().trim_start_matches('/').to_owned()
+            } else {
+                path.to_owned()
+            };
+            self.copy_entry(tree, &part, &found, &entry, unpack, rules)?;
         }
         Ok(())
     }
@@ -170,9 +184,12 @@ impl FileRun<'_> {
     }
 
     /// One source to the destination: contents of a directory, or a file.
+    ///
+    /// `part` is the source as the key names it.
     fn copy_entry(
         &mut self,
         tree: &SourceTree,
+        part: &str,
         shown: &Path,
         entry: &ViewEntry,
         unpack: bool,
@@ -181,9 +198,20 @@ impl FileRun<'_> {
         let destination = rules.action.destination.as_str();
         if entry.metadata.kind == FileKind::Directory {
             let target = self.destination_directory(destination, rules)?;
-            return self.merge(tree, entry, &target, rules);
+            let listed = self
+                .listed
+                .iter()
+                .find(|(name, _)| name.strip_prefix(CONTENT) == Some(part));
+            return match listed {
+                // What is left out is left out by name, with parents that come back: one by one.
+                Some((_, content)) if rules.exclude.is_none() => {
+                    self.merge_listed(tree, &entry.path, content, &target, rules)
+                }
+                _ => self.merge(tree, entry, &target, rules),
+            };
         }
         if unpack && entry.metadata.kind == FileKind::File && is_archive(tree, entry)? {
+            self.unpacked = true;
             return self.unpack(tree, entry, destination, rules);
         }
         let name = shown.file_name().unwrap_or_default();
@@ -472,7 +500,9 @@ impl FileRun<'_> {
                 self.upper.symlink(place, &target, new)
             }
             FileKind::Socket => Ok(()),
-            _ => self.upper.node(place, entry, new),
+            // In a layer it would mean a deletion.
+            _ if entry.metadata.is_whiteout() => Ok(()),
+            _ => self.upper.node(place, &entry.metadata, new),
         };
         done.map_err(|error| upper_error(&error))?;
         if linked {

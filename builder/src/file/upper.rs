@@ -7,13 +7,11 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{
-    FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewEntry, ViewError,
-};
+use rbuild_cache::{FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewError};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
     chownat, fchmod, fchown, fsetxattr, futimens, lsetxattr, mkdirat, mknodat, openat2, symlinkat,
@@ -228,23 +226,18 @@ impl Upper {
     pub(crate) fn copy_file(
         &mut self,
         path: &Path,
-        mut source: File,
+        source: File,
         new: &NewFile,
     ) -> Result<(), UpperError> {
-        let mut file = self.create(path)?;
-        // Between two files the standard library copies in the kernel.
-        io::copy(&mut source, &mut file).map_err(|source| write_failed(path, source))?;
-        finish_file(&file, path, new)
+        self.clear(path)?;
+        let (parent, name) = self.parent(path)?;
+        Place::new(&parent, name, path).copy(source, new)
     }
 
     fn create(&self, path: &Path) -> Result<File, UpperError> {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat2(&parent, name, flags, Mode::from_raw_mode(0o600), CONFINED)
-            .map(File::from)
-            .map_err(|error| failed("create", path, error))
+        Place::new(&parent, name, path).create()
     }
 
     /// Makes a symlink, replacing a non-directory.
@@ -256,43 +249,19 @@ impl Upper {
     ) -> Result<(), UpperError> {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
-        symlinkat(target, &parent, name).map_err(|error| failed("create the link", path, error))?;
-        finish_by_name(&parent, name, path, new)
+        Place::new(&parent, name, path).symlink(target, new)
     }
 
     /// Makes a fifo or device node, replacing a non-directory.
     pub(crate) fn node(
         &mut self,
         path: &Path,
-        entry: &ViewEntry,
+        metadata: &Metadata,
         new: &NewFile,
     ) -> Result<(), UpperError> {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
-        let kind = match entry.metadata.kind {
-            FileKind::CharDevice => FileType::CharacterDevice,
-            FileKind::BlockDevice => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
-        let (major, minor) = entry.metadata.rdev;
-        let device = rustix::fs::makedev(major, minor);
-        mknodat(
-            &parent,
-            name,
-            kind,
-            Mode::from_raw_mode(new.mode & 0o7777),
-            device,
-        )
-        .map_err(|error| failed("create the node", path, error))?;
-        finish_by_name(&parent, name, path, new)?;
-        // The umask took bits away; the node was made by us and is not a link.
-        rustix::fs::chmodat(
-            &parent,
-            name,
-            Mode::from_raw_mode(new.mode),
-            AtFlags::empty(),
-        )
-        .map_err(|error| failed("set the mode of", path, error))
+        Place::new(&parent, name, path).node(metadata, new)
     }
 
     /// Makes a hard link to a file written before, replacing a non-directory.
@@ -315,7 +284,8 @@ impl Upper {
         Ok(())
     }
 
-    fn directory(&self, path: &Path) -> Result<OwnedFd, UpperError> {
+    /// Opens a directory that is in the upper directory.
+    pub(super) fn directory(&self, path: &Path) -> Result<OwnedFd, UpperError> {
         let inside = relative(path);
         let inside = if inside.as_os_str().is_empty() {
             Path::new(".")
@@ -337,12 +307,95 @@ impl Upper {
     }
 }
 
+/// A name that nothing has yet, in an open directory of the upper.
+pub(super) struct Place<'a> {
+    directory: &'a OwnedFd,
+    name: &'a OsStr,
+    /// For messages.
+    path: &'a Path,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(directory: &'a OwnedFd, name: &'a OsStr, path: &'a Path) -> Place<'a> {
+        Place {
+            directory,
+            name,
+            path,
+        }
+    }
+
+    fn create(&self) -> Result<File, UpperError> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        openat2(self.directory, self.name, flags, mode, CONFINED)
+            .map(File::from)
+            .map_err(|error| failed("create", self.path, error))
+    }
+
+    /// Writes a regular file with the content of an open file, letting the kernel copy.
+    pub(super) fn copy(&self, mut source: File, new: &NewFile) -> Result<(), UpperError> {
+        let mut file = self.create()?;
+        // Between two files the standard library copies in the kernel.
+        io::copy(&mut source, &mut file).map_err(|source| write_failed(self.path, source))?;
+        finish_file(&file, self.path, new)
+    }
+
+    /// The same for a file that fits into the buffer, which costs two calls less.
+    pub(super) fn copy_small(
+        &self,
+        mut source: File,
+        buffer: &mut [u8],
+        new: &NewFile,
+    ) -> Result<(), UpperError> {
+        let failed = |source| write_failed(self.path, source);
+        let count = source.read(buffer).map_err(failed)?;
+        let mut file = self.create()?;
+        file.write_all(&buffer[..count]).map_err(failed)?;
+        if count == buffer.len() {
+            // It has grown since it was looked at.
+            io::copy(&mut source, &mut file).map_err(failed)?;
+        }
+        finish_file(&file, self.path, new)
+    }
+
+    /// Makes a symlink.
+    pub(super) fn symlink(&self, target: &OsStr, new: &NewFile) -> Result<(), UpperError> {
+        symlinkat(target, self.directory, self.name)
+            .map_err(|error| failed("create the link", self.path, error))?;
+        finish_by_name(self.directory, self.name, self.path, new)
+    }
+
+    /// Makes a fifo or device node.
+    pub(super) fn node(&self, metadata: &Metadata, new: &NewFile) -> Result<(), UpperError> {
+        let kind = match metadata.kind {
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let (major, minor) = metadata.rdev;
+        let device = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_raw_mode(new.mode & 0o7777);
+        mknodat(self.directory, self.name, kind, mode, device)
+            .map_err(|error| failed("create the node", self.path, error))?;
+        finish_by_name(self.directory, self.name, self.path, new)?;
+        // The umask took bits away; the node was made by us and is not a link.
+        rustix::fs::chmodat(
+            self.directory,
+            self.name,
+            Mode::from_raw_mode(new.mode),
+            AtFlags::empty(),
+        )
+        .map_err(|error| failed("set the mode of", self.path, error))
+    }
+}
+
 fn raw(fd: &OwnedFd) -> i32 {
     use std::os::fd::AsRawFd;
     fd.as_raw_fd()
 }
 
-fn times(time: Timestamp) -> Timestamps {
+pub(super) fn times(time: Timestamp) -> Timestamps {
     let time = Timespec {
         tv_sec: time.seconds,
         tv_nsec: i64::from(time.nanoseconds),
@@ -354,7 +407,7 @@ fn times(time: Timestamp) -> Timestamps {
 }
 
 /// Owner first: changing it takes setuid bits away.
-fn set_owner_and_mode(
+pub(super) fn set_owner_and_mode(
     file: impl AsFd,
     path: &Path,
     uid: u32,
@@ -367,7 +420,7 @@ fn set_owner_and_mode(
         .map_err(|error| failed("set the mode of", path, error))
 }
 
-fn set_xattrs(
+pub(super) fn set_xattrs(
     file: BorrowedFd<'_>,
     path: &Path,
     xattrs: &[(OsString, Vec<u8>)],
@@ -379,7 +432,7 @@ fn set_xattrs(
     Ok(())
 }
 
-fn failed(action: &'static str, path: &Path, error: rustix::io::Errno) -> UpperError {
+pub(super) fn failed(action: &'static str, path: &Path, error: rustix::io::Errno) -> UpperError {
     UpperError::Io {
         action,
         path: path.to_path_buf(),

@@ -1,7 +1,8 @@
 //! The files behind a part of a key, kept beside the records so that a miss can name them.
 //!
-//! One flat file a step and source: the digest of the whole, then flags, length, path and a short
-//! digest of each entry. It is no part of any key: without it a miss is told less exactly.
+//! One flat file a step and source: the digest of the whole, then flags, length, path and half of the
+//! digest of each entry. It is no part of any key: without it a miss is told less exactly, and a copy
+//! takes nothing over from the one before.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tree::{Content, Entry};
 
-const HEADER: &[u8; 16] = b"rbuild files v1\n";
+const HEADER: &[u8; 16] = b"rbuild files v2\n";
 
 /// Files that the line of a miss names.
 const NAMED: usize = 5;
@@ -40,13 +41,31 @@ fn place(store: &Store, step: &str, part: &str) -> PathBuf {
     store.memo_path(&format!("files {step}\n{part}"))
 }
 
+/// One entry of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Line<'a> {
+    path: &'a [u8],
+    is_directory: bool,
+    digest: [u8; 16],
+}
+
+impl<'a> From<&'a Entry> for Line<'a> {
+    fn from(entry: &'a Entry) -> Line<'a> {
+        Line {
+            path: &entry.path,
+            is_directory: entry.is_directory(),
+            digest: entry.digest,
+        }
+    }
+}
+
 /// Keeps a listing for the step's next miss.
 pub(crate) fn keep(store: &Store, step: &str, part: &str, content: &Content) -> io::Result<()> {
     let mut bytes = HEADER.to_vec();
     bytes.extend_from_slice(content.digest.to_string().as_bytes());
     bytes.push(b'\n');
     for entry in &content.entries {
-        bytes.push(u8::from(entry.is_directory));
+        bytes.push(u8::from(entry.is_directory()));
         bytes.extend_from_slice(&(entry.path.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&entry.path);
         bytes.extend_from_slice(&entry.digest);
@@ -71,37 +90,64 @@ pub(crate) fn compare(
     if kept != digest.to_string() {
         return None;
     }
-    let changes = difference(source, &old, &now.entries);
+    let new: Vec<Line<'_>> = now.entries.iter().map(Line::from).collect();
+    let changes = difference(source, &old, &new);
     // A single file has nothing to count.
     let single = matches!(now.entries.as_slice(), [one] if one.path.is_empty());
     (!single).then_some(changes)
 }
 
-fn decode(bytes: &[u8]) -> Option<(String, Vec<Entry>)> {
+/// Which entries are the same as in the listing of a digest: paths, types, modes, owners, contents;
+/// none if another listing was kept, or nothing was.
+pub(crate) fn unchanged(
+    store: &Store,
+    step: &str,
+    part: &str,
+    digest: &str,
+    now: &Content,
+) -> Option<Vec<bool>> {
+    let bytes = fs::read(place(store, step, part)).ok()?;
+    let (kept, old) = decode(&bytes)?;
+    if kept != digest {
+        return None;
+    }
+    let mut old = old.iter().peekable();
+    let same = now.entries.iter().map(|entry| {
+        while old
+            .next_if(|old| old.path < entry.path.as_slice())
+            .is_some()
+        {}
+        let old = old.next_if(|old| old.path == entry.path);
+        old.is_some_and(|old| *old == Line::from(entry))
+    });
+    Some(same.collect())
+}
+
+fn decode(bytes: &[u8]) -> Option<(&str, Vec<Line<'_>>)> {
     let bytes = bytes.strip_prefix(HEADER)?;
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let digest = String::from_utf8(bytes[..end].to_vec()).ok()?;
+    let digest = std::str::from_utf8(&bytes[..end]).ok()?;
     let mut rest = &bytes[end + 1..];
-    let mut entries = Vec::new();
+    let mut lines = Vec::new();
     while let Some((flag, after)) = rest.split_first() {
         let (length, after) = after.split_at_checked(4)?;
         let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
         let (path, after) = after.split_at_checked(length)?;
-        let (short, after) = after.split_at_checked(8)?;
-        entries.push(Entry {
-            path: path.to_vec(),
+        let (half, after) = after.split_at_checked(16)?;
+        lines.push(Line {
+            path,
             is_directory: *flag == 1,
-            digest: short.try_into().ok()?,
+            digest: half.try_into().ok()?,
         });
         rest = after;
     }
-    Some((digest, entries))
+    Some((digest, lines))
 }
 
 /// Both lists are in byte order of the paths.
-fn difference(source: &str, old: &[Entry], new: &[Entry]) -> FileChanges {
-    let shown = |entry: &Entry| {
-        let path = String::from_utf8_lossy(&entry.path);
+fn difference(source: &str, old: &[Line<'_>], new: &[Line<'_>]) -> FileChanges {
+    let shown = |entry: &Line<'_>| {
+        let path = String::from_utf8_lossy(entry.path);
         let slash = if entry.is_directory { "/" } else { "" };
         match source.trim_start_matches("./").trim_matches('/') {
             "" | "." => format!("{path}{slash}"),
@@ -121,7 +167,7 @@ fn difference(source: &str, old: &[Entry], new: &[Entry]) -> FileChanges {
             (None, None) => return changes,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(old), Some(new)) => old.path.cmp(&new.path),
+            (Some(old), Some(new)) => old.path.cmp(new.path),
         };
         let before = if order == Ordering::Greater {
             None
@@ -203,21 +249,16 @@ fn files(count: usize) -> String {
 mod tests {
     use super::*;
 
-    fn entry(path: &str, digest: u8) -> Entry {
-        Entry {
-            path: path.into(),
-            is_directory: path.ends_with('/'),
-            digest: [digest; 8],
-        }
-    }
-
     fn told(old: &[(&str, u8)], new: &[(&str, u8)]) -> String {
-        let entries = |list: &[(&str, u8)]| -> Vec<Entry> {
-            list.iter()
-                .map(|(path, digest)| entry(path, *digest))
-                .collect()
-        };
-        difference("./src/", &entries(old), &entries(new)).to_string()
+        fn lines<'a>(list: &'a [(&str, u8)]) -> Vec<Line<'a>> {
+            let line = |(path, digest): &(&'a str, u8)| Line {
+                path: path.as_bytes(),
+                is_directory: path.ends_with('/'),
+                digest: [*digest; 16],
+            };
+            list.iter().map(line).collect()
+        }
+        difference("./src/", &lines(old), &lines(new)).to_string()
     }
 
     #[test]

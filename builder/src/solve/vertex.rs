@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
 use rbuild_registry::RegistryError;
 
-use super::findings;
 use super::keys::{Key, early_parts, key, tree_of};
 use super::{LayerRef, SolveContext, Value, VertexOutput, materialize, protect};
+use super::{findings, reuse};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId, Warning};
 use crate::exec::{self, ExecContext};
-use crate::file;
+use crate::file::{self, Made, Reuse, Sources};
 use crate::image::{BaseImage, BaseLayer, ImageError, Origin};
 use crate::key::{CONTENT, Miss, Parts, listing};
 use crate::ops::{ExecOp, FileOp, Op, Setting, Vertex};
@@ -285,9 +285,12 @@ fn keyed(
         return Err(BuildError::cancelled());
     }
     let start = Instant::now();
-    let layer = execute(context, id, vertex, inputs, &below)?;
+    let reuse = reuse::find(context, vertex, &parts, &contents)?;
+    let sources = (contents.as_slice(), reuse.as_ref());
+    let Made { layer, target } = execute(context, id, vertex, inputs, &below, sources)?;
     let elapsed = start.elapsed();
-    let record = record(vertex, key, &parts, &layer, elapsed);
+    let mut record = record(vertex, key, &parts, &layer, elapsed);
+    reuse::note(&mut record, target.as_deref());
     // Before its record makes it a part of the cache, which `prune -a` empties.
     protect(context, [layer.diff_id()].into_iter())?;
     if stayed_the_same(context, vertex, inputs, &parts) {
@@ -584,10 +587,14 @@ fn execute(
     vertex: &Vertex,
     inputs: &[VertexOutput],
     below: &[LayerRef],
-) -> Result<Layer, BuildError> {
+    (contents, reuse): (&[(String, Content)], Option<&Reuse>),
+) -> Result<Made, BuildError> {
     let parents = materialize(context, below)?;
     match &vertex.op {
-        Op::Exec(exec) => run_command(context, id, exec, inputs, &parents),
+        Op::Exec(exec) => Ok(Made {
+            layer: run_command(context, id, exec, inputs, &parents)?,
+            target: None,
+        }),
         Op::File(operation) => {
             let mut trees = Vec::with_capacity(inputs.len());
             for (index, input) in inputs.iter().enumerate() {
@@ -598,7 +605,12 @@ fn execute(
                     Some(tree_of(context, Some(input))?)
                 });
             }
-            file::execute(context.store, operation, &parents, &trees, context.cancel)
+            let sources = Sources {
+                trees: &trees,
+                contents,
+                reuse,
+            };
+            file::execute(context.store, operation, &parents, &sources, context.cancel)
         }
         _ => Err(BuildError::user("this operation makes no layer")),
     }

@@ -3,7 +3,7 @@
 //! Not times, not hard-link structure (language reference, section 10). Fields are written with
 //! their lengths in front, entries in byte order of their paths, so that no two trees encode alike.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -66,41 +66,62 @@ pub(crate) struct Content {
 }
 
 /// One file or directory of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Entry {
     /// Path below the source; empty for a source that is no directory.
     pub(crate) path: Vec<u8>,
-    /// Whether it is a directory.
-    pub(crate) is_directory: bool,
-    /// Enough of its digest to see that it changed.
-    pub(crate) digest: [u8; 8],
-}
-
-/// One entry of the listing that the digest is taken over.
-pub(super) struct Item {
-    pub(super) path: Vec<u8>,
-    metadata: Metadata,
-    owner: (u32, u32),
-    pub(super) link_target: Option<OsString>,
-    /// Of a regular file.
+    /// What `lstat` said.
+    pub(crate) metadata: Metadata,
+    /// User and group that a copy gets unless it is told otherwise.
+    pub(crate) owner: (u32, u32),
+    /// Target of a symlink.
+    pub(crate) link_target: Option<OsString>,
+    /// Extended attributes of everything that is no regular file.
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Layer that it comes from, in a tree that has some.
+    pub(crate) source: usize,
+    /// Of a regular file, attributes included.
     pub(super) content: Option<FileDigest>,
-    /// Of everything that is no regular file.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Half of the SHA-256 over everything that a copy takes.
+    pub(crate) digest: [u8; 16],
 }
 
-impl Item {
-    pub(super) fn new(path: Vec<u8>, metadata: Metadata, owner: (u32, u32)) -> Item {
-        Item {
+impl Entry {
+    pub(super) fn new(path: Vec<u8>, metadata: Metadata, owner: (u32, u32)) -> Entry {
+        Entry {
             path,
             metadata,
             owner,
             link_target: None,
-            content: None,
             xattrs: Vec::new(),
+            source: 0,
+            content: None,
+            digest: [0; 16],
         }
     }
 
-    fn digest(&self) -> [u8; 32] {
+    /// Whether it is a directory.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.metadata.kind == FileKind::Directory
+    }
+
+    /// The last component of its path.
+    pub(crate) fn name(&self) -> &[u8] {
+        let slash = self.path.iter().rposition(|byte| *byte == b'/');
+        &self.path[slash.map_or(0, |slash| slash + 1)..]
+    }
+
+    /// As an entry of the tree, where the source is at `top`.
+    pub(crate) fn at(&self, top: &Path) -> ViewEntry {
+        ViewEntry {
+            path: top.join(OsStr::from_bytes(&self.path)),
+            metadata: self.metadata,
+            link_target: self.link_target.clone(),
+            source: self.source,
+        }
+    }
+
+    fn whole_digest(&self) -> [u8; 32] {
         let mut hasher = Sha256::new();
         let mut field = |bytes: &[u8]| {
             hasher.update((bytes.len() as u64).to_le_bytes());
@@ -160,23 +181,15 @@ pub(crate) fn content(
         });
     }
     items.par_sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    let digests: Vec<[u8; 32]> = items.par_iter().map(Item::digest).collect();
+    let digests: Vec<[u8; 32]> = items.par_iter().map(Entry::whole_digest).collect();
     let mut hasher = Sha256::new();
     hasher.update((digests.len() as u64).to_le_bytes());
-    for digest in &digests {
+    for (item, digest) in items.iter_mut().zip(&digests) {
         hasher.update(digest);
+        item.digest.copy_from_slice(&digest[..16]);
     }
-    let entries = items.into_iter().zip(digests).map(|(item, digest)| {
-        let mut short = [0; 8];
-        short.copy_from_slice(&digest[..8]);
-        Entry {
-            path: item.path,
-            is_directory: item.metadata.kind == FileKind::Directory,
-            digest: short,
-        }
-    });
     Ok(Content {
-        entries: entries.collect(),
+        entries: items,
         digest: Digest::from_bytes(hasher.finalize().into()),
     })
 }
@@ -186,8 +199,9 @@ fn item(
     path: Vec<u8>,
     entry: &ViewEntry,
     memo: &FileMemo,
-) -> Result<Item, DigestError> {
-    let mut item = Item::new(path, entry.metadata, tree.owner(entry));
+) -> Result<Entry, DigestError> {
+    let mut item = Entry::new(path, entry.metadata, tree.owner(entry));
+    item.source = entry.source;
     item.link_target.clone_from(&entry.link_target);
     match entry.metadata.kind {
         FileKind::File => {

@@ -208,7 +208,7 @@ fn hash(file: &mut File, metadata: &Metadata) -> io::Result<FileDigest> {
 }
 
 /// Extended attributes of an open file or directory that a copy keeps, sorted by name.
-pub(super) fn copied_xattrs(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn copied_xattrs(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let file = file.as_fd();
     let list = xattr_bytes(|buffer| rustix::fs::flistxattr(file, buffer))?;
     let mut names: Vec<&[u8]> = list

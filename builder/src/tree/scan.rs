@@ -14,7 +14,7 @@ use rbuild_cache::{FileKind, LiveDirectory, LiveName, LiveTree, Metadata};
 use rbuild_parser::{IgnoreMatcher, MatchState};
 
 use super::FileMemo;
-use super::digest::{DigestError, Item};
+use super::digest::{DigestError, Entry};
 use super::memo::copied_xattrs;
 
 /// Names of one directory that one task looks at.
@@ -45,7 +45,7 @@ struct Pending {
 /// What was found so far.
 #[derive(Default)]
 struct Found {
-    items: Vec<Item>,
+    items: Vec<Entry>,
     /// Directories that are only there if something below them is.
     provisional: HashSet<Vec<u8>>,
     error: Option<DigestError>,
@@ -53,7 +53,7 @@ struct Found {
 
 impl Scan<'_> {
     /// Everything below `top`, in no order.
-    pub(super) fn run(&self, top: &Path) -> Result<Vec<Item>, DigestError> {
+    pub(super) fn run(&self, top: &Path) -> Result<Vec<Entry>, DigestError> {
         let path = top.as_os_str().as_bytes();
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let first = Pending {
@@ -112,7 +112,7 @@ impl Scan<'_> {
                 .push(directory_item(&directory, pending.shown.clone(), metadata)?);
         }
         let names = directory.names()?;
-        let batches: Vec<(Vec<Item>, Vec<Pending>)> = names
+        let batches: Vec<(Vec<Entry>, Vec<Pending>)> = names
             .par_chunks(BATCH)
             .map(|names| self.look_at(&directory, pending, names))
             .collect::<Result<_, _>>()?;
@@ -129,7 +129,7 @@ impl Scan<'_> {
         directory: &LiveDirectory,
         parent: &Pending,
         names: &[LiveName],
-    ) -> Result<(Vec<Item>, Vec<Pending>), DigestError> {
+    ) -> Result<(Vec<Entry>, Vec<Pending>), DigestError> {
         let mut items = Vec::with_capacity(names.len());
         let mut below = Vec::new();
         for LiveName { name, is_directory } in names {
@@ -170,8 +170,8 @@ impl Scan<'_> {
         name: &[u8],
         path: Vec<u8>,
         metadata: Metadata,
-    ) -> Result<Item, DigestError> {
-        let mut item = Item::new(path, metadata, (0, 0));
+    ) -> Result<Entry, DigestError> {
+        let mut item = Entry::new(path, metadata, (0, 0));
         match metadata.kind {
             FileKind::File => {
                 item.content = Some(
@@ -193,8 +193,8 @@ fn directory_item(
     directory: &LiveDirectory,
     path: Vec<u8>,
     metadata: Metadata,
-) -> Result<Item, DigestError> {
-    let mut item = Item::new(path, metadata, (0, 0));
+) -> Result<Entry, DigestError> {
+    let mut item = Entry::new(path, metadata, (0, 0));
     item.xattrs = copied_xattrs(directory)
         .map_err(|error| DigestError::from(error).at(&directory.path(b"")))?;
     Ok(item)
@@ -213,7 +213,7 @@ fn lock(found: &Mutex<Found>) -> std::sync::MutexGuard<'_, Found> {
 }
 
 /// Leaves out ignored directories below which nothing was taken back.
-fn without_empty(found: Found) -> Vec<Item> {
+fn without_empty(found: Found) -> Vec<Entry> {
     let Found {
         mut items,
         provisional,

@@ -19,6 +19,16 @@ pub enum WalkAction {
 }
 
 impl RootView {
+    /// The names in a directory at a canonical path, sorted, deleted ones among them; none if no
+    /// directory is there.
+    pub fn names_in(&self, path: &Path) -> Result<Vec<Vec<u8>>, ViewError> {
+        let path = path.as_os_str().as_bytes();
+        match self.directory(path.strip_prefix(b"/").unwrap_or(path))? {
+            Some(directory) => self.names(&directory),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Walks the tree below `from` depth first, names in byte order.
     ///
     /// The callback gets the path relative to `from`; `from` itself is visited first, with an empty
