@@ -2,19 +2,36 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use rustix::io::Errno;
+
 /// A file that gets its name when it is complete.
 ///
-/// It is written beside its place and renamed; dropping it without [`commit`](OutFile::commit)
-/// leaves nothing behind. Devices and pipes are written directly.
+/// Until then it has no name at all, so that even a killed process leaves nothing behind; where the
+/// file system has no such files, it is written beside its place. Dropping it without
+/// [`commit`](OutFile::commit) leaves nothing either. Devices and pipes are written directly.
 #[derive(Debug)]
 #[must_use = "a file that is dropped is discarded"]
 pub(crate) struct OutFile {
     file: File,
     path: PathBuf,
-    temporary: Option<PathBuf>,
+    state: State,
+}
+
+/// How far a file is on its way to its name.
+#[derive(Debug)]
+enum State {
+    /// It had its name before.
+    Direct,
+    /// It has no name yet.
+    Unnamed,
+    /// It has another name yet.
+    Beside(PathBuf),
+    Done,
 }
 
 impl OutFile {
@@ -26,47 +43,86 @@ impl OutFile {
             return Ok(OutFile {
                 file,
                 path: path.to_owned(),
-                temporary: None,
+                state: State::Direct,
             });
         }
         // The file behind a symlink is replaced, not the link.
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = path
-            .file_name()
-            .ok_or(io::ErrorKind::IsADirectory)?
-            .to_string_lossy();
-        let id = std::process::id();
-        for attempt in 0..100 {
-            let temporary = path.with_file_name(format!(".{name}.{id}-{attempt}.tmp"));
-            let made = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o666)
-                .open(&temporary);
-            match made {
-                Ok(file) => {
-                    return Ok(OutFile {
-                        file,
-                        path,
-                        temporary: Some(temporary),
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
+        if path.file_name().is_none() {
+            return Err(io::ErrorKind::IsADirectory.into());
         }
-        Err(io::ErrorKind::AlreadyExists.into())
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let (file, state) = match openat(CWD, directory, flags, Mode::from_raw_mode(0o666)) {
+            Ok(file) => (File::from(file), State::Unnamed),
+            // What says that there are no such files here depends on file system and kernel.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let (file, temporary) = beside(&path, |temporary| {
+                    let mut options = OpenOptions::new();
+                    options.write(true).create_new(true).mode(0o666);
+                    options.open(temporary)
+                })?;
+                (file, State::Beside(temporary))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(OutFile { file, path, state })
     }
 
     /// Gives the file its name.
     pub(crate) fn commit(mut self) -> io::Result<()> {
         self.file.flush()?;
-        if let Some(temporary) = &self.temporary {
-            std::fs::rename(temporary, &self.path)?;
-            self.temporary = None;
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Unnamed => match link(&self.file, &self.path) {
+                // A link cannot take the place of another file, a renamed one can.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let ((), temporary) = beside(&self.path, |name| link(&self.file, name))?;
+                    rename(&temporary, &self.path)
+                }
+                result => result,
+            },
+            State::Beside(temporary) => rename(&temporary, &self.path),
+            State::Direct | State::Done => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Gives a file without a name one.
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    // By descriptor alone (`AT_EMPTY_PATH`) only root may.
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// Renames a file, or removes it.
+fn rename(temporary: &Path, path: &Path) -> io::Result<()> {
+    let renamed = std::fs::rename(temporary, path);
+    if renamed.is_err() {
+        // Failing to tidy up changes nothing about the failure that led here.
+        let _ = std::fs::remove_file(temporary);
+    }
+    renamed
+}
+
+/// Makes something beside `path`, under a name that nobody has.
+fn beside<T>(
+    path: &Path,
+    mut make: impl FnMut(&Path) -> io::Result<T>,
+) -> io::Result<(T, PathBuf)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let id = std::process::id();
+    for attempt in 0..100 {
+        let temporary = path.with_file_name(format!(".{name}.{id}-{attempt}.tmp"));
+        match make(&temporary) {
+            Ok(made) => return Ok((made, temporary)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 impl Write for OutFile {
@@ -81,7 +137,7 @@ impl Write for OutFile {
 
 impl Drop for OutFile {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
+        if let State::Beside(temporary) = &self.state {
             // Failing to tidy up changes nothing about the failure that led here.
             let _ = std::fs::remove_file(temporary);
         }
@@ -102,7 +158,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let before = std::fs::metadata(path)?;
     let mut file = OutFile::create(path)?;
     file.write_all(bytes)?;
-    if file.temporary.is_some() {
+    if !matches!(file.state, State::Direct) {
         let made = file.file.metadata()?;
         if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
             // Only root can give files away; for others the file becomes their own, as editors do.

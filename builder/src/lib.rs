@@ -169,9 +169,7 @@ fn build_with(
         prepared.linter.add(finding);
     }
     tell_warnings(&prepared.linter, &mut prepared.told, events);
-    if let Err(error) = locals.memo().save() {
-        tracing::debug!(%error, "the memo of file digests was not saved");
-    }
+    locals.keep_memo(&engine.store);
     let result = outputs.and_then(|outputs| {
         prepared.linter.verdict().map_err(BuildError::user)?;
         finish::finish(&context, &targets, &outputs, prepared.told.clone())
@@ -201,15 +199,19 @@ pub fn context_digest(
     let failed = |error: &dyn std::error::Error| {
         BuildError::io(format!("could not read `{}`", directory.display()), error)
     };
-    let memo = tree::FileMemo::load(memo);
+    let known = tree::FileMemo::load(memo);
     let tree = tree::SourceTree::directory(directory, Some(Arc::new(ignore)), "context");
     let top = tree
         .view()
         .lookup("/", Follow::Last)
         .map_err(|error| failed(&error))?
         .ok_or_else(|| BuildError::user("the directory is gone"))?;
-    let content = tree::content(&tree, &top, None, &memo).map_err(|error| failed(&error))?;
-    memo.save().map_err(|error| failed(&error))?;
+    let content = tree::content(&tree, &top, None, &known).map_err(|error| failed(&error))?;
+    if let Some(bytes) = known.encoded() {
+        std::fs::write(memo, bytes).map_err(|error| {
+            BuildError::io(format!("could not write `{}`", memo.display()), &error)
+        })?;
+    }
     Ok(content.digest)
 }
 

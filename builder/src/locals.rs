@@ -19,6 +19,8 @@ const IGNORE_LIMIT: u64 = 16 * 1024 * 1024;
 pub(crate) struct Locals {
     entries: Vec<Entry>,
     memo: FileMemo,
+    /// Under which the store keeps the memo.
+    memo_name: String,
 }
 
 struct Entry {
@@ -64,6 +66,7 @@ impl Locals {
         Ok(Locals {
             entries,
             memo: FileMemo::load(&store.memo_path(&name)),
+            memo_name: name,
         })
     }
 
@@ -87,6 +90,16 @@ impl Locals {
     /// Remembered file digests.
     pub(crate) fn memo(&self) -> &FileMemo {
         &self.memo
+    }
+
+    /// Keeps what was learned about files; a failure only costs time in the next build.
+    pub(crate) fn keep_memo(&self, store: &Store) {
+        let Some(bytes) = self.memo.encoded() else {
+            return;
+        };
+        if let Err(error) = store.write_memo(&self.memo_name, &bytes) {
+            tracing::debug!(%error, "the memo of file digests was not kept");
+        }
     }
 }
 

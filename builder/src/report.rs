@@ -181,17 +181,15 @@ impl BuildReport {
             fs::write(build.path().join(FILE), &text)?;
         }
         for name in self.image.iter().map(String::as_str).chain(["last"]) {
-            let path = place(store, name);
-            let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-            fs::write(&temporary, &text)?;
-            fs::rename(temporary, path)?;
+            let kept = store.write_memo(&memo_name(name), &text);
+            kept.map_err(io::Error::other)?;
         }
         Ok(())
     }
 }
 
-fn place(store: &Store, name: &str) -> std::path::PathBuf {
-    store.memo_path(&format!("report {name}"))
+fn memo_name(name: &str) -> String {
+    format!("report {name}")
 }
 
 /// Where the output of a step is written.
@@ -200,7 +198,7 @@ pub(crate) fn log_path(build: &Path, vertex: VertexId) -> PathBuf {
 }
 
 fn read(store: &Store, name: &str) -> io::Result<Option<BuildReport>> {
-    read_document(&place(store, name))
+    read_document(&store.memo_path(&memo_name(name)))
 }
 
 /// Reads a document that builds write; none if it is not there.

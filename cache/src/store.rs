@@ -9,6 +9,7 @@
 //! outputs are not all there is a miss.
 
 use std::fs::DirBuilder;
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -186,9 +187,23 @@ impl Store {
         Ok(CacheMount { path, created })
     }
 
-    /// Returns a place for a flat memo file; its directory exists, the file maybe not.
+    /// Returns the place of a flat memo file; its directory exists, the file maybe not.
     pub fn memo_path(&self, name: &str) -> PathBuf {
         self.0.layout.memo().join(Digest::of(name.as_bytes()).hex())
+    }
+
+    /// Writes a memo file, whole or not at all.
+    pub fn write_memo(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.memo_path(name);
+        let (mut file, temporary) = session::temporary_file(&self.0.layout)?;
+        let written = file
+            .write_all(bytes)
+            .and_then(|()| std::fs::rename(&temporary, &path));
+        written.map_err(|error| {
+            // What stays is collected by the next command.
+            let _ = std::fs::remove_file(&temporary);
+            StoreError::io("write", &path)(error)
+        })
     }
 
     pub(crate) fn pending_blob(&self, digest: Digest) {

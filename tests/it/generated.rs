@@ -13,27 +13,12 @@ use crate::args;
 use crate::support::TestEnv;
 use crate::support::process::with_path;
 use crate::support::progress::ran_and_cached;
+use crate::support::random::{Random, setting};
 
 /// Dockerfiles of an ordinary test run.
 const USUAL: u64 = 6;
 
 const FILES: [&str; 6] = ["f0", "f1", "f2", "d0/a", "d0/b", "d1/a"];
-
-/// xorshift64*: small, and the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
-    }
-
-    fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len())]
-    }
-}
 
 /// Names of context files.
 type Seen = BTreeSet<&'static str>;
@@ -277,7 +262,7 @@ fn write_file(context: &Path, name: &str, text: &str) {
 }
 
 fn check(env: &TestEnv, seed: u64) {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let generated = Generated::new(&mut random, seed);
     let case = Case {
         env,
@@ -336,13 +321,10 @@ fn check(env: &TestEnv, seed: u64) {
 
 #[test]
 fn what_holds_for_every_dockerfile_holds_for_random_ones() {
-    let number = |name: &str, usual: u64| {
-        std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
-    };
     let env = TestEnv::new();
     env.import_busybox();
-    let first = number("RBUILD_GENERATED_SEED", 1);
-    for seed in first..first + number("RBUILD_GENERATED", USUAL) {
+    let first = setting("RBUILD_GENERATED_SEED", 1);
+    for seed in first..first + setting("RBUILD_GENERATED", USUAL) {
         check(&env, seed);
     }
 }

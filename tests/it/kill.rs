@@ -7,6 +7,8 @@ use rustix::process::Signal;
 use crate::args;
 use crate::support::{TestEnv, leftovers};
 
+mod anywhere;
+
 /// The step waits as long as the secret, which is no part of its identity, says so.
 const GATED: &str = "FROM busybox\n\
     RUN echo first >/first\n\

@@ -9,6 +9,7 @@ pub(crate) mod leftovers;
 pub(crate) mod needs;
 pub(crate) mod process;
 pub(crate) mod progress;
+pub(crate) mod random;
 pub(crate) mod registry;
 pub(crate) mod tree;
 pub(crate) mod web;

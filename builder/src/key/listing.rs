@@ -8,7 +8,6 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 
 use rbuild_cache::{Digest, Store};
 use serde::{Deserialize, Serialize};
@@ -36,9 +35,9 @@ pub struct FileChanges {
     pub gone: Vec<String>,
 }
 
-/// Where the listing of a source of a step is kept.
-fn place(store: &Store, step: &str, part: &str) -> PathBuf {
-    store.memo_path(&format!("files {step}\n{part}"))
+/// The memo that the listing of a source of a step is kept in.
+fn memo_name(step: &str, part: &str) -> String {
+    format!("files {step}\n{part}")
 }
 
 /// One entry of a listing.
@@ -70,10 +69,8 @@ pub(crate) fn keep(store: &Store, step: &str, part: &str, content: &Content) -> 
         bytes.extend_from_slice(&entry.path);
         bytes.extend_from_slice(&entry.digest);
     }
-    let path = place(store, step, part);
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&temporary, bytes)?;
-    fs::rename(temporary, path)
+    let kept = store.write_memo(&memo_name(step, part), &bytes);
+    kept.map_err(io::Error::other)
 }
 
 /// Compares with the listing of a digest; none if another one was kept, or nothing was.
@@ -85,7 +82,7 @@ pub(crate) fn compare(
     digest: &Digest,
     now: &Content,
 ) -> Option<FileChanges> {
-    let bytes = fs::read(place(store, step, part)).ok()?;
+    let bytes = fs::read(store.memo_path(&memo_name(step, part))).ok()?;
     let (kept, old) = decode(&bytes)?;
     if kept != digest.to_string() {
         return None;

@@ -9,9 +9,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -61,7 +61,6 @@ impl Stamp {
 /// Digests by file identity.
 #[derive(Debug)]
 pub(crate) struct FileMemo {
-    path: PathBuf,
     /// The records as they were read.
     known: Vec<u8>,
     /// Which of them were asked for.
@@ -82,7 +81,6 @@ impl FileMemo {
             .map(|_| AtomicBool::new(false))
             .collect();
         FileMemo {
-            path: path.to_path_buf(),
             known,
             used,
             learned: Mutex::default(),
@@ -140,11 +138,11 @@ impl FileMemo {
         &self.known[index * RECORD..(index + 1) * RECORD]
     }
 
-    /// Writes the memo if it learned something; a failure only costs time in the next build.
-    pub(crate) fn save(&self) -> io::Result<()> {
+    /// The bytes of the memo to be kept for the next build; none if it learned nothing.
+    pub(crate) fn encoded(&self) -> Option<Vec<u8>> {
         let learned = self.learned();
         if learned.is_empty() {
-            return Ok(());
+            return None;
         }
         let unused = self.used.iter().filter(|used| !used.load(Relaxed)).count();
         let mut records: Vec<Vec<u8>> = (0..self.used.len())
@@ -155,14 +153,8 @@ impl FileMemo {
             .collect();
         records.extend(learned.iter().map(encode));
         records.sort_unstable_by_key(|record| identity_of(record));
-        let temporary = self
-            .path
-            .with_extension(format!("{}.tmp", std::process::id()));
-        let mut file = File::create(&temporary)?;
-        file.write_all(HEADER)?;
-        file.write_all(&records.concat())?;
-        drop(file);
-        fs::rename(&temporary, &self.path)
+        records.insert(0, HEADER.to_vec());
+        Some(records.concat())
     }
 
     fn learned(&self) -> MutexGuard<'_, HashMap<Identity, (Stamp, FileDigest)>> {
@@ -301,6 +293,10 @@ mod tests {
         memo.learned().insert((1, inode), (stamp, [7; 32]));
     }
 
+    fn save(memo: &FileMemo, path: &Path) {
+        fs::write(path, memo.encoded().unwrap()).unwrap();
+    }
+
     #[test]
     fn a_changed_file_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
@@ -309,7 +305,7 @@ mod tests {
         let memo = FileMemo::load(&directory.path().join("memo"));
         let first = digest(&memo, &file);
         assert_eq!(first, <FileDigest>::from(Sha256::digest("one")));
-        memo.save().unwrap();
+        save(&memo, &directory.path().join("memo"));
         fs::write(&file, "two").unwrap();
         let memo = FileMemo::load(&directory.path().join("memo"));
         let second = digest(&memo, &file);
@@ -324,7 +320,7 @@ mod tests {
         for inode in [9, 3, 5, 1] {
             learn(&memo, inode, 100);
         }
-        memo.save().unwrap();
+        save(&memo, &path);
         let memo = FileMemo::load(&path);
         let mut metadata = metadata_of(&File::open(&path).unwrap()).unwrap();
         let time = |seconds| rbuild_cache::Timestamp {
@@ -350,10 +346,10 @@ mod tests {
         for inode in 0..=KEPT_UNUSED as u64 {
             learn(&memo, inode, 100);
         }
-        memo.save().unwrap();
+        save(&memo, &path);
         let memo = FileMemo::load(&path);
         learn(&memo, 1 << 40, 100);
-        memo.save().unwrap();
+        save(&memo, &path);
         assert_eq!(FileMemo::load(&path).used.len(), 1);
     }
 
