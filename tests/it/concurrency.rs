@@ -8,6 +8,8 @@ use crate::args;
 use crate::support::TestEnv;
 use crate::support::process::with_path;
 
+mod storm;
+
 #[test]
 fn two_builds_of_the_same_step_at_once_run_it_once() {
     let env = TestEnv::new();

@@ -26,6 +26,7 @@ mod debug;
 mod errors;
 mod explain;
 mod failures;
+mod full_disk;
 mod generated;
 mod hello;
 mod images;

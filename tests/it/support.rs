@@ -2,6 +2,7 @@
 
 pub(crate) mod base;
 pub(crate) mod debian;
+pub(crate) mod disk;
 pub(crate) mod env;
 pub(crate) mod git;
 pub(crate) mod layout;
