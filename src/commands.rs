@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod debug;
+pub(crate) mod disk;
 pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod fmt;

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use rbuild_cache::DiskTrouble;
+
 /// Exit statuses; each means one thing.
 pub(crate) mod status {
     /// A command or build failed.
@@ -30,6 +32,8 @@ pub(crate) struct Failure {
     pub(crate) causes: Vec<String>,
     /// What to do about it.
     pub(crate) hints: Vec<String>,
+    /// It is a disk that is in the way.
+    pub(crate) disk: Option<DiskTrouble>,
 }
 
 impl Failure {
@@ -40,6 +44,7 @@ impl Failure {
             message: Some(message.into()),
             causes: Vec::new(),
             hints: Vec::new(),
+            disk: None,
         }
     }
 
@@ -50,6 +55,7 @@ impl Failure {
             message: None,
             causes: Vec::new(),
             hints: Vec::new(),
+            disk: None,
         }
     }
 
@@ -69,6 +75,7 @@ impl Failure {
     #[must_use]
     pub(crate) fn because(mut self, error: &(dyn Error + 'static)) -> Failure {
         self.causes.extend(chain(error));
+        self.disk = self.disk.or(DiskTrouble::of(error));
         self
     }
 
@@ -151,6 +158,7 @@ impl<E: Error + 'static> From<E> for Failure {
             message: texts.next(),
             causes: texts.collect(),
             hints: Vec::new(),
+            disk: DiskTrouble::of(&error),
         }
     }
 }

@@ -57,7 +57,11 @@ fn main() -> ExitCode {
         rootless::enter(&cli.command).and_then(|()| commands::dispatch(&settings, cli.command));
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
+        Err(mut failure) => {
+            if let Some(trouble) = failure.disk {
+                let hints = commands::disk::hints(trouble, &settings);
+                failure.hints.extend(hints);
+            }
             ui::fail(&settings.palette, word, &failure);
             ExitCode::from(failure.status)
         }

@@ -197,5 +197,6 @@ pub(crate) fn registry_failure(error: &ImageError) -> Failure {
     let mut causes = causes.into_iter();
     let mut failure = Failure::new(causes.next().unwrap_or_default());
     failure.causes = causes.collect();
+    failure.disk = rbuild_cache::DiskTrouble::of(error);
     error.hints().into_iter().fold(failure, Failure::hint)
 }

@@ -63,7 +63,7 @@ pub struct ContextTree {
 impl ContextTree {
     /// Reads a file of the context; nothing if there is none. Links lead nowhere outside.
     pub fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, BuildError> {
-        let failed = |error: &dyn std::error::Error| {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
             BuildError::io(
                 format!("could not read `{path}` of the build context"),
                 error,
@@ -203,7 +203,7 @@ fn from_stream(
 ) -> Result<OpenedContext, BuildError> {
     context.started();
     let started = Instant::now();
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         BuildError::io("could not read the build context from the stream", error)
     };
     let draft = context

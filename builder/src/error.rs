@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use rbuild_cache::DiskTrouble;
 use rbuild_parser::{Diagnostic, Instruction, LineRange, Span};
 
 use crate::event::VertexId;
@@ -81,6 +82,8 @@ pub struct BuildErrorDetails {
     pub causes: Vec<String>,
     /// Further problems found in the same pass.
     pub others: Vec<BuildError>,
+    /// It is the disk of the store or of an output that is in the way.
+    pub disk: Option<DiskTrouble>,
 }
 
 impl BuildError {
@@ -96,6 +99,7 @@ impl BuildError {
             vertex: None,
             causes: Vec::new(),
             others: Vec::new(),
+            disk: None,
         }))
     }
 
@@ -110,10 +114,19 @@ impl BuildError {
     }
 
     /// A failure of the machine below: message first, then the chain of sources.
-    pub fn io(message: impl Into<String>, source: &dyn std::error::Error) -> BuildError {
-        let mut error = BuildError::new(BuildErrorKind::Io, message);
-        error.causes = chain(source);
-        error
+    pub fn io(
+        message: impl Into<String>,
+        source: &(dyn std::error::Error + 'static),
+    ) -> BuildError {
+        BuildError::new(BuildErrorKind::Io, message).because(source)
+    }
+
+    /// Adds the chain of sources.
+    #[must_use]
+    pub fn because(mut self, source: &(dyn std::error::Error + 'static)) -> BuildError {
+        self.causes = chain(source);
+        self.disk = DiskTrouble::of(source);
+        self
     }
 
     /// Fails with the first of some errors; the others go with it, each once.

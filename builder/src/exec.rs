@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{Follow, Layer, Lease, RootView, Scratch, Store};
+use rbuild_cache::{DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
     ExitStatus, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError, Security, Stdio,
@@ -22,7 +22,7 @@ use rbuild_runtime::{
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cancel::Cancel;
-use crate::error::{BuildError, BuildErrorKind, chain};
+use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::file::{PathMaker, commit_options, upper_build_error};
 use crate::ops::ExecOp;
@@ -120,11 +120,15 @@ fn keep(
         error.notes.push(format!("full log: {}", log.display()));
     }
     // What filled the disk must not stay on it.
-    let full = error
+    let told = error
         .help
         .iter()
         .any(|help| help.starts_with(diagnose::DISK_FULL));
-    if error.kind == BuildErrorKind::Run && !full {
+    let full = context.store.is_nearly_full();
+    if full && !told {
+        error.disk = Some(DiskTrouble::Full);
+    }
+    if error.kind == BuildErrorKind::Run && !full && !told {
         match draft.keep(build) {
             Ok(()) => error
                 .help
@@ -374,9 +378,7 @@ fn spawn_error(error: &SandboxError) -> BuildError {
         SandboxError::NotPermitted { .. } => "RUN is not possible on this host",
         _ => "could not start the command",
     };
-    let mut failed = BuildError::new(BuildErrorKind::Host, message);
-    failed.causes = chain(error);
-    failed
+    BuildError::new(BuildErrorKind::Host, message).because(error)
 }
 
 /// Scratch space and locks that live as long as the command.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use rbuild_cache::DiffId;
+use rbuild_cache::{DiffId, DiskTrouble};
 use rbuild_parser::ImageReference;
 use rbuild_registry::RegistryError;
 
@@ -132,6 +132,7 @@ fn output_error(error: &OutputError) -> BuildError {
     let message = chain.remove(0);
     let mut result = BuildError::new(BuildErrorKind::Io, message);
     result.causes = chain;
+    result.disk = DiskTrouble::of(error);
     result.help = error.hints();
     result
 }

@@ -196,7 +196,7 @@ pub fn context_digest(
     ignore: IgnoreMatcher,
     memo: &Path,
 ) -> Result<Digest, BuildError> {
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         BuildError::io(format!("could not read `{}`", directory.display()), error)
     };
     let known = tree::FileMemo::load(memo);

@@ -11,7 +11,7 @@ use rbuild_cache::Store;
 use rbuild_parser::{ImageReference, Platform};
 use rbuild_registry::{Client, RegistryError};
 
-use crate::error::{BuildError, BuildErrorKind, chain};
+use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, EventSink, VertexId};
 use crate::image::{
     BaseImage, ImageError, Origin, RemoteImage, keep_remote, resolve_layout, resolve_remote,
@@ -202,8 +202,7 @@ fn failed(reference: &ImageReference, error: &ImageError) -> BuildError {
         ImageError::Registry(_) => kind = BuildErrorKind::Io,
         _ => {}
     }
-    let mut result = BuildError::new(kind, message);
-    result.causes = chain(error);
+    let mut result = BuildError::new(kind, message).because(error);
     result.help = error.hints();
     result
 }
@@ -249,12 +248,11 @@ impl BaseResolver for ImageResolver<'_> {
                 self.once(format!("context {name}"), platform, || {
                     resolve_layout(self.store, path, tag.as_deref(), digest.as_ref(), platform)
                         .map_err(|error| {
-                            let mut result = BuildError::user(format!(
+                            BuildError::user(format!(
                                 "failed to load the named context {name:?} from `{}`",
                                 path.display()
-                            ));
-                            result.causes = chain(&error);
-                            result
+                            ))
+                            .because(&error)
                         })
                 })
             }

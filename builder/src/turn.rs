@@ -20,8 +20,9 @@ pub(crate) fn turn(
     name: &str,
     waiting: impl FnOnce(),
 ) -> Result<StoreLock, BuildError> {
-    let failed =
-        |error: &dyn std::error::Error| BuildError::io("could not take a lock of the store", error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        BuildError::io("could not take a lock of the store", error)
+    };
     let free = store.try_lock(name).map_err(|error| failed(&error))?;
     if let Some(lock) = free {
         return Ok(lock);

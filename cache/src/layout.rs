@@ -4,6 +4,7 @@
 //! format            version, read first
 //! boot              boot in which the store was last found or made sound
 //! lock              flock: shared while the store is open, exclusive to upgrade the format
+//! reserve           space that pruning gives up when the disk is full
 //! tmp/<boot>-<pid>-<start>-<n>   everything unfinished; locked by its owner
 //! blobs/sha256/ab/<hex>          immutable; mode 0400 until flushed, then 0444
 //! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage
@@ -43,6 +44,10 @@ impl Layout {
 
     pub(crate) fn boot(&self) -> PathBuf {
         self.root.join("boot")
+    }
+
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
 
     pub(crate) fn lock(&self) -> PathBuf {

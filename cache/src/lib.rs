@@ -8,6 +8,7 @@ mod builds;
 mod compress;
 mod diff;
 mod digest;
+mod disk;
 mod draft;
 mod entry;
 mod error;
@@ -44,6 +45,7 @@ pub use compress::{
     Compression, CompressionKind, StreamKind, detect_and_decompress, detect_and_decompress_within,
 };
 pub use digest::{ChainId, DiffId, Digest, DigestWriter, Hasher, ParseDigestError};
+pub use disk::{DiskSpace, DiskTrouble};
 pub use draft::{CommitOptions, Draft};
 pub use entry::{FileKind, Metadata, Timestamp};
 pub use error::{StoreError, ViewError};

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::digest::{DiffId, Digest};
+use crate::disk::{self, DiskTrouble};
 use crate::error::StoreError;
 use crate::lease;
 use crate::lock::{Hold, StoreLock};
@@ -127,6 +128,20 @@ impl Store {
     /// Without options that is garbage: what no image, build record, pin or living process reaches.
     /// Build cache goes with `all`, with `unused_for`, or as far as `keep_bytes` demands.
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
+        let report = match self.prune_now(options) {
+            Err(error)
+                if DiskTrouble::of(&error) == Some(DiskTrouble::Full)
+                    && disk::give_reserve_up(self.layout()) =>
+            {
+                self.prune_now(options)
+            }
+            result => result,
+        };
+        disk::keep_reserve(self.layout());
+        report
+    }
+
+    fn prune_now(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
         let scratch = self.scratch()?;
         let report = self.while_alone(|alone| self.take_away(options, alone, &scratch))?;
         // What is gone from its place may take its time to be deleted, beside whatever others do.

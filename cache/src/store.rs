@@ -19,6 +19,7 @@ use rustix::fs::CWD;
 
 use crate::blob;
 use crate::digest::{DiffId, Digest};
+use crate::disk;
 use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
@@ -100,6 +101,7 @@ impl Store {
         }
         recover::after_boot(&layout, options.durability, &mut warnings)?;
         let meta = Meta::open(&layout)?;
+        disk::keep_reserve(&layout);
         Ok(Store(Arc::new(Inner {
             layout,
             meta,
@@ -328,6 +330,7 @@ fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
         "builds",
         "lock",
         "boot",
+        "reserve",
         "meta.db",
         "meta.db-wal",
         "meta.db-shm",

@@ -187,6 +187,9 @@ fn build(
                     .causes
                     .extend(Failure::new("").because(refusal).causes);
             }
+            if let Some(trouble) = error.disk {
+                error.help.extend(super::disk::hints(trouble, settings));
+            }
             fail(settings, mode, &error, &journal);
             if args.on_error == Some(OnError::Shell) && error.kind != BuildErrorKind::Cancelled {
                 open_shell(settings, engine, request, &journal);

@@ -23,9 +23,10 @@ const BOOKKEEPING: u64 = 300 << 10;
 
 /// A store on a small disk with one image of about 4 MiB, which a registry and an archive have too.
 struct World {
+    // Before the environment, which looks for what is left.
+    disk: Disk,
     env: TestEnv,
     registry: Registry,
-    disk: Disk,
     image: String,
 }
 
@@ -35,9 +36,9 @@ impl World {
         let disk = Disk::new(&env, kind, 40 << 20);
         let image = registry.name("image:1");
         let world = World {
+            disk,
             env,
             registry,
-            disk,
             image,
         };
         world
@@ -185,5 +186,30 @@ fn saves_and_pushes() {
         world.run_out_of_space(what, &|| world.rbuild(&command));
         // It is written whole or not at all.
         let _ = fs::remove_file(world.disk.seen("saved.tar"));
+    }
+}
+
+#[test]
+fn a_disk_without_a_byte_left_is_cleaned_up() {
+    for kind in [Kind::Tmpfs, Kind::Ext4] {
+        let world = World::new(kind);
+        let context = world.context("cached", "FROM busybox\nCOPY one two /\n");
+        world
+            .rbuild(args!["-o", "type=cacheonly", context])
+            .run()
+            .ok();
+        world.disk.leave(0);
+        // Whatever small rest a file system keeps for small files.
+        let rest = "while echo x >>\"$0\"; do :; done";
+        let fill = ["sh", "-c", rest];
+        let path = world.disk.path("rest");
+        world.disk.run(&world.env, &fill).arg(path).run();
+        assert_eq!(world.disk.free(), 0, "{kind:?}");
+        let outcome = world.rbuild(["prune", "-af"]).run().ok();
+        assert!(outcome.out().contains("removed layers: 1"), "{kind:?}");
+        let free = world.disk.free();
+        assert!(free > 2 << 20, "{kind:?}: {free}");
+        world.disk.make_room();
+        world.rbuild(["fsck"]).run().ok();
     }
 }

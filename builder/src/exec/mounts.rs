@@ -314,7 +314,7 @@ impl Place<'_> {
             return Err(BuildError::user("not a cache mount"));
         };
         let store = self.context.store;
-        let failed = |error: &dyn std::error::Error| {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
             BuildError::io(format!("could not prepare the cache mount {id:?}"), error)
         };
         let (id, lock) = match sharing {

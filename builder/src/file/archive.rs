@@ -33,7 +33,7 @@ impl FileRun<'_> {
             .view()
             .open(entry)
             .map_err(|error| view_error(&error))?;
-        let failed = |error: &dyn std::error::Error| {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
             BuildError::io(format!("could not unpack `{}`", show(&entry.path)), error)
         };
         let (_, mut plain_tar) = detect_and_decompress(file).map_err(|error| failed(&error))?;

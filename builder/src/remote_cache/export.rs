@@ -9,7 +9,7 @@ use super::config::{
     CONFIG, CacheConfig, CacheLayer, CacheRecord, CacheResult, INLINE, LayerAnnotations,
     UNCOMPRESSED,
 };
-use crate::error::{BuildError, BuildErrorKind, chain};
+use crate::error::{BuildError, chain};
 use crate::event::{Event, VertexId, Warning};
 use crate::image::bundle::{Bundle, Content};
 use crate::image::manifest::ANNOTATION_REF_NAME;
@@ -81,8 +81,7 @@ pub(crate) fn export(
                     message: message.clone(),
                 });
                 if !target.ignore_error {
-                    let mut failure = BuildError::new(BuildErrorKind::Io, format!("failed {name}"));
-                    failure.causes = causes;
+                    let mut failure = BuildError::io(format!("failed {name}"), &error);
                     failure.help = error.hints();
                     failure
                         .help

@@ -92,8 +92,9 @@ fn count_files(
         });
     }
     let tree = tree_of(context, inputs.get(*input))?;
-    let failed =
-        |error: &dyn std::error::Error| BuildError::io(format!("could not match `{path}`"), error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        BuildError::io(format!("could not match `{path}`"), error)
+    };
     let paths = if wild {
         expand_wildcards(&tree, path, copy.parents).map_err(|error| failed(&error))?
     } else {

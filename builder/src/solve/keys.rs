@@ -178,7 +178,7 @@ fn path_digest(
     exclude: Option<&IgnoreMatcher>,
 ) -> Result<(String, Content), BuildError> {
     let path = clean(path);
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         BuildError::io(
             format!("could not read `{}` of {}", path.display(), tree.label()),
             error,

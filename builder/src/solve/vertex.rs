@@ -157,7 +157,7 @@ pub(super) fn load_layers(
     } else {
         format!("[cache] load layers from {}", image.name)
     };
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         BuildError::io(format!("could not load the image {}", image.name), error)
     };
     let _lock = turn(

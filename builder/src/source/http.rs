@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rbuild_cache::{
-    BuildRecord, CommitOptions, Digest, Draft, ExtractOptions, Hasher, Layer, Limits,
+    BuildRecord, CommitOptions, Digest, DiskTrouble, Draft, ExtractOptions, Hasher, Layer, Limits,
     detect_and_decompress, extract, looks_like_tar,
 };
 use rbuild_registry::{Client, RegistryError, WebAnswer, WebRequest, WebSink};
@@ -255,6 +255,7 @@ fn web_error(
         let message = causes.remove(0);
         let mut failed = BuildError::new(crate::BuildErrorKind::Io, message);
         failed.causes = causes;
+        failed.disk = DiskTrouble::of(error);
         let help = match error {
             RegistryError::TooLarge { .. } => {
                 Some("allow more with `--download-limit SIZE`, or fetch the file beforehand")
@@ -331,8 +332,9 @@ impl<'a> Download<'a> {
                 ),
             );
         }
-        let failed =
-            |error: &dyn std::error::Error| BuildError::io("could not store a download", error);
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            BuildError::io("could not store a download", error)
+        };
         let draft = self.context.store.draft().map_err(|error| failed(&error))?;
         let made = if source.unpack && self.is_archive().map_err(|error| failed(&error))? {
             self.unpack(draft.upper()).map_err(|error| {

@@ -116,6 +116,7 @@ impl Opener for Session<'_> {
                 Err(Failure {
                     causes: error.causes.clone(),
                     hints: error.help.clone(),
+                    disk: error.disk,
                     ..Failure::new(format!("failed to solve: {error}")).with_status(code)
                 })
             }
