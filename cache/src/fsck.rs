@@ -138,6 +138,11 @@ impl Check<'_> {
             else {
                 continue;
             };
+            if !self.store.layout().seal(&diff_id).exists() {
+                // What a process left that was killed just before the end is no damage.
+                crate::remove::remove_tree(&self.store.layout().tree(&diff_id))?;
+                continue;
+            }
             let wrong = match Seal::read(self.store.layout(), &diff_id)? {
                 None => Some("has no valid seal".to_owned()),
                 Some(seal) => self.wrong_with(&diff_id, &seal),

@@ -105,15 +105,34 @@ impl Seal {
 
     /// Writes the seal so that it is there whole or not at all.
     pub(crate) fn write(&self, layout: &Layout) -> Result<(), StoreError> {
+        self.write_with(layout, || Ok(()))
+    }
+
+    /// Does something when all that is left to do is to give the seal its name.
+    fn write_with(
+        &self,
+        layout: &Layout,
+        before: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let path = layout.seal(&self.diff_id);
         let bytes = serde_json::to_vec(self).map_err(|error| StoreError::Document {
             what: "a seal".to_owned(),
             reason: error.to_string(),
         })?;
         let (mut file, temporary) = crate::session::temporary_file(layout)?;
-        file.write_all(&bytes)
-            .map_err(StoreError::io("write", &temporary))?;
-        std::fs::rename(&temporary, &path).map_err(StoreError::io("publish the seal", &path))
+        let written = file
+            .write_all(&bytes)
+            .map_err(StoreError::io("write", &temporary))
+            .and_then(|()| before())
+            .and_then(|()| {
+                std::fs::rename(&temporary, &path)
+                    .map_err(StoreError::io("publish the seal", &path))
+            });
+        if written.is_err() {
+            // What stays is collected by the next command.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written
     }
 }
 
@@ -266,8 +285,13 @@ impl Store {
         let path = self.layout().tree(&diff_id);
         // Without a seal it is what a killed process left.
         remove_tree(&path)?;
-        std::fs::rename(tree, &path).map_err(StoreError::io("publish the layer", &path))?;
-        seal.write(self.layout())?;
+        seal.write_with(self.layout(), || {
+            std::fs::rename(tree, &path).map_err(StoreError::io("publish the layer", &path))
+        })
+        .inspect_err(|_| {
+            // If this fails as well, it is garbage like that of a killed process.
+            let _ = remove_tree(&path);
+        })?;
         self.pending_tree(diff_id);
         Ok(Layer::new(seal, path))
     }

@@ -23,6 +23,7 @@ mod concurrency;
 mod context;
 mod debian;
 mod debug;
+mod disk_faults;
 mod errors;
 mod explain;
 mod failures;

@@ -328,7 +328,7 @@ impl ListedCopy<'_> {
         path: &Path,
         new: &mut NewFile,
     ) -> Result<(), BuildError> {
-        let unreadable = |error: &dyn std::error::Error| {
+        let unreadable = |error: &(dyn std::error::Error + 'static)| {
             let shown = entry.at(self.top).path;
             BuildError::io(
                 format!(

@@ -103,7 +103,7 @@ pub(crate) fn unchanged(
     digest: &str,
     now: &Content,
 ) -> Option<Vec<bool>> {
-    let bytes = fs::read(place(store, step, part)).ok()?;
+    let bytes = fs::read(store.memo_path(&memo_name(step, part))).ok()?;
     let (kept, old) = decode(&bytes)?;
     if kept != digest {
         return None;

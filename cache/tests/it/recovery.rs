@@ -162,7 +162,11 @@ fn needs_root_fsck_finds_every_kind_of_damage_and_repairs_it() {
     let lost = test.store.put_blob(b"lost").unwrap().digest;
     flip(&blob_path(&test, &lost));
     fs::write(test.store.root().join("blobs/sha256/ab.tmp"), b"stray").unwrap();
-    fs::create_dir(test.store.root().join("trees").join("0".repeat(64))).unwrap();
+    let trees = test.store.root().join("trees");
+    for digit in ["0", "1"] {
+        fs::create_dir(trees.join(digit.repeat(64))).unwrap();
+    }
+    fs::write(trees.join(format!("{}.seal", "0".repeat(64))), "torn").unwrap();
     fs::remove_file(blob_path(&test, &tagged.config)).unwrap();
 
     let report = test.store.fsck(false).unwrap();
@@ -183,6 +187,8 @@ fn needs_root_fsck_finds_every_kind_of_damage_and_repairs_it() {
     assert!(has(&format!("blob {lost} hashes to")));
     assert!(has("ab.tmp` is no blob"));
     assert!(has("has no valid seal"));
+    let unfinished = trees.join("1".repeat(64));
+    assert!(!unfinished.exists(), "no damage, but garbage");
     assert!(has(&format!("image `a:b` has lost blob {}", tagged.config)));
     assert_eq!(report.problems.len(), 7, "{:?}", report.problems);
     assert_eq!(report.repaired, 0);
