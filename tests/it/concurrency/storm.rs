@@ -90,7 +90,7 @@ impl<'a> Worker<'a> {
         ("rmi", Worker::remove),
         ("tag", Worker::tag),
         ("pull", |worker| {
-            drop(worker.rbuild(["pull", "-q", &worker.world.pulled]))
+            drop(worker.rbuild(["pull", "-q", &worker.world.pulled]));
         }),
         ("rmi of what others pull", |worker| {
             drop(worker.rbuild(["rmi", "-f", &worker.world.pulled]));
@@ -98,7 +98,7 @@ impl<'a> Worker<'a> {
         ("prune -a", |worker| drop(worker.rbuild(["prune", "-af"]))),
         ("prune", |worker| drop(worker.rbuild(["prune", "-f"]))),
         ("image prune", |worker| {
-            drop(worker.rbuild(["image", "prune", "-f"]))
+            drop(worker.rbuild(["image", "prune", "-f"]));
         }),
         ("images", |worker| {
             let images = worker

@@ -32,8 +32,8 @@ impl Random {
 
 /// The number in an environment variable that makes a test longer or repeats one of its runs.
 pub(crate) fn setting<T: FromStr>(name: &str, usual: T) -> T {
-    std::env::var(name).map_or(usual, |text| match text.parse() {
-        Ok(number) => number,
-        Err(_) => panic!("{name} must be a number, not {text:?}"),
+    std::env::var(name).map_or(usual, |text| {
+        let number = text.parse().ok();
+        number.unwrap_or_else(|| panic!("{name} must be a number, not {text:?}"))
     })
 }
