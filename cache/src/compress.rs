@@ -8,10 +8,14 @@ use std::num::NonZero;
 
 use crate::error::StoreError;
 
+mod cut;
 mod detect;
 mod gzip;
+mod known;
 
 pub use detect::{StreamKind, detect_and_decompress, detect_and_decompress_within};
+pub(crate) use gzip::Blocks;
+pub(crate) use known::{Block, KnownBlocks, list};
 
 /// How a layer blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,21 +82,24 @@ impl Compression {
         }
     }
 
-    /// Compresses what `produce` writes into `out`, on all cores.
+    /// Compresses what `produce` writes into `out`, on all cores; tells the blocks of gzip.
     pub(crate) fn run<W: Write + Send, T>(
         &self,
         out: W,
+        blocks: &Blocks,
         produce: impl FnOnce(&mut dyn Write) -> Result<T, StoreError>,
-    ) -> Result<(W, T), StoreError> {
+    ) -> Result<(W, T, Vec<Block>), StoreError> {
         let level = self.effective_level().unwrap_or_default();
         match self.kind {
             CompressionKind::Uncompressed => {
                 let mut out = out;
                 let value = produce(&mut out)?;
-                Ok((out, value))
+                Ok((out, value, Vec::new()))
             }
-            CompressionKind::Gzip => gzip::compress(level.unsigned_abs(), out, produce),
-            CompressionKind::Zstd => zstd(level, out, produce),
+            CompressionKind::Gzip => gzip::compress(level.unsigned_abs(), out, blocks, produce),
+            CompressionKind::Zstd => {
+                zstd(level, out, produce).map(|(out, value)| (out, value, Vec::new()))
+            }
         }
     }
 }

@@ -74,12 +74,17 @@ impl Store {
             return Ok(known);
         }
         let writer = self.blob_writer()?;
-        let (writer, ()) =
-            compression.run(writer, |mut out| self.original_tar(diff_id, &mut out))?;
+        let blocks = self.blocks_for(diff_id, compression);
+        let (writer, (), made) = compression.run(writer, &blocks, |mut out| {
+            self.original_tar(diff_id, &mut out)
+        })?;
         let expected = (kind == CompressionKind::Uncompressed).then_some(diff_id.digest());
         let blob = writer.commit(expected)?;
         self.meta()
             .put_layer_blob(diff_id, &KnownBlob { blob, kind, level })?;
+        if blocks.list {
+            self.keep_blocks(&blob.digest, &made);
+        }
         Ok(LayerBlob { blob, kind })
     }
 

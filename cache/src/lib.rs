@@ -29,6 +29,7 @@ mod recover;
 mod remove;
 mod scaffold;
 mod session;
+mod similar;
 mod steps;
 mod store;
 mod sys;

@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 
 use crate::args;
 use crate::support::TestEnv;
+use crate::support::layout::Image;
 
 const DOCKERFILE: &str = "FROM busybox\nCOPY . /\n";
 
-/// The diff IDs of a build in this store, and of one without cache in an empty one.
+/// The layers of a build in this store, and of one in an empty one: digests of the gzipped blobs.
 fn both(env: &TestEnv, context: &Path, name: &str) -> (String, String) {
-    let layers = "{{json .RootFS.Layers}}";
-    env.build(name, context);
-    let here = env.inspect(name, layers);
+    let here = env.build_layout(name, context);
     let other = TestEnv::new();
     other.import_busybox();
-    other.build(name, context);
-    (here, other.inspect(name, layers))
+    let fresh = other.build_layout(name, context);
+    let layers = |image: &Image| image.manifest["layers"].to_string();
+    assert_eq!(here.config["rootfs"], fresh.config["rootfs"]);
+    (layers(&here), layers(&fresh))
 }
 
 fn touch(path: &Path, like: &fs::Metadata) {
@@ -41,6 +42,13 @@ fn context(env: &TestEnv) -> PathBuf {
             ("noise.log", "x"),
         ],
     );
+    // Enough for several compressed blocks.
+    fs::create_dir(context.join("many")).unwrap();
+    for number in 0..60 {
+        let lines: Vec<String> = (0..8000).map(|line| (line * number).to_string()).collect();
+        let text = lines.join("\n");
+        fs::write(context.join(format!("many/{number}")), text).unwrap();
+    }
     symlink("one", context.join("a/link")).unwrap();
     fs::hard_link(context.join("a/two"), context.join("b/two")).unwrap();
     fs::set_permissions(context.join("b"), fs::Permissions::from_mode(0o750)).unwrap();
@@ -53,7 +61,7 @@ fn whatever_changed_the_layer_is_that_of_a_first_build() {
     env.import_busybox();
     let context = context(&env);
     let path = |name: &str| context.join(name);
-    let changes: [(&str, &dyn Fn()); 12] = [
+    let changes: [(&str, &dyn Fn()); 13] = [
         ("nothing yet", &|| {}),
         ("a file's content", &|| {
             fs::write(path("five"), "55").unwrap();
@@ -66,6 +74,9 @@ fn whatever_changed_the_layer_is_that_of_a_first_build() {
         ("a time, and content elsewhere", &|| {
             fs::write(path("a/two"), "22").unwrap();
             touch(&path("b/four"), &fs::metadata("/").unwrap());
+        }),
+        ("one of many files, which has grown", &|| {
+            fs::write(path("many/30"), vec![b'x'; 100_000]).unwrap();
         }),
         ("a mode", &|| {
             fs::set_permissions(path("b/four"), fs::Permissions::from_mode(0o4755)).unwrap();

@@ -291,6 +291,10 @@ fn keyed(
     let elapsed = start.elapsed();
     let mut record = record(vertex, key, &parts, &layer, elapsed);
     reuse::note(&mut record, target.as_deref());
+    if target.is_some() {
+        let old = reuse.as_ref().map(|reuse| reuse.layer.diff_id());
+        context.store.note_version(layer.diff_id(), old);
+    }
     // Before its record makes it a part of the cache, which `prune -a` empties.
     protect(context, [layer.diff_id()].into_iter())?;
     if stayed_the_same(context, vertex, inputs, &parts) {

@@ -1,19 +1,20 @@
 //! Parallel gzip: one member, the same bytes whatever the number of threads.
 //!
-//! The input is cut into blocks of 1 MiB. Each is deflated on its own, with the 32 KiB before it as
-//! dictionary, and ended by a sync flush, so that the pieces can be put one behind the other; their
-//! checksums are combined. Any reader of gzip reads it. Memory: two blocks a thread.
+//! The input is cut into blocks of at most 1 MiB ([`cut`](super::cut)). Each is deflated on its own, with
+//! the 32 KiB before it as dictionary, and ended by a sync flush, so that the pieces can be put one
+//! behind the other; their checksums are combined. Any reader of gzip reads it. A block that an older
+//! blob has already is copied from there, to the same bytes. Memory: two blocks a thread.
 
 use std::io::{self, Write};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, OnceLock};
 
-use flate2::{Compress, Compression, Crc, FlushCompress};
+use flate2::{Compress, Compression, FlushCompress};
 
+use super::cut::{BLOCK, Cutter, Step};
+use super::known::{Block, BlockKey, KnownBlocks};
+use crate::digest::Hasher;
 use crate::error::StoreError;
-
-/// Plain bytes of one block.
-const BLOCK: usize = 1 << 20;
 
 /// How far deflate looks back.
 const WINDOW: usize = 32 << 10;
@@ -27,9 +28,19 @@ const LAST_BLOCK: [u8; 2] = [3, 0];
 /// A deflated block.
 struct Piece {
     deflated: Vec<u8>,
-    crc: Crc,
+    /// Its place in the blob is not known yet.
+    block: Block,
     /// The plain block, to be used again.
     plain: Vec<u8>,
+}
+
+/// What is known of blocks: those of an older blob, and whether the new ones are wanted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Blocks {
+    /// Blocks that need not be deflated again.
+    pub(crate) known: Option<Arc<KnownBlocks>>,
+    /// List the blocks for next time.
+    pub(crate) list: bool,
 }
 
 type Promise = Receiver<io::Result<Piece>>;
@@ -53,8 +64,9 @@ fn pool() -> Result<&'static rayon::ThreadPool, StoreError> {
 pub(super) fn compress<W: Write + Send, T>(
     level: u32,
     mut out: W,
+    blocks: &Blocks,
     produce: impl FnOnce(&mut dyn Write) -> Result<T, StoreError>,
-) -> Result<(W, T), StoreError> {
+) -> Result<(W, T, Vec<Block>), StoreError> {
     let pool = pool()?;
     let ahead = 2 * pool.current_num_threads();
     let (promises, in_order) = sync_channel::<Promise>(ahead);
@@ -62,40 +74,44 @@ pub(super) fn compress<W: Write + Send, T>(
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || {
             let result = write_pieces(&mut out, &in_order, &give_back);
-            result.map(|()| out)
+            result.map(|blocks| (out, blocks))
         });
-        let mut blocks = Blocks {
-            level: Compression::new(level),
+        let mut input = Input {
+            level,
+            blocks: blocks.clone(),
             pool,
             promises,
             used,
+            cutter: Cutter::default(),
             current: Vec::with_capacity(BLOCK),
             dictionary: Vec::new(),
         };
-        let produced = produce(&mut blocks);
-        let sent = blocks.finish();
+        let produced = produce(&mut input);
+        let sent = input.finish();
         let written = writer
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
         // A failure of the writer shows in the producer as a closed channel: the cause comes first.
-        let out = written.map_err(StoreError::stream("write the compressed layer"))?;
+        let (out, blocks) = written.map_err(StoreError::stream("write the compressed layer"))?;
         let value = produced?;
         sent.map_err(StoreError::stream("compress the layer"))?;
-        Ok((out, value))
+        Ok((out, value, blocks))
     })
 }
 
 /// Cuts the input into blocks and hands them out.
-struct Blocks {
-    level: Compression,
+struct Input {
+    level: u32,
+    blocks: Blocks,
     pool: &'static rayon::ThreadPool,
     promises: SyncSender<Promise>,
     used: Receiver<Vec<u8>>,
+    cutter: Cutter,
     current: Vec<u8>,
     dictionary: Vec<u8>,
 }
 
-impl Blocks {
+impl Input {
     fn send(&mut self) -> io::Result<()> {
         let mut next = self
             .used
@@ -106,10 +122,10 @@ impl Blocks {
         let tail = plain[plain.len().saturating_sub(WINDOW)..].to_vec();
         let dictionary = std::mem::replace(&mut self.dictionary, tail);
         let (fulfil, promise) = sync_channel(1);
-        let level = self.level;
+        let (level, blocks) = (self.level, self.blocks.clone());
         self.pool.spawn(move || {
             // Nobody waits any more if the writer failed.
-            let _ = fulfil.send(deflate(level, &dictionary, plain));
+            let _ = fulfil.send(piece(level, &blocks, &dictionary, plain));
         });
         self.promises
             .send(promise)
@@ -117,6 +133,11 @@ impl Blocks {
     }
 
     fn finish(mut self) -> io::Result<()> {
+        let rest = self.cutter.rest();
+        if self.current.len() + rest.len() > BLOCK {
+            self.send()?;
+        }
+        self.current.extend(rest);
         if self.current.is_empty() {
             Ok(())
         } else {
@@ -125,10 +146,22 @@ impl Blocks {
     }
 }
 
-impl Write for Blocks {
+impl Write for Input {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(BLOCK - self.current.len());
-        self.current.extend_from_slice(&bytes[..taken]);
+        let taken = match self.cutter.step(bytes, self.current.len()) {
+            Step::Take(taken) => {
+                self.current.extend_from_slice(&bytes[..taken]);
+                taken
+            }
+            Step::Wait(taken) => taken,
+            Step::Header { taken, header, cut } => {
+                if cut {
+                    self.send()?;
+                }
+                self.current.extend_from_slice(&header);
+                taken
+            }
+        };
         if self.current.len() == BLOCK {
             self.send()?;
         }
@@ -140,30 +173,88 @@ impl Write for Blocks {
     }
 }
 
-/// Writes header, pieces in order, and trailer.
+/// Writes header, pieces in order, and trailer; tells where the blocks are.
 fn write_pieces(
     out: &mut impl Write,
     in_order: &Receiver<Promise>,
     give_back: &Sender<Vec<u8>>,
-) -> io::Result<()> {
-    let mut crc = Crc::new();
+) -> io::Result<Vec<Block>> {
+    let mut crc = crc32fast::Hasher::new();
+    let mut size = 0_u64;
+    let mut offset = HEADER.len() as u64;
+    let mut blocks = Vec::new();
     out.write_all(&HEADER)?;
     for promise in in_order {
-        let piece = promise
+        let mut piece = promise
             .recv()
             .map_err(|_| io::Error::other("a thread panicked"))??;
         out.write_all(&piece.deflated)?;
-        crc.combine(&piece.crc);
+        let plain = u64::from(piece.block.plain);
+        crc.combine(&crc32fast::Hasher::new_with_initial_len(
+            piece.block.crc,
+            plain,
+        ));
+        size += plain;
+        piece.block.offset = offset;
+        offset += u64::from(piece.block.deflated);
+        blocks.push(piece.block);
         // The producer may be through already.
         let _ = give_back.send(piece.plain);
     }
     out.write_all(&LAST_BLOCK)?;
-    out.write_all(&crc.sum().to_le_bytes())?;
-    // The size field is modulo 2^32 by definition, and so is the counter.
-    out.write_all(&crc.amount().to_le_bytes())
+    out.write_all(&crc.finalize().to_le_bytes())?;
+    // The size field is modulo 2^32 by definition.
+    out.write_all(&(size as u32).to_le_bytes())?;
+    Ok(blocks)
 }
 
-fn deflate(level: Compression, dictionary: &[u8], plain: Vec<u8>) -> io::Result<Piece> {
+/// Deflates a block, or takes it from where it is known.
+fn piece(level: u32, blocks: &Blocks, dictionary: &[u8], plain: Vec<u8>) -> io::Result<Piece> {
+    let key = if blocks.list || blocks.known.is_some() {
+        key(level, dictionary, &plain)
+    } else {
+        BlockKey::default()
+    };
+    if let Some((deflated, block)) = blocks.known.as_ref().and_then(|known| known.get(&key)) {
+        return Ok(Piece {
+            deflated,
+            block,
+            plain,
+        });
+    }
+    let deflated = deflate(Compression::new(level), dictionary, &plain)?;
+    let block = Block {
+        key,
+        offset: 0,
+        // Neither is much more than a block.
+        deflated: deflated.len() as u32,
+        plain: plain.len() as u32,
+        crc: crc32fast::hash(&plain),
+        check: if blocks.list {
+            crc32fast::hash(&deflated)
+        } else {
+            0
+        },
+    };
+    Ok(Piece {
+        deflated,
+        block,
+        plain,
+    })
+}
+
+/// Everything that the deflated bytes depend on, but for the library, whose version the list's first
+/// line stands for.
+fn key(level: u32, dictionary: &[u8], plain: &[u8]) -> BlockKey {
+    let mut hasher = Hasher::new();
+    hasher.update(&level.to_le_bytes());
+    hasher.update(&(dictionary.len() as u64).to_le_bytes());
+    hasher.update(dictionary);
+    hasher.update(plain);
+    *hasher.finish().as_bytes()
+}
+
+fn deflate(level: Compression, dictionary: &[u8], plain: &[u8]) -> io::Result<Vec<u8>> {
     // Always a new one: after `reset` the same input can give other bytes, depending on what was
     // compressed before (seen with zlib-rs 0.6.8), and its 300 KB are nothing beside a block's work.
     let mut compress = Compress::new(level, false);
@@ -180,17 +271,10 @@ fn deflate(level: Compression, dictionary: &[u8], plain: Vec<u8>) -> io::Result<
             .map_err(io::Error::other)?;
         // A flush is complete once it leaves room in the output.
         if compress.total_in() as usize == plain.len() && deflated.len() < deflated.capacity() {
-            break;
+            return Ok(deflated);
         }
         deflated.reserve(deflated.capacity().max(4096));
     }
-    let mut crc = Crc::new();
-    crc.update(&plain);
-    Ok(Piece {
-        deflated,
-        crc,
-        plain,
-    })
 }
 
 #[cfg(test)]
@@ -215,11 +299,49 @@ mod tests {
     }
 
     fn compressed(level: u32, input: &[u8]) -> Vec<u8> {
-        let (bytes, ()) = compress(level, Vec::new(), |out| {
+        listed(level, input, &Blocks::default()).0
+    }
+
+    fn listed(level: u32, input: &[u8], blocks: &Blocks) -> (Vec<u8>, Vec<Block>) {
+        let (bytes, (), blocks) = compress(level, Vec::new(), blocks, |out| {
             out.write_all(input).map_err(StoreError::stream("write"))
         })
         .unwrap();
-        bytes
+        (bytes, blocks)
+    }
+
+    #[test]
+    fn known_blocks_give_the_same_bytes() {
+        let mut input = input();
+        let list = Blocks {
+            known: None,
+            list: true,
+        };
+        let (old, blocks) = listed(6, &input, &list);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&old).unwrap();
+        let known = KnownBlocks::new(&super::super::known::list(&blocks), file).unwrap();
+        let with = Blocks {
+            known: Some(Arc::new(known)),
+            list: true,
+        };
+        let middle = input.len() / 2;
+        input[middle] ^= 1;
+        let expected = compressed(6, &input);
+        assert_ne!(expected, old);
+        let (bytes, now) = listed(6, &input, &with);
+        assert!(bytes == expected);
+        let same = now
+            .iter()
+            .filter(|block| blocks.iter().any(|old| old.key == block.key));
+        // The changed one, and the one that has it as dictionary.
+        assert!(same.count() >= now.len() - 2);
+        // Another level has other blocks.
+        assert!(listed(1, &input, &with).0 == compressed(1, &input));
+        let mut plain = Vec::new();
+        let mut reader = flate2::read::GzDecoder::new(bytes.as_slice());
+        std::io::Read::read_to_end(&mut reader, &mut plain).unwrap();
+        assert!(plain == input);
     }
 
     #[test]
