@@ -7,7 +7,7 @@ use rbuild_parser::closest;
 
 use crate::commands::{
     build, check, debug, explain, fmt, fsck, history, images, imagetools, import, info, inspect,
-    load, login, logout, prune, pull, push, rmi, run, save, system, tag, version,
+    load, login, logout, prune, pull, push, repro, rmi, run, save, system, tag, version,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -109,6 +109,7 @@ Build and run:
   build      Build an image (the word may be left out)
   check      Check a Dockerfile without building it
   fmt        Format Dockerfiles
+  repro      Build twice and tell what differs
   explain    Tell why the steps of a build ran or did not run
   debug      Open a shell in the state of a build's step
   run        Run a command in a new container
@@ -163,6 +164,7 @@ Examples:
 pub(crate) enum Command {
     Build(Box<build::BuildArgs>),
     Check(check::CheckArgs),
+    Repro(Box<repro::ReproArgs>),
     Fmt(fmt::FmtArgs),
     Run(Box<run::RunArgs>),
     Images(images::ImagesArgs),

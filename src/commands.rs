@@ -22,6 +22,7 @@ mod past;
 pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod repro;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
@@ -49,6 +50,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             build::run(settings, &args)
         }
         Command::Check(args) => check::run(settings, &args),
+        Command::Repro(args) => repro::run(settings, *args),
         Command::Fmt(args) => fmt::run(settings, &args),
         Command::Run(args) => run::run(settings, &args),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {

@@ -11,6 +11,7 @@ use rbuild_builder::etc::{hosts_file, resolv_conf};
 use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
 };
+use rbuild_builder::request::NameResolution;
 use rbuild_builder::users::lookup_user;
 use rbuild_cache::{
     Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
@@ -264,7 +265,10 @@ fn system_files(options: &Options, hostname: &str) -> Vec<(Mount, TargetKind)> {
     };
     let files = [
         ("/etc/hosts", hosts),
-        ("/etc/resolv.conf", resolv_conf(host_network)),
+        (
+            "/etc/resolv.conf",
+            resolv_conf(host_network, &NameResolution::default()),
+        ),
         ("/etc/hostname", format!("{hostname}\n").into_bytes()),
     ];
     files

@@ -11,6 +11,8 @@ pub(crate) mod status {
     pub(crate) const ERROR: u8 = 1;
     /// The command line is wrong.
     pub(crate) const USAGE: u8 = 2;
+    /// Two builds of the same thing gave different results.
+    pub(crate) const NOT_REPRODUCIBLE: u8 = 3;
     /// `rbuild run` could not start the container.
     pub(crate) const ENGINE: u8 = 125;
     /// The container's command was found but cannot be executed.

@@ -49,6 +49,16 @@ pub(crate) fn add_host(value: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), address.to_string()))
 }
 
+/// Parses the values of `--dns`.
+pub(crate) fn name_servers(values: &[String]) -> Result<Vec<IpAddr>, Failure> {
+    let server = |value: &String| {
+        value
+            .parse()
+            .map_err(|_| Failure::new(format!("invalid --dns: {value:?} is not an IP address")))
+    };
+    values.iter().map(server).collect()
+}
+
 /// Parses `NAME=SOFT[:HARD]`; -1 is unlimited.
 pub(crate) fn ulimit(value: &str) -> Result<(String, u64, u64), Failure> {
     let invalid = || Failure::new(format!("invalid ulimit argument: {value}"));

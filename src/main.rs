@@ -50,7 +50,10 @@ fn main() -> ExitCode {
     let settings = Settings::new(&cli.global, Environment::read());
     start_log(&settings);
     let word = match &cli.command {
-        Command::Build(_) | Command::Check(_) | Command::Image(ImageCommand::Build(_)) => "ERROR:",
+        Command::Build(_)
+        | Command::Repro(_)
+        | Command::Check(_)
+        | Command::Image(ImageCommand::Build(_)) => "ERROR:",
         _ => "Error:",
     };
     let done =

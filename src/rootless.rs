@@ -25,6 +25,7 @@ pub(crate) fn enter(command: &Command) -> Result<(), Failure> {
 fn handles_owners(command: &Command) -> bool {
     match command {
         Command::Build(_)
+        | Command::Repro(_)
         | Command::Run(_)
         | Command::Debug(_)
         | Command::Rmi(_)

@@ -18,7 +18,7 @@ use crate::exec::{self, ExecContext, Ready};
 use crate::ops::{ExecMountKind, ExecOp, Setting};
 use crate::recipe::{self, DiffIdText, Recipe, Work};
 use crate::report::{BuildReport, StepReport, StepState};
-use crate::request::{SecretSource, SshSource};
+use crate::request::{NameResolution, SecretSource, SshSource};
 use crate::users::lookup_user;
 
 /// Where the tools are mounted that a root file system without a shell is given.
@@ -151,6 +151,7 @@ pub fn open(
         ssh: request.ssh,
         events,
         cancel,
+        own_mounts: None,
         vertex: VertexId(request.step.vertex),
         recorder: None,
     };
@@ -237,6 +238,8 @@ fn operation(work: &Work) -> ExecOp {
             hosts: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            names: NameResolution::default(),
+            times: None,
             script: None,
         },
     }

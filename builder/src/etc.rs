@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::IpAddr;
 
+use crate::request::NameResolution;
+
 /// Largest `resolv.conf` that is taken from the host.
 const RESOLV_LIMIT: usize = 64 * 1024;
 
@@ -19,11 +21,47 @@ pub fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// `/etc/resolv.conf` from the host.
+/// `/etc/resolv.conf` from the host, with what was asked for in place of the host's.
 ///
 /// Name servers on the loopback interface cannot be reached from another network namespace and
 /// are left out unless `host_network`.
-pub fn resolv_conf(host_network: bool) -> Vec<u8> {
+pub fn resolv_conf(host_network: bool, names: &NameResolution) -> Vec<u8> {
+    let host = host_resolv_conf(host_network);
+    replaced(&String::from_utf8_lossy(&host), names).into_bytes()
+}
+
+/// Replaces the lines that something was asked for instead of.
+fn replaced(host: &str, names: &NameResolution) -> String {
+    let servers: Vec<String> = names.servers.iter().map(ToString::to_string).collect();
+    let search: Vec<String> = match names.search.as_slice() {
+        // Docker's way to say that there is none.
+        [only] if only == "." => vec![".".to_owned()],
+        search => search.to_vec(),
+    };
+    let replaces = |line: &str| match line.split_whitespace().next() {
+        Some("nameserver") => !servers.is_empty(),
+        Some("search" | "domain") => !search.is_empty(),
+        Some("options") => !names.options.is_empty(),
+        _ => false,
+    };
+    let mut text: String = host
+        .lines()
+        .filter(|line| !replaces(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    if !search.is_empty() && search != ["."] {
+        text.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    for server in &servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !names.options.is_empty() {
+        text.push_str(&format!("options {}\n", names.options.join(" ")));
+    }
+    text
+}
+
+fn host_resolv_conf(host_network: bool) -> Vec<u8> {
     let own = read("/etc/resolv.conf");
     if host_network {
         return own.into_bytes();
@@ -86,6 +124,26 @@ mod tests {
         let text = "search x\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nnameserver ::1\n";
         assert_eq!(without_loopback(text), "search x\nnameserver 10.0.0.1\n");
         assert!(!has_server(&without_loopback("nameserver 127.0.0.53\n")));
+    }
+
+    #[test]
+    fn name_servers_that_were_asked_for_replace_the_hosts() {
+        let host = "# own\nsearch a.example\nnameserver 10.0.0.1\noptions ndots:2\n";
+        let mut names = NameResolution::default();
+        assert_eq!(replaced(host, &names), host);
+        names.servers = vec!["1.1.1.1".parse().unwrap(), "2606::1".parse().unwrap()];
+        names.search = vec!["b.example".into(), "c.example".into()];
+        assert_eq!(
+            replaced(host, &names),
+            "# own\noptions ndots:2\nsearch b.example c.example\nnameserver 1.1.1.1\nnameserver \
+             2606::1\n"
+        );
+        names.search = vec![".".into()];
+        names.options = vec!["timeout:1".into()];
+        assert_eq!(
+            replaced(host, &names),
+            "# own\nnameserver 1.1.1.1\nnameserver 2606::1\noptions timeout:1\n"
+        );
     }
 
     #[test]

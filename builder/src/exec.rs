@@ -50,6 +50,8 @@ pub(crate) struct ExecContext<'a> {
     pub events: &'a dyn EventSink,
     /// Stops the command.
     pub cancel: &'a Cancel,
+    /// Where cache mounts live that are thrown away with the build; none for those of the store.
+    pub own_mounts: Option<&'a Scratch>,
     /// The vertex, for events.
     pub vertex: VertexId,
     /// Where the log goes and what a failed step leaves; none when nothing is built.
@@ -82,7 +84,7 @@ pub(crate) fn execute(
     let error = match ended {
         Ok(ended) if ended.status == ExitStatus::Code(0) && !context.cancel.is_cancelled() => {
             return draft
-                .commit(root, &commit_options(context.cancel))
+                .commit(root, &commit_options(context.cancel, operation.times))
                 .map_err(|error| BuildError::io("could not store the new layer", &error));
         }
         Ok(_) if context.cancel.is_cancelled() => return Err(BuildError::cancelled()),

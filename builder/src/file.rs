@@ -79,7 +79,7 @@ pub(crate) fn execute(
     run.upper.finish().map_err(|error| upper_error(&error))?;
     let options = CommitOptions {
         written_here: !run.unpacked,
-        ..commit_options(cancel)
+        ..commit_options(cancel, operation.times)
     };
     let layer = draft
         .commit(parents, &options)
@@ -90,9 +90,10 @@ pub(crate) fn execute(
     })
 }
 
-/// Stops with the build.
-pub(crate) fn commit_options(cancel: &Cancel) -> CommitOptions {
+/// Stops with the build; gives everything one time if there is one.
+pub(crate) fn commit_options(cancel: &Cancel, times: Option<i64>) -> CommitOptions {
     CommitOptions {
+        times,
         stop: Some(cancel.flag()),
         ..CommitOptions::default()
     }
@@ -241,6 +242,22 @@ pub(crate) fn fill_directory(
     };
     run.copy_into_root(tree, source)?;
     run.upper.finish().map_err(|error| upper_error(&error))
+}
+
+/// Copies a whole tree into the upper directory of a draft, and marks paths as deleted.
+pub(crate) fn fill_layer(
+    directory: &Path,
+    tree: &SourceTree,
+    deleted: &[PathBuf],
+    cancel: &Cancel,
+) -> Result<(), BuildError> {
+    fill_directory(directory, tree, "/", cancel)?;
+    let mut upper = Upper::open(directory, RootView::of_directory(directory))
+        .map_err(|error| upper_error(&error))?;
+    for path in deleted {
+        upper.whiteout(path).map_err(|error| upper_error(&error))?;
+    }
+    Ok(())
 }
 
 /// Sets owner and mode of a directory of the store.

@@ -1,5 +1,7 @@
 //! The last step: history and layers into the config, and out to where the result goes.
 
+mod squash;
+
 use std::cell::Cell;
 use std::time::Instant;
 
@@ -26,7 +28,7 @@ pub(crate) fn finish(
     warnings: Vec<Warning>,
 ) -> Result<BuildResult, BuildError> {
     bring_layers(context, targets, outputs)?;
-    let finished: Vec<Finished> = targets
+    let mut finished: Vec<Finished> = targets
         .iter()
         .map(|target| {
             let mut finished = complete(target, outputs);
@@ -34,6 +36,16 @@ pub(crate) fn finish(
             finished
         })
         .collect();
+    if let Some(which) = context.request.squash {
+        for one in &mut finished {
+            squash::squash(context, one, which)?;
+        }
+    }
+    if context.request.config.omit_history {
+        for one in &mut finished {
+            one.config.history.clear();
+        }
+    }
     let vertex = crate::event::VertexId(context.graph.len() as u32);
     let start = Instant::now();
     let began = context.recorder.now();
@@ -98,6 +110,7 @@ pub(crate) fn finish(
         warnings,
         cached,
         executed,
+        images: finished,
     })
 }
 
@@ -110,9 +123,9 @@ fn bring_layers(
     let writes = |output: &Output| match output.kind {
         OutputKind::CacheOnly => false,
         // A registry may have them already; others are brought as blobs.
-        OutputKind::Registry { .. } => {
+        OutputKind::Registry { .. } if context.request.squash.is_none() => {
             let compression = output.options.compression.as_ref();
-            compression.is_some_and(|compression| compression.force)
+            output.options.own_blobs || compression.is_some_and(|compression| compression.force)
         }
         _ => true,
     };

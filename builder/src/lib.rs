@@ -4,6 +4,7 @@
 //! the environment: progress leaves as [`event::Event`] values.
 
 mod cancel;
+mod compare;
 mod context;
 pub mod debug;
 pub mod error;
@@ -40,6 +41,7 @@ use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse}
 use rbuild_runtime::Runtime;
 
 pub use cancel::Cancel;
+pub use compare::{ImageDifference, compare_images};
 pub use context::{ContextAccess, ContextAddress, ContextTree, OpenedContext, open_context};
 pub use error::{BuildError, BuildErrorKind, Location};
 pub use event::{Event, EventSink, Warning};
@@ -87,6 +89,8 @@ pub struct BuildResult {
     pub cached: usize,
     /// Steps that ran.
     pub executed: usize,
+    /// The image of every platform, as it was given to the outputs.
+    pub images: Vec<output::Finished>,
 }
 
 /// Builds.
@@ -128,7 +132,8 @@ fn build_with(
     if engine.runtime.is_none() {
         refuse_commands(&graph)?;
     }
-    let locals = locals::Locals::open(&engine.store, request, prepared.ignore.as_ref(), &locals)?;
+    let ignore = prepared.ignore.as_ref();
+    let locals = locals::Locals::open(&engine.store, request, ignore, &locals, cancel.flag())?;
     let findings = Mutex::new(Vec::new());
     let (store, sources) = (&engine.store, &request.cache_from);
     let imports = remote_cache::import(store, client, sources, &request.platforms, events);
@@ -137,6 +142,11 @@ fn build_with(
         .store
         .lease()
         .map_err(|error| BuildError::io("could not begin to use the store", &error))?;
+    let own_mounts = request
+        .fresh_cache_mounts
+        .then(|| engine.store.scratch())
+        .transpose()
+        .map_err(|error| BuildError::io("could not make a scratch directory", &error))?;
     let context = solve::SolveContext {
         store: &engine.store,
         lease: &lease,
@@ -151,6 +161,7 @@ fn build_with(
         events,
         cancel,
         findings: &findings,
+        own_mounts: own_mounts.as_ref(),
         recorder: &recorder,
     };
     let roots: Vec<event::VertexId> = targets

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rbuild_cache::{Digest, Layer, RootView, Store};
 use rbuild_parser::IgnoreMatcher;
@@ -39,6 +40,7 @@ impl Locals {
         request: &BuildRequest,
         context_ignore: Option<&Arc<IgnoreMatcher>>,
         sources: &[LocalSource],
+        stop: Arc<AtomicBool>,
     ) -> Result<Locals, BuildError> {
         let mut entries = Vec::with_capacity(sources.len());
         let mut identity = String::new();
@@ -65,7 +67,7 @@ impl Locals {
         let name = format!("context-{}", Digest::of(identity.as_bytes()).hex());
         Ok(Locals {
             entries,
-            memo: FileMemo::load(&store.memo_path(&name)),
+            memo: FileMemo::load(&store.memo_path(&name)).stopped_by(stop),
             memo_name: name,
         })
     }

@@ -24,9 +24,9 @@ use rbuild_parser::{
 
 use crate::error::{BuildError, BuildErrorKind, Location, SourceFile};
 use crate::event::VertexId;
-use crate::image::{BaseImage, History, ImageConfig};
+use crate::image::{BaseImage, ContainerConfig, History, ImageConfig};
 use crate::ops::{CopyAction, CopySource, FileAction, FileOp, Op, OpGraph, Setting, VertexMeta};
-use crate::plan::{Base, BaseResolver, FromTarget, Plan, PlannedStage};
+use crate::plan::{Base, BaseResolver, EPOCH, FromTarget, Plan, PlannedStage};
 use crate::request::{BuildRequest, ContextSource, FetchedContext, NamedContext};
 use crate::scope::VariableList;
 
@@ -178,11 +178,7 @@ impl<'a> Lowering<'a> {
             return Err(BuildError::user("the target stage was not planned"));
         };
         state.history.append(&mut state.trailing_history);
-        state
-            .config
-            .config
-            .labels
-            .extend(self.request.labels.clone());
+        self.change_config(&mut state.config.config);
         if !self.request.platforms.is_empty() {
             state.config.os.clone_from(&plan.platform.os);
             state
@@ -203,13 +199,13 @@ impl<'a> Lowering<'a> {
     }
 
     fn source_date_epoch(&self, plan: &Plan<'_>) -> Result<Option<i64>, BuildError> {
-        const NAME: &str = "SOURCE_DATE_EPOCH";
-        let value = self.request.build_args.get(NAME).map(String::as_str);
+        let value = self.request.build_args.get(EPOCH).map(String::as_str);
         let Some(value) = value
-            .or_else(|| plan.globals.get(NAME))
+            .or_else(|| plan.globals.get(EPOCH))
             .filter(|v| !v.is_empty())
         else {
-            return Ok(None);
+            let fixed = self.request.reproducible;
+            return Ok(fixed.then_some(BuildRequest::REPRODUCIBLE_TIME));
         };
         if value == "context"
             && let ContextSource::Fetched(FetchedContext { time, .. }) = &self.request.context
@@ -223,6 +219,36 @@ impl<'a> Lowering<'a> {
                      the web",
                 )
         })
+    }
+
+    /// What the command line says about the finished image's config.
+    fn change_config(&self, config: &mut ContainerConfig) {
+        let changes = &self.request.config;
+        let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
+        config
+            .env
+            .retain(|entry| !changes.unset_env.contains(&name(entry)));
+        config
+            .labels
+            .retain(|label, _| !changes.unset_labels.contains(label));
+        config.labels.extend(self.request.labels.clone());
+    }
+
+    /// What the command line says about the config that a stage begins with.
+    fn change_base(&self, state: &mut StageState) {
+        let changes = &self.request.config;
+        if changes.drop_base_labels {
+            state.config.config.labels.clear();
+        }
+        for (name, value) in &changes.env {
+            config::set_env(&mut state.config.config.env, name, value);
+            state.variables.set(name, value);
+        }
+    }
+
+    /// The time of everything in new layers of a reproducible build.
+    fn file_times(&self, context: &StageContext<'_, 'a>) -> Option<i64> {
+        context.epoch.filter(|_| self.request.reproducible)
     }
 
     fn lower_stage(
@@ -249,6 +275,9 @@ impl<'a> Lowering<'a> {
             setting: None,
         };
         let mut state = self.start_stage(&mut context, states)?;
+        if !matches!(stage.base, Base::Stage(_)) {
+            self.change_base(&mut state);
+        }
         for (ordinal, (instruction, trigger)) in stage.instructions().enumerate() {
             context.ordinal = ordinal;
             context.lines = instruction.lines;
@@ -442,6 +471,7 @@ impl<'a> Lowering<'a> {
         let op = Op::File(FileOp {
             actions: vec![action],
             detached: true,
+            times: self.file_times(context),
         });
         self.graph.add(op, vec![source], meta)
     }

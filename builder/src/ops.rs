@@ -5,6 +5,7 @@
 //! called and where it came from lives in [`VertexMeta`] and never takes part in its identity.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_cache::Digest;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::VertexId;
 use crate::image::BaseImage;
 use crate::key::Parts;
+use crate::request::NameResolution;
 use crate::source::git::GitSource;
 use crate::source::http::HttpSource;
 
@@ -64,12 +66,18 @@ pub(crate) struct ExecOp {
     pub hostname: String,
     /// More lines of `/etc/hosts`, name and address; only the names are part of the key.
     pub hosts: Vec<(String, String)>,
+    /// How names of hosts are found; no part of the key.
+    #[serde(default)]
+    pub names: NameResolution,
     /// Size of `/dev/shm` in bytes, if it is not the usual one.
     pub shm_size: Option<u64>,
     /// Resource limits: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
     /// Read-only script under `/dev/pipes` (a heredoc body that begins with `#!`).
     pub script: Option<(String, String)>,
+    /// Time of everything in the new layer, in seconds since 1970; as it was written if none.
+    #[serde(default)]
+    pub times: Option<i64>,
 }
 
 /// How network modes are written into recipes.
@@ -146,6 +154,11 @@ pub(crate) enum ExecMountKind {
         /// Group of a new directory.
         gid: u32,
     },
+    /// A file or directory of this machine (`--volume`).
+    Host {
+        /// Its path.
+        source: PathBuf,
+    },
     /// Memory.
     Tmpfs {
         /// Bytes.
@@ -190,6 +203,8 @@ pub(crate) struct FileOp {
     pub actions: Vec<FileAction>,
     /// Work on an empty root (`COPY --link`): then there is no root input.
     pub detached: bool,
+    /// Time of everything in the new layer, in seconds since 1970; as it was written if none.
+    pub times: Option<i64>,
 }
 
 /// One change.
@@ -371,6 +386,7 @@ impl Op {
             Op::File(file) => {
                 parts.push("op", "file");
                 parts.push("detached", file.detached.to_string());
+                push_times(&mut parts, file.times);
                 for action in &file.actions {
                     action.parts(&mut parts);
                 }
@@ -406,9 +422,17 @@ impl ExecOp {
         if let Some((name, content)) = &self.script {
             parts.push(format!("script {name}"), content.clone());
         }
+        push_times(parts, self.times);
         for mount in &self.mounts {
             parts.push(format!("mount {}", mount.target), mount.identity());
         }
+    }
+}
+
+/// Other times in the layer are another result; ordinary builds have no such part.
+fn push_times(parts: &mut Parts, times: Option<i64>) {
+    if let Some(times) = times {
+        parts.push("file times", times.to_string());
     }
 }
 
@@ -429,6 +453,7 @@ impl ExecMount {
             } => {
                 format!("cache {access} seed={seed:?} mode={mode:o} owner={uid}:{gid}")
             }
+            ExecMountKind::Host { source } => format!("host {access} {}", source.display()),
             ExecMountKind::Tmpfs { size } => format!("tmpfs {access} size={size:?}"),
             ExecMountKind::Secret {
                 id,

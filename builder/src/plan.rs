@@ -20,6 +20,9 @@ use crate::image::BaseImage;
 use crate::request::{BuildRequest, NamedContext};
 use crate::scope::{VariableList, platform_arguments};
 
+/// The variable that fixes the time of a build.
+pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// Finds the metadata of images from outside: the store, layouts, registries.
 pub(crate) trait BaseResolver {
     /// Looks several images up at once; what comes of it is told when each is asked for.
@@ -266,6 +269,14 @@ impl<'a> Planner<'a, '_> {
                 }
             }
         }
+        if request.reproducible
+            && !request.build_args.contains_key(EPOCH)
+            && self.plan.globals.get(EPOCH).is_none()
+        {
+            // As if it had been given: `ARG SOURCE_DATE_EPOCH` shows it to RUN.
+            let time = BuildRequest::REPRODUCIBLE_TIME.to_string();
+            self.plan.globals.set(EPOCH, &time);
+        }
         Ok(())
     }
 
@@ -323,7 +334,13 @@ impl<'a> Planner<'a, '_> {
             .input
             .file
             .location(stage.from.lines, Some(stage.from.span));
-        let image = self.expand(&from.image.value, &self.plan.globals, &stage.from)?;
+        let image = match &self.input.request.first_base {
+            Some(base) if stage.index == 0 => rbuild_parser::Expansion {
+                value: base.clone(),
+                undefined: Vec::new(),
+            },
+            _ => self.expand(&from.image.value, &self.plan.globals, &stage.from)?,
+        };
         self.lint_from_variables(stage, &image.undefined, linter);
         if image.value.is_empty() {
             let message = format!("base name ({}) should not be blank", from.image.value);

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use rbuild_cache::{Compression, DiffId, Digest};
+use serde::{Deserialize, Serialize};
+
 use rbuild_parser::{GitUrl, ImageReference, Platform};
 
 /// Everything that decides the outcome of a build.
@@ -52,8 +55,79 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTarget>,
     /// `--pull`: when registries are asked for base images.
     pub pull: PullPolicy,
+    /// `--from`: takes the place of the image of the first `FROM`.
+    pub first_base: Option<String>,
+    /// What the command line changes in the image's config.
+    pub config: ConfigChanges,
+    /// How names of hosts are found in RUN.
+    pub names: NameResolution,
+    /// `--volume`: files and directories of this machine that every RUN sees.
+    pub volumes: Vec<HostVolume>,
+    /// `--squash`: layers that are put together into one.
+    pub squash: Option<Squash>,
+    /// Cache mounts are empty at first and thrown away with the build.
+    pub fresh_cache_mounts: bool,
+    /// `--reproducible`: nothing of when and where the build runs shows in its result.
+    pub reproducible: bool,
     /// `--jobs`: steps at once; `None` means as many as there are CPUs, at least four.
     pub jobs: Option<usize>,
+}
+
+impl BuildRequest {
+    /// The time of a reproducible build that names none, in seconds since 1970: the second day of
+    /// 1980, because zip archives can hold nothing earlier, in whatever time zone they are made.
+    pub const REPRODUCIBLE_TIME: i64 = 315_619_200;
+}
+
+/// Changes of an image's config beside those of the Dockerfile.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigChanges {
+    /// `--env`: set at the start of every stage that starts from an image.
+    pub env: Vec<(String, String)>,
+    /// `--unsetenv`: names that the image shall not have.
+    pub unset_env: Vec<String>,
+    /// `--unsetlabel`: labels that the image shall not have.
+    pub unset_labels: Vec<String>,
+    /// `--inherit-labels=false`: the base image's labels are left out.
+    pub drop_base_labels: bool,
+    /// `--omit-history`: the image has no history.
+    pub omit_history: bool,
+}
+
+/// How names of hosts are found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NameResolution {
+    /// `--dns=none`: `/etc/resolv.conf` is the image's own.
+    pub own_resolv_conf: bool,
+    /// `--dns`: name servers instead of the host's.
+    pub servers: Vec<IpAddr>,
+    /// `--dns-search`: search domains instead of the host's; `.` alone for none.
+    pub search: Vec<String>,
+    /// `--dns-option`: options of the resolver instead of the host's.
+    pub options: Vec<String>,
+    /// `--no-hosts`: `/etc/hosts` is the image's own.
+    pub own_hosts: bool,
+}
+
+/// A file or directory of this machine in every RUN. What is in it counts for no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostVolume {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: String,
+    /// It cannot be written to.
+    pub readonly: bool,
+}
+
+/// Which layers of a result become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Squash {
+    /// Those that are not the base image's.
+    New,
+    /// All.
+    All,
 }
 
 /// One `--cache-from`.
@@ -293,6 +367,9 @@ pub struct OutputOptions {
     pub docker_media_types: bool,
     /// Clamp file times to `SOURCE_DATE_EPOCH`.
     pub rewrite_timestamp: bool,
+    /// Blobs of layers that were made here are compressed here, never ones that are there already:
+    /// the same layers give the same manifest everywhere.
+    pub own_blobs: bool,
     /// Manifest annotations.
     pub annotations: BTreeMap<String, String>,
     /// Annotations of the index's descriptor for the manifest.

@@ -12,7 +12,7 @@ mod vertex;
 
 use std::sync::{Arc, Mutex};
 
-use rbuild_cache::{DiffId, Digest, Layer, Lease, RootView, Store};
+use rbuild_cache::{DiffId, Digest, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::LintFinding;
 use rbuild_registry::Client;
 use rbuild_runtime::Runtime;
@@ -56,6 +56,8 @@ pub(crate) struct SolveContext<'a> {
     pub events: &'a dyn EventSink,
     /// Stops everything.
     pub cancel: &'a Cancel,
+    /// Where cache mounts live that are thrown away with the build; none for those of the store.
+    pub own_mounts: Option<&'a Scratch>,
     /// Collects the report.
     pub recorder: &'a Recorder,
     /// Findings of build checks that only the files can show.

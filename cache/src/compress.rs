@@ -74,7 +74,7 @@ impl Default for Compression {
 
 impl Compression {
     /// The level that is used, within what the kind knows; none for plain layers.
-    pub(crate) fn effective_level(&self) -> Option<i32> {
+    pub fn effective_level(&self) -> Option<i32> {
         match self.kind {
             CompressionKind::Uncompressed => None,
             CompressionKind::Gzip => Some(self.level.unwrap_or(6).clamp(0, 9)),

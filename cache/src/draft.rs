@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Gid, Mode, Timespec, Timestamps, Uid};
 use crate::diff;
 use crate::digest::DiffId;
 use crate::error::StoreError;
+use crate::fixed_times;
 use crate::hash_beside::HashBeside;
 use crate::session::Scratch;
 use crate::store::Store;
@@ -39,6 +40,8 @@ pub struct CommitOptions {
     /// Nobody but this program wrote to the upper directory, and not through a mount, so that a
     /// directory that is new holds nothing but what is new.
     pub written_here: bool,
+    /// The time of everything in the layer, in seconds since 1970; without it, as it was written.
+    pub times: Option<i64>,
     /// Ends the work with an error when it is set.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -109,6 +112,9 @@ impl Draft {
         let root = rustix::fs::openat(CWD, &self.upper, sys::DIRECTORY, Mode::empty())
             .map_err(StoreError::io("open", &self.upper))?;
         diff::normalise(&root, &RootView::new(parents), options)?;
+        if let Some(seconds) = options.times {
+            fixed_times::set_all(&root, seconds)?;
+        }
         let mut out = PaxWriter::new(HashBeside::new(options.stop.clone()));
         let totals = tree_tar::write_tree(&root, &mut out, Content::Full, None)?;
         let (digest, size) = out

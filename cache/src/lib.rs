@@ -5,6 +5,7 @@
 mod apply;
 mod blob;
 mod builds;
+mod compare;
 mod compress;
 mod diff;
 mod digest;
@@ -13,6 +14,7 @@ mod draft;
 mod entry;
 mod error;
 mod extract;
+mod fixed_times;
 mod fsck;
 mod hash_beside;
 mod images;
@@ -42,6 +44,7 @@ mod view;
 
 pub use blob::{BlobInfo, BlobWriter};
 pub use builds::BuildDirectory;
+pub use compare::{LayerDifference, LayerField};
 pub use compress::{
     Compression, CompressionKind, StreamKind, detect_and_decompress, detect_and_decompress_within,
 };

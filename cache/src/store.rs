@@ -176,17 +176,12 @@ impl Store {
     ///
     /// The ID is hashed: it never becomes a path.
     pub fn cache_mount(&self, id: &str) -> Result<CacheMount, StoreError> {
-        let path = self.0.layout.mounts().join(Digest::of(id.as_bytes()).hex());
-        let created = match DirBuilder::new().mode(0o755).create(&path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(StoreError::io("create the cache mount", &path)(error)),
-        };
-        if created {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
-                .map_err(StoreError::io("set the mode of", &path))?;
-        }
-        Ok(CacheMount { path, created })
+        cache_mount_at(self.0.layout.mounts().join(Digest::of(id.as_bytes()).hex()))
+    }
+
+    /// Returns the directory of a cache mount that is thrown away with a scratch directory.
+    pub fn cache_mount_in(&self, scratch: &Scratch, id: &str) -> Result<CacheMount, StoreError> {
+        cache_mount_at(scratch.path().join(Digest::of(id.as_bytes()).hex()))
     }
 
     /// Returns the place of a flat memo file; its directory exists, the file maybe not.
@@ -373,6 +368,20 @@ pub(crate) fn now_unix() -> i64 {
         Ok(since) => since.as_secs() as i64,
         Err(before) => -(before.duration().as_secs() as i64),
     }
+}
+
+/// Makes the directory of a cache mount, unless it is there.
+fn cache_mount_at(path: PathBuf) -> Result<CacheMount, StoreError> {
+    let created = match DirBuilder::new().mode(0o755).create(&path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(StoreError::io("create the cache mount", &path)(error)),
+    };
+    if created {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .map_err(StoreError::io("set the mode of", &path))?;
+    }
+    Ok(CacheMount { path, created })
 }
 
 /// An error and its causes in one line.

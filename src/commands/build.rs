@@ -2,6 +2,7 @@
 
 mod caches;
 mod call;
+mod changes;
 mod context;
 mod metadata;
 mod options;
@@ -25,12 +26,14 @@ use crate::config::Settings;
 use crate::failure::{Failure, status};
 use crate::registries::client_options;
 use crate::remote::remote;
+use crate::signals::Received;
 use crate::ui::journal::Journal;
 use crate::ui::progress::ProgressMode;
 use crate::ui::{self, report};
 
 use context::Access;
-use session::{Running, Session};
+pub(super) use session::Running;
+use session::Session;
 
 pub(super) use context::{default_name, read_limited};
 use options::OnError;
@@ -54,37 +57,14 @@ pub(super) fn what(settings: &Settings, args: &WhatArgs) -> Result<Requested, Fa
 /// Builds, or does what `--call` asks for instead.
 pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> {
     args.refused.check()?;
-    let failed = |failure: Failure| match &failure.message {
-        Some(message) if failure.status == status::ERROR => Failure {
-            message: Some(format!("failed to build: {message}")),
-            ..failure
-        },
-        _ => failure,
-    };
-    let remote = remote(settings, download_limit(args).map_err(failed)?);
-    let requested = |session: &mut Session<'_>| {
-        let stdin = &mut std::io::stdin().lock();
-        request::request(settings, args, stdin, session).map_err(failed)
-    };
     if let Some(call) = call::parse_call(args.check, args.call.as_deref())? {
+        let remote = remote(settings, download_limit(args).map_err(failed)?);
         let mut session = Session::new(settings, ProgressMode::Quiet, remote);
-        return call::run(settings, call, &requested(&mut session)?);
+        return call::run(settings, call, &requested(settings, args, &mut session)?);
     }
-    // The sandbox's helper is started first, while this process is small and has one thread. A host
-    // that does not allow sandboxes can still build what runs no command.
-    let runtime = Runtime::start(RuntimeOptions {
-        state_dir: settings.state_dir()?,
-    });
     let mode = progress_mode(settings, args)?;
-    let mut session = Session::new(settings, mode, remote);
-    let Requested { request, .. } = requested(&mut session)?;
-    validate_outputs(&request, settings.stdout_terminal).map_err(|error| {
-        let hints = error.hints();
-        failed(hints.into_iter().fold(Failure::from(error), Failure::hint))
-    })?;
-    let mut registries = client_options(settings, &args.registries).map_err(failed)?;
-    outputs::insecure_hosts(&args.output, &request, &mut registries)?;
-    if args.explain.is_some() && writes_to_stdout(&request) {
+    let ready = get_ready(settings, args, mode)?;
+    if args.explain.is_some() && writes_to_stdout(&ready.request) {
         return Err(Failure::new(
             "`--explain` and an output on standard output cannot be used together",
         )
@@ -94,26 +74,75 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
     for path in args.iidfile.iter().chain(&args.iidfile_raw) {
         metadata::remove_stale(path)?;
     }
+    build(settings, args, mode, ready)
+}
+
+/// Says that it was the build that failed.
+fn failed(failure: Failure) -> Failure {
+    match &failure.message {
+        Some(message) if failure.status == status::ERROR => Failure {
+            message: Some(format!("failed to build: {message}")),
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+fn requested(
+    settings: &Settings,
+    args: &BuildArgs,
+    session: &mut Session<'_>,
+) -> Result<Requested, Failure> {
+    let stdin = &mut std::io::stdin().lock();
+    request::request(settings, args, stdin, session).map_err(failed)
+}
+
+/// A build that can begin.
+pub(super) struct Ready {
+    pub(super) engine: Engine,
+    pub(super) request: BuildRequest,
+    pub(super) running: Running,
+    /// Why this host runs no commands.
+    pub(super) refusal: Option<SandboxError>,
+}
+
+/// Makes the request and all that it is carried out with.
+pub(super) fn get_ready(
+    settings: &Settings,
+    args: &BuildArgs,
+    mode: ProgressMode,
+) -> Result<Ready, Failure> {
+    let remote = remote(settings, download_limit(args).map_err(failed)?);
+    // The sandbox's helper is started first, while this process is small and has one thread. A host
+    // that does not allow sandboxes can still build what runs no command.
+    let runtime = Runtime::start(RuntimeOptions {
+        state_dir: settings.state_dir()?,
+    });
+    let mut session = Session::new(settings, mode, remote).logging_to(args.logfile.as_deref());
+    let Requested { request, .. } = requested(settings, args, &mut session)?;
+    validate_outputs(&request, settings.stdout_terminal).map_err(|error| {
+        let hints = error.hints();
+        failed(hints.into_iter().fold(Failure::from(error), Failure::hint))
+    })?;
+    let mut registries = client_options(settings, &args.registries).map_err(failed)?;
+    outputs::insecure_hosts(&args.output, &request, &mut registries)?;
     let store = session.store().map_err(failed)?;
     let (running, remote) = session.start()?;
     let (runtime, refusal) = match runtime {
         Ok(runtime) => (Some(runtime), None),
         Err(error) => (None, Some(error)),
     };
-    build(
-        settings,
-        args,
-        mode,
-        &Engine {
+    Ok(Ready {
+        engine: Engine {
             store,
             runtime,
             remote,
             registries: Some(registries),
         },
+        request,
         running,
-        &request,
-        refusal.as_ref(),
-    )
+        refusal,
+    })
 }
 
 fn download_limit(args: &BuildArgs) -> Result<Option<u64>, Failure> {
@@ -121,7 +150,10 @@ fn download_limit(args: &BuildArgs) -> Result<Option<u64>, Failure> {
     limit.map_err(|reason| Failure::new(format!("invalid --download-limit: {reason}")))
 }
 
-fn progress_mode(settings: &Settings, args: &BuildArgs) -> Result<ProgressMode, Failure> {
+pub(super) fn progress_mode(
+    settings: &Settings,
+    args: &BuildArgs,
+) -> Result<ProgressMode, Failure> {
     if args.quiet {
         if !matches!(
             args.progress,
@@ -154,21 +186,25 @@ fn progress_mode(settings: &Settings, args: &BuildArgs) -> Result<ProgressMode, 
     }
 }
 
-fn build(
+/// Carries a build out and tells what came of it.
+pub(super) fn build(
     settings: &Settings,
     args: &BuildArgs,
     mode: ProgressMode,
-    engine: &Engine,
-    running: Running,
-    request: &BuildRequest,
-    refusal: Option<&SandboxError>,
+    ready: Ready,
 ) -> Result<u8, Failure> {
+    let Ready {
+        engine,
+        request,
+        running,
+        refusal,
+    } = ready;
     let Running {
         progress,
         cancel,
         received,
     } = running;
-    let result = rbuild_builder::build(engine, request, &progress, &cancel);
+    let result = rbuild_builder::build(&engine, &request, &progress, &cancel);
     let journal = progress.finish();
     let explained = match (args.explain, journal.report()) {
         (Some(format), Some(report)) => super::explain::print(report, format),
@@ -176,29 +212,43 @@ fn build(
     };
     match result {
         Ok(result) => {
-            succeed(settings, args, mode, request, &result)?;
+            succeed(settings, args, mode, &request, &result)?;
             explained.map(|()| 0)
         }
-        Err(mut error) => {
-            if error.kind == BuildErrorKind::Host
-                && let Some(refusal) = refusal
-            {
-                error
-                    .causes
-                    .extend(Failure::new("").because(refusal).causes);
+        Err(error) => {
+            let cancelled = error.kind == BuildErrorKind::Cancelled;
+            let refusal = refusal.as_ref();
+            let status = tell_failure(settings, mode, error, &journal, refusal, &received);
+            if args.on_error == Some(OnError::Shell) && !cancelled {
+                open_shell(settings, &engine, &request, &journal);
             }
-            if let Some(trouble) = error.disk {
-                error.help.extend(super::disk::hints(trouble, settings));
-            }
-            fail(settings, mode, &error, &journal);
-            if args.on_error == Some(OnError::Shell) && error.kind != BuildErrorKind::Cancelled {
-                open_shell(settings, engine, request, &journal);
-            }
-            Ok(match error.kind {
-                BuildErrorKind::Cancelled => received.exit_status().unwrap_or(status::INTERRUPTED),
-                _ => status::ERROR,
-            })
+            Ok(status)
         }
+    }
+}
+
+/// Tells why a build failed; returns the exit status.
+pub(super) fn tell_failure(
+    settings: &Settings,
+    mode: ProgressMode,
+    mut error: BuildError,
+    journal: &Journal,
+    refusal: Option<&SandboxError>,
+    received: &Received,
+) -> u8 {
+    if error.kind == BuildErrorKind::Host
+        && let Some(refusal) = refusal
+    {
+        let causes = Failure::new("").because(refusal).causes;
+        error.causes.extend(causes);
+    }
+    if let Some(trouble) = error.disk {
+        error.help.extend(super::disk::hints(trouble, settings));
+    }
+    fail(settings, mode, &error, journal);
+    match error.kind {
+        BuildErrorKind::Cancelled => received.exit_status().unwrap_or(status::INTERRUPTED),
+        _ => status::ERROR,
     }
 }
 

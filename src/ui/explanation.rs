@@ -17,8 +17,7 @@ pub(crate) fn text(report: &BuildReport) -> String {
     for step in &report.steps {
         text.push_str(&line(step));
         if let Some(reason) = &step.reason {
-            let instruction = step.name.split_once("] ").map_or("", |(_, text)| text);
-            let instruction = shortened(instruction);
+            let instruction = instruction(&step.name);
             text.push_str(&format!("        miss: {instruction} — {reason}\n"));
         }
         // The reason names the first few; who asks for an explanation wants all of them.
@@ -32,6 +31,25 @@ pub(crate) fn text(report: &BuildReport) -> String {
     }
     text.push_str(&summary(report));
     visible_lines(&text)
+}
+
+/// What a step is about, for a line below its name: the instruction, and what it copies.
+pub(crate) fn subject(step: &str) -> String {
+    let instruction = step.split_once("] ").map_or("", |(_, text)| text);
+    let mut words: Vec<&str> = instruction.split(' ').collect();
+    match words[0] {
+        "COPY" | "ADD" => {
+            words.pop();
+            words.retain(|word| !word.starts_with("--"));
+            shortened(&words.join(" "))
+        }
+        word => word.to_owned(),
+    }
+}
+
+/// The instruction in the name of a step, cut where it gets long.
+fn instruction(step: &str) -> String {
+    shortened(step.split_once("] ").map_or("", |(_, text)| text))
 }
 
 fn head(report: &BuildReport) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rbuild_builder::event::VertexId;
 
 use super::control::Filter;
+use super::explanation::subject;
 use super::journal::{Journal, Line, Note, State, Step, Transfer};
 use super::progress::Renderer;
 use super::style::{Palette, paint};
@@ -106,7 +107,7 @@ impl Plain {
                     .step(*vertex)
                     .and_then(|step| Some((step, step.miss.as_ref()?.text.as_str())))
                 {
-                    let text = format!("miss: {reason}");
+                    let text = format!("miss: {} — {reason}", subject(&step.name));
                     let text = format!("#{} {}\n", step.number, paint(self.palette.dim, &text));
                     self.put(journal, *vertex, at, text.as_bytes());
                 }
@@ -360,7 +361,7 @@ mod tests {
              #3 CACHED\n\
              \n\
              #4 [2/3] RUN make\n\
-             #4 miss: ARG VERSION \"1\" → \"2\"\n\
+             #4 miss: RUN — ARG VERSION \"1\" → \"2\"\n\
              #4 0.123 one\n\
              #4 0.123 two!\n\
              #4 DONE 1.2s\n\

@@ -77,7 +77,7 @@ impl Progress {
     /// Starts the thread that shows the progress on standard error.
     pub(crate) fn start(mode: ProgressMode, display: Display) -> io::Result<Progress> {
         let out: Box<dyn Write + Send> = Box::new(io::BufWriter::new(io::stderr()));
-        let renderer: Box<dyn Renderer> = match mode {
+        Progress::with(match mode {
             ProgressMode::Auto if display.terminal => Box::new(tty(display)),
             ProgressMode::Tty => Box::new(tty(display)),
             ProgressMode::Auto | ProgressMode::Plain => {
@@ -85,7 +85,16 @@ impl Progress {
             }
             ProgressMode::Quiet => Box::new(Quiet),
             ProgressMode::Rawjson => Box::new(RawJson::new(out, jiff::Timestamp::now())),
-        };
+        })
+    }
+
+    /// Starts the thread that writes the progress to a file, as plain lines.
+    pub(crate) fn to_file(file: std::fs::File) -> io::Result<Progress> {
+        let out = Box::new(io::BufWriter::new(file));
+        Progress::with(Box::new(Plain::new(out, Palette::default(), false)))
+    }
+
+    fn with(renderer: Box<dyn Renderer>) -> io::Result<Progress> {
         let (sender, receiver) = sync_channel(IN_FLIGHT);
         let began = Instant::now();
         let thread = std::thread::Builder::new()

@@ -234,7 +234,7 @@ fn noise(length: usize) -> Vec<u8> {
 fn what_is_not_there_yet_is_refused_by_name() {
     let env = TestEnv::new();
     let context = env.dockerfile("c", "FROM scratch\nENV a=b\n");
-    for flag in ["--squash", "--cgroup-parent=x"] {
+    for flag in ["--stdin", "--hooks-dir=x"] {
         let name = flag.split('=').next().unwrap();
         env.rbuild(args![flag, context])
             .run()

@@ -71,11 +71,11 @@ const FIRST: &str = "\
 #1 CACHED
 
 #2 [2/3] COPY a /a
-#2 miss: first build of this step
+#2 miss: COPY a — first build of this step
 #2 DONE Ts
 
 #3 [3/3] RUN echo hello; sleep 0.1; echo second >&2; sleep 0.1; echo last
-#3 miss: first build of this step
+#3 miss: RUN — first build of this step
 #3 T hello
 #3 T second
 #3 T last
@@ -119,11 +119,11 @@ const FAILED: &str = r#"#1 [1/4] FROM busybox
 #1 CACHED
 
 #2 [2/4] RUN true
-#2 miss: first build of this step
+#2 miss: RUN — first build of this step
 #2 DONE Ts
 
 #3 [3/4] RUN echo before;     exit 3
-#3 miss: first build of this step
+#3 miss: RUN — first build of this step
 #3 T before
 #3 ERROR: process "/bin/sh -c echo before;     exit 3" did not complete successfully: exit code: 3
 ------

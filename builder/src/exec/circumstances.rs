@@ -103,5 +103,6 @@ fn describe(mount: &ExecMount) -> String {
             _ => format!("secret {id} on {target}"),
         },
         ExecMountKind::Ssh { .. } => format!("ssh agent on {target}"),
+        ExecMountKind::Host { source } => format!("{} on {target}", source.display()),
     }
 }

@@ -86,6 +86,7 @@ fn lock_caches(
 
 /// Hosts, name servers, and the script of a heredoc.
 fn add_system_files(operation: &ExecOp, mounts: &mut Vec<Mount>, targets: &mut Vec<TargetKind>) {
+    let names = &operation.names;
     let host_network = super::network(operation.network) == Network::Host;
     let file = |target: &str, content: Vec<u8>, mode: u32| Mount {
         target: PathBuf::from(target),
@@ -97,13 +98,16 @@ fn add_system_files(operation: &ExecOp, mounts: &mut Vec<Mount>, targets: &mut V
         },
         readonly: true,
     };
-    mounts.push(file(
-        "/etc/hosts",
-        hosts_file(&operation.hostname, &operation.hosts),
-        0o644,
-    ));
-    mounts.push(file("/etc/resolv.conf", resolv_conf(host_network), 0o644));
-    targets.extend([TargetKind::File, TargetKind::File]);
+    if !names.own_hosts {
+        let hosts = hosts_file(&operation.hostname, &operation.hosts);
+        mounts.push(file("/etc/hosts", hosts, 0o644));
+        targets.push(TargetKind::File);
+    }
+    if !names.own_resolv_conf {
+        let servers = resolv_conf(host_network, names);
+        mounts.push(file("/etc/resolv.conf", servers, 0o644));
+        targets.push(TargetKind::File);
+    }
     if let Some((name, content)) = &operation.script {
         let target = format!("/dev/pipes/{name}");
         mounts.push(file(&target, content.clone().into_bytes(), 0o755));
@@ -155,6 +159,21 @@ fn refuse_file(view: &RootView, target: &Path) -> Result<(), BuildError> {
     .with_help("choose another target, or remove the file in an earlier step"))
 }
 
+/// What a volume of this machine is mounted on: a file on a file, a directory on a directory.
+fn host_kind(source: &Path) -> Result<TargetKind, BuildError> {
+    let metadata = std::fs::metadata(source).map_err(|error| {
+        BuildError::io(
+            format!("could not mount `{}` of this machine", source.display()),
+            &error,
+        )
+    })?;
+    Ok(if metadata.is_dir() {
+        TargetKind::Directory
+    } else {
+        TargetKind::File
+    })
+}
+
 struct Place<'a> {
     context: &'a ExecContext<'a>,
     inputs: &'a [Vec<Layer>],
@@ -180,6 +199,14 @@ impl Place<'_> {
         match &mount.kind {
             ExecMountKind::Bind { input, source } => {
                 let (source, kind) = self.bind(*input, source, mount.readonly)?;
+                push(source, mount.readonly, kind);
+            }
+            ExecMountKind::Host { source } => {
+                let kind = host_kind(source)?;
+                let source = MountSource::Bind {
+                    source: source.clone(),
+                    subpath: None,
+                };
                 push(source, mount.readonly, kind);
             }
             ExecMountKind::Cache { .. } => {
@@ -342,12 +369,15 @@ impl Place<'_> {
         let fill = store
             .lock(&format!("fill {}", lock_name(&id)))
             .map_err(|e| failed(&e))?;
-        let mount = self
-            .context
-            .lease
-            .protect_cache_mount(&id)
-            .and_then(|()| store.cache_mount(&id))
-            .map_err(|error| failed(&error))?;
+        let mount = match self.context.own_mounts {
+            Some(own) => store.cache_mount_in(own, &id),
+            None => self
+                .context
+                .lease
+                .protect_cache_mount(&id)
+                .and_then(|()| store.cache_mount(&id)),
+        };
+        let mount = mount.map_err(|error| failed(&error))?;
         if mount.created {
             set_directory(&mount.path, *mode, *uid, *gid).map_err(|error| failed(&error))?;
             if let Some((input, source)) = seed

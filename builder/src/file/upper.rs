@@ -18,6 +18,7 @@ use rustix::fs::{
     unlinkat, utimensat,
 };
 
+use crate::cancel::Cancel;
 use crate::tree::relative;
 
 /// Why something could not be written.
@@ -81,6 +82,9 @@ pub(crate) struct Upper {
     /// Times to set on directories when everything in them is done.
     directory_times: BTreeMap<PathBuf, Timestamp>,
 }
+
+/// Bytes of a file that are copied before the next look whether the build goes on.
+const PIECE: u64 = 32 << 20;
 
 const CONFINED: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
@@ -228,10 +232,11 @@ impl Upper {
         path: &Path,
         source: File,
         new: &NewFile,
+        cancel: &Cancel,
     ) -> Result<(), UpperError> {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
-        Place::new(&parent, name, path).copy(source, new)
+        Place::new(&parent, name, path).copy(source, new, cancel)
     }
 
     fn create(&self, path: &Path) -> Result<File, UpperError> {
@@ -262,6 +267,20 @@ impl Upper {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
         Place::new(&parent, name, path).node(metadata, new)
+    }
+
+    /// Marks a path as deleted, in overlay's form; the time of its directory stays.
+    pub(crate) fn whiteout(&mut self, path: &Path) -> Result<(), UpperError> {
+        let (parent, name) = self.parent(path)?;
+        let before = rustix::fs::fstat(&parent).map_err(|error| failed("look at", path, error))?;
+        let kind = FileType::CharacterDevice;
+        mknodat(&parent, name, kind, Mode::empty(), 0)
+            .map_err(|error| failed("mark as deleted", path, error))?;
+        let time = Timestamp {
+            seconds: before.st_mtime,
+            nanoseconds: before.st_mtime_nsec as u32,
+        };
+        futimens(&parent, &times(time)).map_err(|error| failed("set the time of", path, error))
     }
 
     /// Makes a hard link to a file written before, replacing a non-directory.
@@ -334,10 +353,25 @@ impl<'a> Place<'a> {
     }
 
     /// Writes a regular file with the content of an open file, letting the kernel copy.
-    pub(super) fn copy(&self, mut source: File, new: &NewFile) -> Result<(), UpperError> {
+    pub(super) fn copy(
+        &self,
+        mut source: File,
+        new: &NewFile,
+        cancel: &Cancel,
+    ) -> Result<(), UpperError> {
         let mut file = self.create()?;
         // Between two files the standard library copies in the kernel.
-        io::copy(&mut source, &mut file).map_err(|source| write_failed(self.path, source))?;
+        // A piece takes a fraction of a second.
+        loop {
+            let copied = io::copy(&mut (&mut source).take(PIECE), &mut file)
+                .map_err(|source| write_failed(self.path, source))?;
+            if copied < PIECE {
+                break;
+            }
+            if cancel.is_cancelled() {
+                return Err(write_failed(self.path, io::Error::other("cancelled")));
+            }
+        }
         finish_file(&file, self.path, new)
     }
 

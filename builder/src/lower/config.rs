@@ -252,6 +252,7 @@ impl<'a> Lowering<'a> {
             let op = Op::File(FileOp {
                 actions: vec![action],
                 detached: false,
+                times: self.file_times(context),
             });
             self.graph.add(op, state.root.into_iter().collect(), meta)
         });
@@ -280,7 +281,8 @@ fn lint_repeated(state: &mut StageState, instruction: &Instruction, linter: &mut
     }
 }
 
-fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
+/// Sets a variable of a config, where it stands or at the end.
+pub(super) fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
     let entry = format!("{name}={value}");
     let known = env.iter_mut().find(|known| {
         known

@@ -100,6 +100,7 @@ impl<'a> Lowering<'a> {
         let op = Op::File(FileOp {
             actions: vec![FileAction::Copy(Box::new(action))],
             detached,
+            times: self.file_times(context),
         });
         let meta = self.meta(context, instruction, trigger, &state.variables);
         let made = self.graph.add(op, inputs, meta.clone());

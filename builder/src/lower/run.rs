@@ -14,7 +14,7 @@ use super::{
 use crate::error::BuildError;
 use crate::event::VertexId;
 use crate::ops::{ExecMount, ExecMountKind, ExecOp, Op, VertexMeta};
-use crate::request::NetworkDefault;
+use crate::request::{HostVolume, NetworkDefault};
 use crate::scope::VariableList;
 
 /// Host name inside RUN, as `BuildKit`'s, unless `BUILDKIT_SANDBOX_HOSTNAME` is given.
@@ -53,7 +53,7 @@ impl<'a> Lowering<'a> {
             self.graph.add(Op::Merge, Vec::new(), meta)
         });
         let mut inputs: Vec<VertexId> = vec![root];
-        let mut mounts = Vec::with_capacity(run.mounts.len());
+        let mut mounts: Vec<ExecMount> = self.request.volumes.iter().map(host_mount).collect();
         let mut agents = 0;
         for raw in &run.mounts {
             let spec = self.mount_spec(state, instruction, raw, linter)?;
@@ -103,9 +103,11 @@ impl<'a> Lowering<'a> {
                 .map_or(HOSTNAME, String::as_str)
                 .to_owned(),
             hosts: self.request.extra_hosts.clone(),
+            names: self.request.names.clone(),
             shm_size: self.request.shm_size,
             ulimits: self.request.ulimits.clone(),
             script,
+            times: self.file_times(context),
         };
         let meta = self.meta(context, instruction, trigger, &shown);
         let vertex = self.graph.add(Op::Exec(Box::new(exec)), inputs, meta);
@@ -337,6 +339,17 @@ fn mount_target(spec: &MountSpec, workdir: &str) -> Result<String, BuildError> {
         });
     }
     Ok(target)
+}
+
+/// A volume of this machine; the instruction's own mounts come after it.
+fn host_mount(volume: &HostVolume) -> ExecMount {
+    ExecMount {
+        target: clean_path(&volume.target),
+        readonly: volume.readonly,
+        kind: ExecMountKind::Host {
+            source: volume.source.clone(),
+        },
+    }
 }
 
 /// The id of a secret: `id`, its alias `source`, or the base name of the target.

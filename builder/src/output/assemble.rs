@@ -252,7 +252,9 @@ impl Work<'_> {
 
     /// A layer that was built here, with its times clamped if that was asked for.
     fn new_layer(&self, finished: &Finished, diff_id: &DiffId) -> Result<ReadyLayer, OutputError> {
-        if let Some(ready) = self.remote_layer(finished, diff_id)? {
+        if !self.options.own_blobs
+            && let Some(ready) = self.remote_layer(finished, diff_id)?
+        {
             return Ok(ready);
         }
         match finished
@@ -310,7 +312,11 @@ impl Work<'_> {
             });
         }
         let mut compression = self.options.compression.clone().unwrap_or_default();
-        compression.force |= force;
+        compression.force |= force || self.options.own_blobs;
+        if self.options.own_blobs {
+            // A level is only known of blobs that were made here.
+            compression.level = compression.effective_level();
+        }
         let made = self.store.layer_blob(diff_id, &compression)?;
         Ok(ReadyLayer {
             diff_id: *diff_id,

@@ -43,6 +43,13 @@ pub(crate) fn request() -> BuildRequest {
         cache_from: vec![],
         cache_to: vec![],
         pull: crate::request::PullPolicy::Missing,
+        first_base: None,
+        config: crate::request::ConfigChanges::default(),
+        names: crate::request::NameResolution::default(),
+        volumes: vec![],
+        squash: None,
+        fresh_cache_mounts: false,
+        reproducible: false,
         jobs: None,
     }
 }

@@ -75,7 +75,13 @@ pub(super) fn find(
 
 /// With several sources a name may come from any of them.
 fn copies_one_path(op: &Op) -> bool {
-    let Op::File(FileOp { actions, .. }) = op else {
+    // With fixed times the files are given theirs in place, and shared ones have others.
+    let Op::File(FileOp {
+        actions,
+        times: None,
+        ..
+    }) = op
+    else {
         return false;
     };
     let [FileAction::Copy(copy)] = actions.as_slice() else {

@@ -645,6 +645,7 @@ fn run_command(
         ssh: &context.request.ssh,
         events: context.events,
         cancel: context.cancel,
+        own_mounts: context.own_mounts,
         vertex: id,
         recorder: Some(context.recorder),
     };

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rbuild_cache::{FileKind, Metadata, metadata_of};
@@ -66,6 +66,8 @@ pub(crate) struct FileMemo {
     /// Which of them were asked for.
     used: Vec<AtomicBool>,
     learned: Mutex<HashMap<Identity, (Stamp, FileDigest)>>,
+    /// Ends the reading of a file with an error when it is set.
+    stop: Arc<AtomicBool>,
 }
 
 impl FileMemo {
@@ -84,7 +86,14 @@ impl FileMemo {
             known,
             used,
             learned: Mutex::default(),
+            stop: Arc::default(),
         }
+    }
+
+    /// Has the reading of files stop when the flag is set, however large they are.
+    pub(crate) fn stopped_by(mut self, stop: Arc<AtomicBool>) -> FileMemo {
+        self.stop = stop;
+        self
     }
 
     /// Digest of a regular file with this metadata, opened only if it is not known.
@@ -101,7 +110,7 @@ impl FileMemo {
         let metadata = metadata_of(&file)?;
         let (identity, stamp) = (metadata.inode, Stamp::of(&metadata));
         let before = now();
-        let digest = hash(&mut file, &metadata)?;
+        let digest = hash(&mut file, &metadata, &self.stop)?;
         if stamp.changed_at() + TICK_NANOSECONDS < before {
             self.learned().insert(identity, (stamp, digest));
         }
@@ -170,11 +179,14 @@ fn now() -> i128 {
 }
 
 /// Digest of the content, and of the extended attributes where there are any that are kept.
-fn hash(file: &mut File, metadata: &Metadata) -> io::Result<FileDigest> {
+fn hash(file: &mut File, metadata: &Metadata, stop: &AtomicBool) -> io::Result<FileDigest> {
     let mut hasher = Sha256::new();
     if metadata.kind == FileKind::File {
         let mut buffer = vec![0; 128 * 1024];
         loop {
+            if stop.load(Relaxed) {
+                return Err(io::Error::other("cancelled"));
+            }
             let count = file.read(&mut buffer)?;
             if count == 0 {
                 break;

@@ -53,6 +53,18 @@ pub(crate) struct WhatArgs {
     /// Platform to build for [default: this host's]
     #[arg(long, value_name = "OS/ARCH,…", value_delimiter = ',', help_heading = WHAT)]
     pub(in crate::commands) platform: Vec<String>,
+    /// Architecture to build for, as a part of `--platform`
+    #[arg(long, value_name = "ARCH", help_heading = WHAT)]
+    pub(in crate::commands) arch: Option<String>,
+    /// Operating system to build for, as a part of `--platform`
+    #[arg(long, value_name = "OS", help_heading = WHAT)]
+    pub(in crate::commands) os: Option<String>,
+    /// Variant of the architecture, as a part of `--platform`
+    #[arg(long, value_name = "VARIANT", help_heading = WHAT)]
+    pub(in crate::commands) variant: Option<String>,
+    /// Take this instead of the image of the first FROM
+    #[arg(long, value_name = "IMAGE", help_heading = WHAT)]
+    pub(in crate::commands) from: Option<String>,
 }
 
 /// Build an image from a Dockerfile
@@ -98,6 +110,32 @@ pub(crate) struct BuildArgs {
     /// Add a line to `/etc/hosts` of RUN
     #[arg(long, value_name = "NAME:ADDRESS", help_heading = STEPS)]
     pub(super) add_host: Vec<String>,
+    /// Mount a file or directory of this machine in every RUN; `:ro` for reading only
+    #[arg(short, long, value_name = "SOURCE:TARGET", help_heading = STEPS)]
+    pub(super) volume: Vec<String>,
+    /// Name server of RUN instead of the host's; `none` keeps the image's `/etc/resolv.conf`
+    #[arg(long, value_name = "ADDRESS", help_heading = STEPS)]
+    pub(super) dns: Vec<String>,
+    /// Option for the `/etc/resolv.conf` of RUN
+    #[arg(long, value_name = "OPTION", help_heading = STEPS)]
+    pub(super) dns_option: Vec<String>,
+    /// Search domain of RUN; `.` for none
+    #[arg(long, value_name = "DOMAIN", help_heading = STEPS)]
+    pub(super) dns_search: Vec<String>,
+    /// Keep the image's `/etc/hosts` in RUN
+    #[arg(long, help_heading = STEPS)]
+    pub(super) no_hosts: bool,
+    /// Show RUN the proxies that the environment names
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = STEPS
+    )]
+    pub(super) http_proxy: Option<bool>,
     /// Grant a right: `network.host`, `security.insecure`
     #[arg(long, value_name = "RIGHT", value_delimiter = ',', help_heading = STEPS)]
     pub(super) allow: Vec<String>,
@@ -136,7 +174,7 @@ pub(crate) struct BuildArgs {
 
     /// Name the image
     #[arg(short, long, value_name = "NAME[:TAG]", help_heading = RESULT)]
-    pub(super) tag: Vec<String>,
+    pub(in crate::commands) tag: Vec<String>,
     /// Write the result: a directory, `-` for a tar, or `type=image|registry|oci|docker|tar|local|cacheonly,…`
     #[arg(
         short,
@@ -145,16 +183,80 @@ pub(crate) struct BuildArgs {
         allow_hyphen_values = true,
         help_heading = RESULT
     )]
-    pub(super) output: Vec<String>,
+    pub(in crate::commands) output: Vec<String>,
     /// Push the image to the registries of its names, as `-o type=registry` does
     #[arg(long, help_heading = RESULT)]
-    pub(super) push: bool,
+    pub(in crate::commands) push: bool,
     /// Store the image too, when there are other outputs
     #[arg(long, help_heading = RESULT)]
     pub(super) load: bool,
     /// Give files of new layers that are younger than `SOURCE_DATE_EPOCH` that time
     #[arg(long, help_heading = RESULT)]
     pub(super) rewrite_timestamp: bool,
+    /// Let nothing of when and where the build runs show in the image: one time for all new files
+    /// (`SOURCE_DATE_EPOCH`, else 1980-01-02), blobs compressed here
+    #[arg(long, help_heading = RESULT)]
+    pub(in crate::commands) reproducible: bool,
+    /// As `--reproducible`, with this time in seconds since 1970
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        conflicts_with = "source_date_epoch",
+        help_heading = RESULT
+    )]
+    pub(super) timestamp: Option<i64>,
+    /// Put the layers that the build adds together into one
+    #[arg(long, help_heading = RESULT)]
+    pub(super) squash: bool,
+    /// Put all layers together into one, the base image's too
+    #[arg(long, conflicts_with = "squash", help_heading = RESULT)]
+    pub(super) squash_all: bool,
+    /// `--layers=false`: one layer for the whole build, as with `--squash`
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = RESULT
+    )]
+    pub(super) layers: Option<bool>,
+    /// Set a variable at the start of the build, as ENV behind FROM would
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = RESULT)]
+    pub(super) env: Vec<String>,
+    /// Leave a variable out of the image
+    #[arg(long, value_name = "NAME", help_heading = RESULT)]
+    pub(super) unsetenv: Vec<String>,
+    /// Leave a label out of the image
+    #[arg(long, value_name = "NAME", help_heading = RESULT)]
+    pub(super) unsetlabel: Vec<String>,
+    /// `--inherit-labels=false`: leave the base image's labels out
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = RESULT
+    )]
+    pub(super) inherit_labels: Option<bool>,
+    /// Leave the history out of the image
+    #[arg(long, help_heading = RESULT)]
+    pub(super) omit_history: bool,
+    /// Compression of layers for registries and archives: `gzip`, `zstd` or `uncompressed`
+    #[arg(long, value_name = "KIND", help_heading = RESULT)]
+    pub(super) compression_format: Option<String>,
+    /// Level of that compression
+    #[arg(long, value_name = "LEVEL", allow_hyphen_values = true, help_heading = RESULT)]
+    pub(super) compression_level: Option<String>,
+    /// Compress layers anew that are there in another compression
+    #[arg(long, help_heading = RESULT)]
+    pub(super) force_compression: bool,
+    /// As `--compression-format=uncompressed`
+    #[arg(long, conflicts_with = "compression_format", help_heading = RESULT)]
+    pub(super) disable_compression: bool,
     /// Media types of the image: `oci` or `docker` [default: oci]
     #[arg(long, value_name = "FORMAT", help_heading = RESULT)]
     pub(super) format: Option<String>,
@@ -174,6 +276,9 @@ pub(crate) struct BuildArgs {
         help_heading = REPORT
     )]
     pub(super) progress: Option<ProgressMode>,
+    /// Write the progress to a file, as plain lines
+    #[arg(long, value_name = "FILE", help_heading = REPORT)]
+    pub(super) logfile: Option<PathBuf>,
     /// Print nothing but the image ID
     #[arg(short, long, help_heading = REPORT)]
     pub(super) quiet: bool,
@@ -205,17 +310,17 @@ pub(crate) struct BuildArgs {
 
     /// Check the Dockerfile instead of building, as `rbuild check` does
     #[arg(long, help_heading = REPORT)]
-    pub(super) check: bool,
+    pub(in crate::commands) check: bool,
     /// Instead of building: `check`, `outline` (arguments and secrets of a target) or `targets`; with
     /// `,format=json` for programs
     #[arg(long, value_name = "METHOD", help_heading = REPORT)]
-    pub(super) call: Option<String>,
+    pub(in crate::commands) call: Option<String>,
 
     #[command(flatten)]
     pub(super) registries: RegistryArgs,
 
     #[command(flatten)]
-    pub(super) refused: Refused<BuildRefused>,
+    pub(in crate::commands) refused: Refused<BuildRefused>,
 }
 
 /// Options of `docker build`, `docker buildx build`, `podman build` and `buildah build` that are not
@@ -226,30 +331,21 @@ pub(crate) struct BuildRefused;
 impl RefusedList for BuildRefused {
     const STATUS: u8 = status::ERROR;
     const OPTIONS: &'static [RefusedOption] = &[
-        flag("squash"),
-        flag("squash-all"),
         flag("provenance").harmless(&["false"]),
         flag("sbom").harmless(&["false"]),
         flag("rm").harmless(&["true"]),
         flag("force-rm").harmless(&["true", "false"]),
-        flag("layers").harmless(&["true"]),
         flag("skip-unused-stages").harmless(&["true"]),
         flag("compress").harmless(&["true", "false"]),
         flag("disable-content-trust").harmless(&["true", "false"]),
         flag("all-platforms"),
-        flag("no-hosts"),
-        flag("no-hostname"),
+        flag("no-hostname").harmless(&["true", "false"]),
         flag("stdin"),
-        flag("omit-history"),
         flag("identity-label"),
-        flag("inherit-labels").harmless(&["true"]),
         flag("inherit-annotations").harmless(&["true"]),
         flag("save-stages"),
         flag("stage-labels"),
-        flag("http-proxy"),
         flag("logsplit"),
-        flag("disable-compression"),
-        flag("force-compression"),
         value("cache-ttl"),
         value("attest"),
         value("policy"),
@@ -265,18 +361,14 @@ impl RefusedList for BuildRefused {
         value("cpuset-cpus"),
         value("cpuset-mems"),
         value("isolation").harmless(&["default"]),
-        value("arch"),
-        value("os"),
-        value("variant"),
         value("os-version"),
-        value("timestamp"),
         value("userns"),
         value("userns-uid-map"),
         value("userns-gid-map"),
-        value("pid"),
-        value("ipc"),
-        value("uts"),
-        value("cgroupns"),
+        value("pid").harmless(&["private"]),
+        value("ipc").harmless(&["private"]),
+        value("uts").harmless(&["private"]),
+        value("cgroupns").harmless(&["private"]),
         value("cap-add"),
         value("cap-drop"),
         value("security-opt"),
@@ -285,25 +377,14 @@ impl RefusedList for BuildRefused {
         value("hooks-dir"),
         value("runtime"),
         value("runtime-flag"),
-        value("volume").short('v'),
         value("mount"),
-        value("dns"),
-        value("dns-option"),
-        value("dns-search"),
-        value("env"),
-        value("unsetenv"),
-        value("unsetlabel"),
-        value("from"),
         value("manifest"),
         value("layer-label"),
-        value("compression-format"),
-        value("compression-level"),
         value("creds"),
         value("retry"),
         value("retry-delay"),
         value("sign-by"),
         value("decryption-key"),
         value("signature-policy"),
-        value("logfile"),
     ];
 }

@@ -5,16 +5,30 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rbuild_builder::BuildRequest;
-use rbuild_builder::request::{Entitlement, NamedContext, NetworkDefault, PullPolicy, SshSource};
+use rbuild_builder::request::{
+    CachePlace, CacheTarget, ConfigChanges, Entitlement, NameResolution, NamedContext,
+    NetworkDefault, PullPolicy, SshSource,
+};
 use rbuild_cache::Digest;
 use rbuild_parser::{ImageReference, Platform, SourceKind, context_kind, parse_size};
 
 use super::context::{self, Access, Opener, Sought};
 use super::options::{BuildArgs, WhatArgs};
-use super::{caches, outputs, secrets, ssh};
+use super::{caches, changes, outputs, secrets, ssh};
 use crate::config::Settings;
 use crate::failure::{Failure, status};
 use crate::hostflags;
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// The variables that name proxies; they are known in small letters, too.
+const PROXIES: [&str; 5] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
 
 /// A request, and where its Dockerfile lies.
 pub(crate) struct Requested {
@@ -42,10 +56,13 @@ pub(super) fn request(
                 .hint("known formats: oci, docker"));
         }
     };
+    let reproducible = args.reproducible || args.timestamp.is_some();
     for output in &mut outputs {
         output.options.rewrite_timestamp |= args.rewrite_timestamp;
         output.options.docker_media_types |= docker;
+        output.options.own_blobs |= reproducible;
     }
+    changes::compress(args, &mut outputs)?;
     let tags = args
         .tag
         .iter()
@@ -95,8 +112,26 @@ pub(super) fn request(
         },
     )?;
     let no_cache_filter = args.no_cache_filter.iter();
+    let cache_to = caches::targets(&args.cache_to)?;
+    let squash = changes::squash(args);
+    let inline = |target: &CacheTarget| target.place == CachePlace::Inline;
+    if squash.is_some() && cache_to.iter().any(inline) {
+        return Err(
+            Failure::new("an inline cache needs the layers that `--squash` puts together")
+                .hint(
+                    "write the cache elsewhere, for example with `--cache-to type=local,dest=DIR`",
+                )
+                .with_status(status::USAGE),
+        );
+    }
     Ok(Requested {
         request: BuildRequest {
+            build_args: step_arguments(args, request.build_args)?,
+            config: changes::config(args)?,
+            names: changes::names(args)?,
+            volumes: changes::volumes(args)?,
+            squash,
+            reproducible,
             labels: labels(&args.label),
             tags,
             outputs,
@@ -110,13 +145,34 @@ pub(super) fn request(
             shm_size,
             ulimits,
             cache_from: caches::sources(&args.cache_from)?,
-            cache_to: caches::targets(&args.cache_to)?,
+            cache_to,
             pull: pull_policy(args.pull.as_deref())?,
             jobs: args.jobs.filter(|jobs| *jobs > 0),
             ..request
         },
         dockerfile,
     })
+}
+
+/// Adds the build arguments that other flags stand for.
+fn step_arguments(
+    args: &BuildArgs,
+    mut known: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    if args.http_proxy == Some(true) {
+        for name in PROXIES
+            .iter()
+            .flat_map(|name| [name.to_lowercase(), (*name).to_owned()])
+        {
+            if let Some((name, value)) = hostflags::from_environment(&name)? {
+                known.entry(name).or_insert(value);
+            }
+        }
+    }
+    if let Some(time) = args.timestamp {
+        known.insert(EPOCH.to_owned(), time.to_string());
+    }
+    Ok(known)
 }
 
 /// Makes a request that says what to build, and nothing about how and what for.
@@ -129,7 +185,7 @@ pub(super) fn what(
 ) -> Result<Requested, Failure> {
     let build_args = build_args(settings, args)?;
     let named_contexts = named_contexts(&args.build_context)?;
-    let platforms = platforms(settings, &args.platform)?;
+    let platforms = platforms(settings, args)?;
     let found = context::load(
         Sought {
             context: args.context.as_deref(),
@@ -166,6 +222,13 @@ pub(super) fn what(
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             pull: PullPolicy::Missing,
+            first_base: args.from.clone().filter(|image| !image.is_empty()),
+            config: ConfigChanges::default(),
+            names: NameResolution::default(),
+            volumes: Vec::new(),
+            squash: None,
+            fresh_cache_mounts: false,
+            reproducible: false,
             jobs: None,
         },
         dockerfile: found.path,
@@ -214,7 +277,6 @@ fn parse_tag(tag: &str) -> Result<ImageReference, Failure> {
 
 /// What is given last wins: the environment, files, arguments by name, the time.
 fn build_args(settings: &Settings, given: &WhatArgs) -> Result<BTreeMap<String, String>, Failure> {
-    const EPOCH: &str = "SOURCE_DATE_EPOCH";
     let mut args = BTreeMap::new();
     if let Some(epoch) = &settings.environment.source_date_epoch {
         args.insert(EPOCH.to_owned(), epoch.clone());
@@ -264,7 +326,11 @@ fn labels(given: &[String]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn platforms(settings: &Settings, given: &[String]) -> Result<Vec<Platform>, Failure> {
+fn platforms(settings: &Settings, args: &WhatArgs) -> Result<Vec<Platform>, Failure> {
+    if args.arch.is_some() || args.os.is_some() || args.variant.is_some() {
+        return one_platform(args).map(|platform| vec![platform]);
+    }
+    let given = &args.platform;
     let default = settings
         .environment
         .default_platform
@@ -281,6 +347,24 @@ fn platforms(settings: &Settings, given: &[String]) -> Result<Vec<Platform>, Fai
         }
     }
     Ok(platforms)
+}
+
+/// The platform of `--os`, `--arch` and `--variant`; what is not given is the host's.
+fn one_platform(args: &WhatArgs) -> Result<Platform, Failure> {
+    if !args.platform.is_empty() {
+        return Err(Failure::new(
+            "`--platform` cannot be used together with `--os`, `--arch` or `--variant`",
+        )
+        .with_status(status::USAGE));
+    }
+    let host = Platform::host();
+    let os = args.os.as_deref().unwrap_or(&host.os);
+    let architecture = args.arch.as_deref().unwrap_or(&host.architecture);
+    let text = match &args.variant {
+        Some(variant) => format!("{os}/{architecture}/{variant}"),
+        None => format!("{os}/{architecture}"),
+    };
+    Platform::parse(&text).map_err(Failure::new)
 }
 
 fn network(args: &BuildArgs) -> Result<(NetworkDefault, Vec<Entitlement>), Failure> {

@@ -2,6 +2,8 @@
 //! is complete, and has progress to show.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use rbuild_builder::request::{SecretSource, SshSource};
 use rbuild_builder::{
@@ -21,15 +23,17 @@ pub(super) struct Session<'s> {
     settings: &'s Settings,
     mode: ProgressMode,
     pub(super) remote: Remote,
+    /// Where the progress goes instead of the terminal.
+    log: Option<PathBuf>,
     store: Option<Store>,
     running: Option<Running>,
 }
 
 /// What shows and stops a build.
-pub(super) struct Running {
-    pub(super) progress: Progress,
-    pub(super) cancel: Cancel,
-    pub(super) received: Received,
+pub(in crate::commands) struct Running {
+    pub(in crate::commands) progress: Progress,
+    pub(in crate::commands) cancel: Cancel,
+    pub(in crate::commands) received: Received,
 }
 
 impl<'s> Session<'s> {
@@ -38,9 +42,16 @@ impl<'s> Session<'s> {
             settings,
             mode,
             remote,
+            log: None,
             store: None,
             running: None,
         }
+    }
+
+    /// Writes the progress to a file, if there is one.
+    pub(super) fn logging_to(mut self, log: Option<&Path>) -> Session<'s> {
+        self.log = log.map(Path::to_path_buf);
+        self
     }
 
     /// Opens the store, once.
@@ -63,6 +74,7 @@ impl<'s> Session<'s> {
 
     fn begin(&self) -> Result<Running, Failure> {
         let mode = self.mode;
+        let log = self.log.as_deref().map(create_log).transpose()?;
         let cancel = Cancel::new()?;
         let received = signals::cancel_on_signals(cancel.clone(), move || {
             if mode == ProgressMode::Plain {
@@ -75,11 +87,21 @@ impl<'s> Session<'s> {
             log_lines: self.settings.log_lines(),
         };
         Ok(Running {
-            progress: Progress::start(mode, display)?,
+            progress: match log {
+                Some(file) => Progress::to_file(file)?,
+                None => Progress::start(mode, display)?,
+            },
             cancel,
             received,
         })
     }
+}
+
+fn create_log(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| {
+        let message = format!("could not write the log `{}`", path.display());
+        Failure::new(message).because(&error)
+    })
 }
 
 impl Opener for Session<'_> {

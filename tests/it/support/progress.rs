@@ -62,6 +62,9 @@ impl Step {
             self.done = true;
             self.seconds = seconds.trim_end_matches('s').parse().unwrap();
         } else if let Some(reason) = rest.strip_prefix("miss: ") {
+            let (_, reason) = reason
+                .split_once(" — ")
+                .expect("a miss names its instruction");
             self.miss = Some(reason.to_owned());
         } else if let Some(error) = rest.strip_prefix("ERROR: ") {
             self.error = Some(error.to_owned());
