@@ -6,8 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, check, debug, explain, fmt, fsck, history, images, imagetools, import, info, inspect,
-    load, login, logout, prune, pull, push, repro, rmi, run, save, system, tag, version,
+    build, check, completions, context, debug, diff, explain, fmt, fsck, graph, history, images,
+    imagetools, import, info, inspect, layers, load, login, logout, prune, pull, push, repro, rmi,
+    run, save, system, tag, timeline, version, watch,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -110,14 +111,22 @@ Build and run:
   check      Check a Dockerfile without building it
   fmt        Format Dockerfiles
   repro      Build twice and tell what differs
+  watch      Build again, and run again, whenever a file changes
+  run        Run a command in a new container
+
+Look into builds:
   explain    Tell why the steps of a build ran or did not run
   debug      Open a shell in the state of a build's step
-  run        Run a command in a new container
+  timeline   Show where the time of a build went, and what to move to gain most
+  graph      Show the stages and steps of a Dockerfile and what depends on what
+  context    Show what of the build context a build sees, uses and ignores
 
 Images:
   images     List images
   inspect    Show all about images
-  history    Show how an image came about
+  history    Show how an image came about; `history builds` shows the past builds
+  layers     Show what each layer of an image added, and what was in vain
+  diff       Show how two images differ: files, settings, layers
   tag        Give an image another name
   rmi        Remove images
   save       Write images to a tar archive
@@ -140,6 +149,8 @@ Store and system:
   fsck       Check the store
   info       Show what this host allows
   version    Show the version
+  completions Print a script that completes commands and options in a shell
+  man        Print the manual page of a command, or write all of them
   help       Show help for a command
 
 {options}{after-help}";
@@ -172,6 +183,14 @@ pub(crate) enum Command {
     History(history::HistoryArgs),
     Explain(explain::ExplainArgs),
     Debug(debug::DebugArgs),
+    Graph(graph::GraphArgs),
+    Timeline(timeline::TimelineArgs),
+    Context(context::ContextArgs),
+    Watch(Box<watch::WatchArgs>),
+    Layers(layers::LayersArgs),
+    Diff(diff::DiffArgs),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
     Save(save::SaveArgs),
@@ -289,7 +308,7 @@ macro_rules! missing_commands {
 
 missing_commands! {
     Attach = "attach", Bake = "bake", Buildx = "buildx", Commit = "commit",
-    Container = "container", Cp = "cp", Create = "create", Diff = "diff", Events = "events",
+    Container = "container", Cp = "cp", Create = "create", Events = "events",
     Exec = "exec", Export = "export", Kill = "kill", Logs = "logs", Network = "network",
     Pause = "pause", Port = "port", Ps = "ps", Rename = "rename",
     Restart = "restart", Rm = "rm", Search = "search", Serve = "serve", Start = "start",

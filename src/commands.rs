@@ -2,18 +2,23 @@
 
 pub(crate) mod build;
 pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod context;
 pub(crate) mod debug;
+pub(crate) mod diff;
 pub(crate) mod disk;
 pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod fmt;
 pub(crate) mod fsck;
+pub(crate) mod graph;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod imagetools;
 pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
+pub(crate) mod layers;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
@@ -28,7 +33,9 @@ pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod system;
 pub(crate) mod tag;
+pub(crate) mod timeline;
 pub(crate) mod version;
+pub(crate) mod watch;
 
 use rbuild_cache::{Store, StoreOptions};
 
@@ -64,6 +71,14 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         }
         Command::Explain(args) => done(explain::run(settings, &args)),
         Command::Debug(args) => debug::run(settings, &args),
+        Command::Graph(args) => graph::run(settings, &args),
+        Command::Timeline(args) => done(timeline::run(settings, &args)),
+        Command::Layers(args) => done(layers::run(settings, &args)),
+        Command::Diff(args) => diff::run(settings, &args),
+        Command::Context(args) => context::run(settings, &args),
+        Command::Watch(args) => watch::run(settings, &args),
+        Command::Completions(args) => done(completions::completions(&args)),
+        Command::Man(args) => done(completions::man(&args)),
         Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => {
             done(tag::run(settings, &args))
         }
@@ -108,6 +123,16 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Fsck(args) => fsck::run(settings, &args),
         Command::Version(args) => done(version::run(&args)),
         Command::Missing(command) => Err(command.failure()),
+    }
+}
+
+/// Writes a text to a file, or to standard output.
+pub(crate) fn write_or_print(file: Option<&std::path::Path>, text: &str) -> Result<(), Failure> {
+    match file {
+        None => ui::print(text),
+        Some(path) => std::fs::write(path, text).map_err(|error| {
+            Failure::from(error).within(format!("could not write `{}`", path.display()))
+        }),
     }
 }
 

@@ -135,7 +135,7 @@ pub(crate) fn prepare(
 }
 
 /// Keeps the layers of an image from being pruned.
-fn protect(store: &Store, found: &Found) -> Result<Lease, Failure> {
+pub(crate) fn protect(store: &Store, found: &Found) -> Result<Lease, Failure> {
     let lease = store.lease()?;
     let layers = found.entry.record.layers.iter();
     let digests: Vec<Digest> = layers.map(|layer| *layer.digest()).collect();
@@ -177,7 +177,7 @@ fn process(
 }
 
 /// Reads the config and makes sure that all layers are unpacked.
-fn unpack(store: &Store, found: &Found) -> Result<(ImageConfig, Vec<Layer>), Failure> {
+pub(crate) fn unpack(store: &Store, found: &Found) -> Result<(ImageConfig, Vec<Layer>), Failure> {
     let record = &found.entry.record;
     let config = image_config(store, record)?;
     let manifest = manifest_of(store, record)?;

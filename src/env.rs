@@ -42,7 +42,8 @@ variables! {
     NO_PROXY = "NO_PROXY", "Hosts that are reached without a proxy; also in lower case.";
     CERTIFICATES = "SSL_CERT_FILE", "Certificate authorities that are trusted instead of the system's.";
     SSH_AGENT = "SSH_AUTH_SOCK", "Socket of the agent that `--ssh` forwards.";
-    PATH = "PATH", "Where the `git` program is looked for.";
+    PATH = "PATH", "Where the `git` program, and a busybox for `debug`, are looked for.";
+    TMPDIR = "TMPDIR", "Where `watch` keeps a small file; `/tmp` by default.";
 }
 
 /// The values of the variables when the command started.
@@ -70,6 +71,7 @@ pub(crate) struct Environment {
     pub(crate) certificates: Option<PathBuf>,
     pub(crate) ssh_agent: Option<PathBuf>,
     pub(crate) path: Option<OsString>,
+    pub(crate) temporary: Option<PathBuf>,
 }
 
 impl Environment {
@@ -98,6 +100,7 @@ impl Environment {
             certificates: path(CERTIFICATES),
             ssh_agent: path(SSH_AGENT),
             path: raw(PATH),
+            temporary: path(TMPDIR),
         }
     }
 

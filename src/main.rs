@@ -13,6 +13,7 @@ mod env;
 mod failure;
 mod format;
 mod hostflags;
+mod inventory;
 #[cfg(test)]
 mod manual;
 mod outfile;

@@ -1,21 +1,26 @@
 //! Everything that is written to the terminal. Data goes to standard output, all else to standard
 //! error.
 
+mod bar;
 pub(crate) mod control;
 pub(crate) mod counter;
 pub(crate) mod diff;
 pub(crate) mod excerpt;
 pub(crate) mod explanation;
 pub(crate) mod findings;
+pub(crate) mod graph;
 pub(crate) mod journal;
 pub(crate) mod listing;
+pub(crate) mod markup;
 pub(crate) mod outline;
 pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod rawjson;
 pub(crate) mod report;
+mod screen;
 pub(crate) mod style;
 pub(crate) mod table;
+pub(crate) mod timeline;
 pub(crate) mod tty;
 pub(crate) mod units;
 

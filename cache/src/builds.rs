@@ -2,7 +2,7 @@
 //! report, the logs of its steps), and what a failed step left of its root file system.
 //!
 //! ```text
-//! builds/<seconds in hex>-<random>/      locked (named lock) while its build runs or it is looked into
+//! builds/<milliseconds in hex>-<random>/      locked (named lock) while its build runs or it is looked into
 //!     …                                  files of the builder
 //!     failed/                            upper directory of the step that failed
 //! ```
@@ -13,13 +13,14 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::draft::Draft;
 use crate::error::StoreError;
 use crate::lock::{Hold, StoreLock};
 use crate::recover::list;
 use crate::remove::remove_tree;
-use crate::store::{Store, now_unix};
+use crate::store::Store;
 
 /// The upper directory of a failed step, in the directory of its build.
 const FAILED: &str = "failed";
@@ -66,11 +67,11 @@ impl Store {
     pub fn new_build(&self) -> Result<BuildDirectory, StoreError> {
         let parent = self.layout().builds();
         loop {
-            let mut bytes = [0_u8; 3];
+            let mut bytes = [0_u8; 2];
             rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
                 .map_err(StoreError::io("make a random name in", &parent))?;
-            let [a, b, c] = bytes;
-            let name = format!("{:08x}-{a:02x}{b:02x}{c:02x}", now_unix());
+            let [a, b] = bytes;
+            let name = format!("{:011x}-{a:02x}{b:02x}", now_millis());
             let path = parent.join(&name);
             // Locked before it is there, so that nobody takes it for one that was given up.
             let Some(lock) = self.lock_build(&name)? else {
@@ -151,6 +152,12 @@ impl Store {
     fn lock_build(&self, name: &str) -> Result<Option<StoreLock>, StoreError> {
         StoreLock::try_now(&self.build_lock(name), Hold::Exclusive)
     }
+}
+
+/// Milliseconds since 1970.
+fn now_millis() -> u128 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis())
 }
 
 fn is_build_name(name: &str) -> bool {

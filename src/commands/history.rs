@@ -1,5 +1,7 @@
 //! `rbuild history`.
 
+mod builds;
+
 use jiff::Timestamp;
 use rbuild_builder::image::{History, ImageConfig, image_config};
 use rbuild_cache::{Digest, Store};
@@ -14,16 +16,21 @@ use crate::ui::{self, units};
 
 /// Show how an image came about
 ///
-/// One line for each instruction, newest first.
+/// One line for each instruction, newest first. `rbuild history builds` shows the past builds instead.
 #[derive(Debug, clap::Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    override_usage = "rbuild history [OPTIONS] IMAGE\n       rbuild history builds [OPTIONS]",
     after_help = "Placeholders of --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size \
 .Comment"
 )]
 pub(crate) struct HistoryArgs {
+    #[command(subcommand)]
+    of: Option<HistoryCommand>,
     /// Name or ID of the image
-    #[arg(value_name = "IMAGE")]
-    image: String,
+    #[arg(value_name = "IMAGE", required = true)]
+    image: Option<String>,
     /// Show only IDs
     #[arg(short, long)]
     quiet: bool,
@@ -48,6 +55,12 @@ pub(crate) struct HistoryArgs {
     format: Option<String>,
 }
 
+/// Histories of other things than images.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum HistoryCommand {
+    Builds(builds::BuildsArgs),
+}
+
 const HEADERS: &[(&str, &str)] = &[
     ("Comment", "COMMENT"),
     ("CreatedAt", "CREATED AT"),
@@ -62,8 +75,12 @@ const CREATED_BY: usize = 45;
 
 /// Shows the history of an image.
 pub(crate) fn run(settings: &Settings, args: &HistoryArgs) -> Result<(), Failure> {
+    if let Some(HistoryCommand::Builds(args)) = &args.of {
+        return builds::run(settings, args);
+    }
     let store = super::open_store(settings)?;
-    let found = lookup::require(&store, &args.image)?;
+    // Without a sub-command, clap has made sure of it.
+    let found = lookup::require(&store, args.image.as_deref().unwrap_or_default())?;
     let config = image_config(&store, &found.entry.record)?;
     let rows = rows(args, &store, &found.entry.record.config, &config)?;
     let format = match &args.format {

@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::bar;
+use super::screen::Size;
 use super::units::transfer_size;
 use crate::config::Settings;
 
@@ -31,8 +33,16 @@ impl Counter {
     pub(crate) fn show(&self, what: &str, done: u64, total: u64) {
         let due = |shown: Instant| shown.elapsed() >= INTERVAL;
         if self.enabled && self.shown.get().is_none_or(due) {
+            let columns = Size::of_stderr().columns;
+            let bar = bar::width(columns).map_or_else(String::new, |width| {
+                format!(" {}", bar::bar(done, total, width))
+            });
             let (done, total) = (transfer_size(done), transfer_size(total));
-            super::message(&format!("\r\x1b[K{what} {done} / {total}"));
+            let line: String = format!("{what}{bar} {done} / {total}")
+                .chars()
+                .take(columns.saturating_sub(1))
+                .collect();
+            super::message(&format!("\r\x1b[K{line}"));
             self.shown.set(Some(Instant::now()));
         }
     }

@@ -135,7 +135,8 @@ fn shortened(instruction: &str) -> String {
     text
 }
 
-fn seconds(milliseconds: u64) -> String {
+/// A time with one decimal.
+pub(crate) fn seconds(milliseconds: u64) -> String {
     format!("{:.1}s", Duration::from_millis(milliseconds).as_secs_f64())
 }
 

@@ -14,7 +14,7 @@ use super::journal::{Journal, Note};
 use super::plain::Plain;
 use super::rawjson::RawJson;
 use super::style::Palette;
-use super::tty::{Screen, Tty};
+use super::tty::Tty;
 
 /// Events on their way to the renderer.
 const IN_FLIGHT: usize = 256;
@@ -112,7 +112,7 @@ impl Progress {
 }
 
 fn tty(display: Display) -> Tty {
-    Tty::new(Screen::stderr(), display.palette, display.log_lines)
+    Tty::new(display.palette, display.log_lines)
 }
 
 fn show(

@@ -64,6 +64,18 @@ pub(crate) fn failure(
             text.push_str(&last_lines(step, output_shown));
         }
     }
+    text.push_str(&told(error, "failed to build: failed to solve: ", palette));
+    text
+}
+
+/// Tells why a Dockerfile cannot be looked at, without a build around it.
+pub(crate) fn plain_failure(error: &BuildError, palette: &Palette) -> String {
+    told(error, "", palette)
+}
+
+/// Place, message, reasons and ways out; then the same of the other errors.
+fn told(error: &BuildError, prefix: &str, palette: &Palette) -> String {
+    let mut text = String::new();
     let mut quotes = Quotes::default();
     // Where a build was when somebody stopped it says nothing about why.
     if error.kind != BuildErrorKind::Cancelled {
@@ -71,7 +83,7 @@ pub(crate) fn failure(
     }
     let _ = writeln!(
         text,
-        "{} failed to build: failed to solve: {}",
+        "{} {prefix}{}",
         paint(palette.error, "ERROR:"),
         visible_lines(&error.message)
     );

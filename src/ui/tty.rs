@@ -1,94 +1,46 @@
 //! Progress on a terminal: a header, a line for each step, the last output of those that run.
 
-use std::io::Write;
+use std::io::Stderr;
 use std::time::Duration;
 
 use anstyle::Style;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use unicode_width::UnicodeWidthChar;
 
+use super::bar;
 use super::control::Filter;
 use super::journal::{Journal, Line, Note, State, Step, Transfer};
 use super::progress::Renderer;
+use super::screen::{Screen, Size};
 use super::style::{Palette, paint};
 use super::units::transfer_size;
-
-/// Redraws per second at most.
-const FRAMES_PER_SECOND: u8 = 15;
-/// What a terminal without a size is taken for.
-const USUAL_SIZE: (usize, usize) = (80, 24);
 
 /// How long the word about a transfer that is tried again is shown.
 const NOTICE_STAYS: Duration = Duration::from_secs(5);
 
-/// The part of the terminal that is drawn over and over.
-pub(crate) struct Screen {
-    bar: ProgressBar,
-}
-
-impl Screen {
-    /// Draws on standard error.
-    pub(crate) fn stderr() -> Screen {
-        let target = ProgressDrawTarget::stderr_with_hz(FRAMES_PER_SECOND);
-        let bar = ProgressBar::with_draw_target(None, target);
-        let style = ProgressStyle::with_template("{msg}").expect("the template is a constant");
-        Screen {
-            bar: bar.with_style(style),
-        }
-    }
-
-    /// Replaces what was drawn before.
-    fn draw(&self, lines: &[String]) {
-        self.bar.set_message(lines.join("\n"));
-        self.bar.tick();
-    }
-
-    /// Removes what was drawn and writes the lines to stay.
-    fn close(&self, lines: &[String]) {
-        self.bar.finish_and_clear();
-        let mut text = lines.join("\n");
-        text.push('\n');
-        // Nobody reads any more: there is nobody to tell either.
-        let _ = std::io::stderr().write_all(text.as_bytes());
-    }
-
-    /// Columns and rows.
-    fn size() -> (usize, usize) {
-        match rustix::termios::tcgetwinsize(std::io::stderr()) {
-            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
-                (size.ws_col.into(), size.ws_row.into())
-            }
-            _ => USUAL_SIZE,
-        }
-    }
-}
-
 /// Draws the live view.
 pub(crate) struct Tty {
-    screen: Screen,
+    screen: Screen<Stderr>,
     palette: Palette,
     log_lines: usize,
 }
 
 impl Tty {
-    /// Draws on `screen`, with up to `log_lines` lines of output for each running step.
-    pub(crate) fn new(screen: Screen, palette: Palette, log_lines: usize) -> Tty {
+    /// Draws on standard error, with up to `log_lines` lines of output for each running step.
+    pub(crate) fn new(palette: Palette, log_lines: usize) -> Tty {
         Tty {
-            screen,
+            screen: Screen::stderr(),
             palette,
             log_lines,
         }
     }
 
-    fn frame(&self, journal: &Journal, at: Duration) -> Vec<String> {
-        let (width, height) = Screen::size();
-        let view = View {
+    fn view(&self, size: Size, log_lines: usize, at: Duration) -> View {
+        View {
             palette: self.palette,
-            width,
-            log_lines: self.log_lines,
+            width: size.columns,
+            log_lines,
             at,
-        };
-        view.live(journal, height)
+        }
     }
 }
 
@@ -96,18 +48,19 @@ impl Renderer for Tty {
     fn notes(&mut self, _journal: &Journal, _notes: &[Note], _at: Duration) {}
 
     fn tick(&mut self, journal: &Journal, at: Duration) {
-        self.screen.draw(&self.frame(journal, at));
+        let size = Size::of_stderr();
+        let lines = self.view(size, self.log_lines, at).live(journal, size.rows);
+        let measured = lines.into_iter().map(|line| {
+            let columns = columns(&line);
+            (line, columns)
+        });
+        self.screen.draw(measured.collect(), size);
     }
 
     fn finish(&mut self, journal: &Journal, at: Duration) {
-        let (width, _) = Screen::size();
-        let view = View {
-            palette: self.palette,
-            width,
-            log_lines: 0,
-            at,
-        };
-        self.screen.close(&view.whole(journal));
+        let size = Size::of_stderr();
+        let lines = self.view(size, 0, at).whole(journal);
+        self.screen.close(&lines, size);
     }
 }
 
@@ -209,7 +162,8 @@ impl View {
         for transfer in &step.transfers {
             let over = transfer.is_complete() || step.state != State::Running;
             let end = if over { transfer.seen } else { self.at };
-            let text = format!(" => => {}", moved(transfer));
+            let bar = bar::width(self.width).filter(|_| !over);
+            let text = format!(" => => {}", moved(transfer, bar));
             let line = self.timed(&text, end.saturating_sub(transfer.began));
             lines.push(if over { paint(style, &line) } else { line });
         }
@@ -233,10 +187,18 @@ impl View {
     }
 }
 
-fn moved(transfer: &Transfer) -> String {
+/// What is moved, how far it is, and a bar of this width as long as it moves.
+fn moved(transfer: &Transfer, bar: Option<usize>) -> String {
     let bytes = match (transfer.current, transfer.total) {
         (current, Some(total)) if current < total => {
-            format!(" {} / {}", transfer_size(current), transfer_size(total))
+            let bar = bar.map_or_else(String::new, |width| {
+                format!(" {}", bar::bar(current, total, width))
+            });
+            format!(
+                "{bar} {} / {}",
+                transfer_size(current),
+                transfer_size(total)
+            )
         }
         (0, _) => String::new(),
         (current, _) => format!(" {}", transfer_size(current)),
@@ -246,7 +208,16 @@ fn moved(transfer: &Transfer) -> String {
     } else {
         ":"
     };
-    format!("{}{colon}{bytes}", transfer.what)
+    format!("{}{colon}{bytes}", named(&transfer.what, bar))
+}
+
+/// Digests are told by their beginning where there is to be room for a bar.
+fn named(what: &str, bar: Option<usize>) -> &str {
+    const SHORT: usize = "sha256:".len() + 12;
+    match bar {
+        Some(_) if what.starts_with("sha256:") => what.get(..SHORT).unwrap_or(what),
+        _ => what,
+    }
 }
 
 /// What a line of output looks like in the end: a carriage return writes it anew.
@@ -417,6 +388,21 @@ mod tests {
                 " => => extracting: 1.00kB / 4.00kB     0.2s",
             ]
         );
+    }
+
+    #[test]
+    fn wide_terminals_have_bars_of_bytes() {
+        let view = View {
+            width: 100,
+            ..view(0)
+        };
+        let lines = view.live(&journal(), 24);
+        let bar = lines.last().unwrap();
+        assert!(
+            bar.starts_with(" => => extracting: [=======>                    ] 1.00kB / 4.00kB  "),
+            "{bar}"
+        );
+        assert_eq!(columns(bar), 99);
     }
 
     #[test]

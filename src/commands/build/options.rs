@@ -323,6 +323,13 @@ pub(crate) struct BuildArgs {
     pub(in crate::commands) refused: Refused<BuildRefused>,
 }
 
+impl BuildArgs {
+    /// What is to be built.
+    pub(in crate::commands) fn what(&self) -> &WhatArgs {
+        &self.what
+    }
+}
+
 /// Options of `docker build`, `docker buildx build`, `podman build` and `buildah build` that are not
 /// there yet.
 #[derive(Debug, Clone, Default)]
