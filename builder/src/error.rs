@@ -23,6 +23,8 @@ pub enum BuildErrorKind {
     Host,
     /// Reading or writing the store, the context or an output failed.
     Io,
+    /// A cache does not deliver what it promised; the build is to go on without it.
+    CacheLost,
     /// The build was cancelled.
     Cancelled,
 }

@@ -8,9 +8,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rbuild_cache::{DiffId, DiskTrouble};
 use rbuild_parser::ImageReference;
-use rbuild_registry::RegistryError;
 
 use crate::BuildResult;
+use crate::beside::export_vertex;
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, Warning};
 use crate::image::{BaseImage, BaseLayer, History, ImageError, Origin, Place};
@@ -46,7 +46,7 @@ pub(crate) fn finish(
             one.config.history.clear();
         }
     }
-    let vertex = crate::event::VertexId(context.graph.len() as u32);
+    let vertex = export_vertex(context.graph);
     let start = Instant::now();
     let began = context.recorder.now();
     let begun = Cell::new(false);
@@ -63,6 +63,11 @@ pub(crate) fn finish(
             total,
         });
     };
+    if context.beside.pushes() {
+        progress("exporting layers", 0, None);
+        // Not to send the same twice.
+        context.beside.wait();
+    }
     let written = write_outputs(
         context.store,
         context.client,
@@ -71,11 +76,20 @@ pub(crate) fn finish(
         &progress,
     )
     .map_err(|error| {
-        if let OutputError::Image(ImageError::Registry(RegistryError::Interrupted { .. })) = error {
+        if matches!(&error, OutputError::Image(error) if error.is_interrupted()) {
             context.events.event(Event::Cancelled { vertex });
             return BuildError::cancelled();
         }
-        let error = output_error(&error);
+        let lost = match &error {
+            OutputError::Image(ImageError::Elsewhere { digest, .. }) => {
+                lose(context, outputs, digest)
+            }
+            _ => false,
+        };
+        let mut error = output_error(&error);
+        if lost {
+            error.kind = BuildErrorKind::CacheLost;
+        }
         let message = error.message.clone();
         context.events.event(Event::Failed { vertex, message });
         error
@@ -112,6 +126,22 @@ pub(crate) fn finish(
         executed,
         images: finished,
     })
+}
+
+/// Gives up the cache that was to have a blob; false if it was not to come from a cache.
+fn lose(
+    context: &SolveContext<'_>,
+    outputs: &[Option<VertexOutput>],
+    blob: &rbuild_cache::Digest,
+) -> bool {
+    let origins = outputs.iter().flatten().flat_map(VertexOutput::layers);
+    let mut origins = origins.filter_map(|layer| layer.origin.as_ref());
+    let origin = origins.find(|(image, _)| image.layers.iter().any(|one| one.blob == *blob));
+    let lost = origin.is_some_and(|(_, vertex)| context.lost.add(*vertex));
+    if let (true, Some((_, vertex))) = (lost, origin) {
+        context.records.lose(*vertex);
+    }
+    lost
 }
 
 /// Brings the layers that no step has read, for outputs that write them.

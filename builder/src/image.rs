@@ -14,7 +14,7 @@
 //! config, is the same in all forms.
 
 mod archive;
-mod base;
+pub(crate) mod base;
 pub(crate) mod bundle;
 mod changes;
 mod choose;
@@ -32,7 +32,7 @@ mod outgoing;
 mod platform;
 mod pull;
 pub(crate) mod pump;
-mod push;
+pub(crate) mod push;
 pub(crate) mod remote;
 mod save;
 pub(crate) mod stored;

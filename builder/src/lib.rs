@@ -3,6 +3,7 @@
 //! [`build`] is the whole way; [`check`] stops before anything runs. Nothing here prints or reads
 //! the environment: progress leaves as [`event::Event`] values.
 
+mod beside;
 mod cancel;
 mod compare;
 mod context;
@@ -36,7 +37,8 @@ mod turn;
 pub mod users;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use rbuild_cache::{Digest, Follow, Store};
 use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse};
@@ -53,10 +55,12 @@ pub use key::{Change, FileChanges};
 pub use request::BuildRequest;
 pub use source::{GitProgram, Remote};
 
-use error::SourceFile;
+use beside::Beside;
+use error::{SourceFile, chain};
 use lower::{LoweredTarget, Lowering};
+use outside::Clients;
 use plan::{PlanInput, plan};
-use rbuild_registry::{Client, ClientOptions};
+use rbuild_registry::ClientOptions;
 use report::Recorder;
 use resolve::{ImageResolver, Outside};
 
@@ -109,19 +113,48 @@ pub fn build(
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildError> {
     let options = engine.registries.clone();
-    outside::with_client(options, events, cancel, &|client| {
-        build_with(engine, client, request, events, cancel)
-    })
+    let listener = Listener {
+        events,
+        warnings: Mutex::default(),
+    };
+    let mut result = outside::with_clients(options, &listener, cancel, &|clients| {
+        build_with(engine, clients, request, &listener, cancel)
+    })?;
+    let heard = listener.warnings.into_inner();
+    result
+        .warnings
+        .extend(heard.unwrap_or_else(PoisonError::into_inner));
+    Ok(result)
+}
+
+/// Passes events on and keeps the warnings that are not about the Dockerfile, to be told again when
+/// the build has ended.
+struct Listener<'e> {
+    events: &'e dyn EventSink,
+    warnings: Mutex<Vec<Warning>>,
+}
+
+impl EventSink for Listener<'_> {
+    fn event(&self, event: Event) {
+        if let Event::Warning(warning) = &event
+            && warning.rule.is_none()
+        {
+            let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.push(warning.clone());
+        }
+        self.events.event(event);
+    }
 }
 
 fn build_with(
     engine: &Engine,
-    client: Option<&Client>,
+    clients: Option<&Clients>,
     request: &BuildRequest,
     events: &dyn EventSink,
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildError> {
     let mut prepared = Prepared::new(request)?;
+    let client = clients.map(|clients| &clients.images);
     let outside = client.map(|client| Outside {
         client,
         pull: request.pull,
@@ -137,9 +170,12 @@ fn build_with(
     }
     let ignore = prepared.ignore.as_ref();
     let locals = locals::Locals::open(&engine.store, request, ignore, &locals, cancel.flag())?;
-    let findings = Mutex::new(Vec::new());
+    let cache_client = clients.map(|clients| &clients.caches);
     let (store, sources) = (&engine.store, &request.cache_from);
-    let imports = remote_cache::import(store, client, sources, &request.platforms, events);
+    let imports = remote_cache::import(store, cache_client, sources, &request.platforms, events);
+    let wrong = |error: image::ImageError| BuildError::user(chain(&error).join(": "));
+    let records = remote_cache::Records::new(cache_client, sources).map_err(wrong)?;
+    let lost = remote_cache::Lost::default();
     let recorder = Recorder::new(store);
     let lease = engine
         .store
@@ -150,23 +186,61 @@ fn build_with(
         .then(|| engine.store.scratch())
         .transpose()
         .map_err(|error| BuildError::io("could not make a scratch directory", &error))?;
-    let context = solve::SolveContext {
-        store: &engine.store,
-        lease: &lease,
-        client,
-        imports: &imports,
-        runtime: engine.runtime.as_ref(),
-        remote: &engine.remote,
-        request,
-        graph: &graph,
-        locals: &locals,
-        file: &prepared.file,
-        events,
-        cancel,
-        findings: &findings,
-        own_mounts: own_mounts.as_ref(),
-        recorder: &recorder,
+    let result = loop {
+        let findings = Mutex::new(Vec::new());
+        let roots = targets.iter().filter_map(|target| target.root);
+        let rewritten = targets.iter().any(|one| one.source_date_epoch.is_some());
+        let beside = Beside::new(request, &graph, roots, rewritten).map_err(wrong)?;
+        let context = solve::SolveContext {
+            store: &engine.store,
+            lease: &lease,
+            client,
+            cache_client,
+            imports: &imports,
+            records: &records,
+            lost: &lost,
+            beside: &beside,
+            foreseen: OnceLock::new(),
+            runtime: engine.runtime.as_ref(),
+            remote: &engine.remote,
+            request,
+            graph: &graph,
+            locals: &locals,
+            file: &prepared.file,
+            events,
+            cancel,
+            findings: &findings,
+            own_mounts: own_mounts.as_ref(),
+            recorder: &recorder,
+        };
+        let result = attempt(&context, &targets, &mut prepared.linter, &mut prepared.told);
+        match result {
+            // Each time there is one cache less.
+            Err(error) if error.kind == BuildErrorKind::CacheLost && !cancel.is_cancelled() => {
+                events.event(Event::Warning(lost_cache(&error)));
+            }
+            result => break result,
+        }
     };
+    resolver.keep_complete();
+    locals.keep_memo(&engine.store);
+    let told = match &result {
+        Ok(result) => Ok((&result.image_id, result.names.as_slice())),
+        Err(error) => Err(error.message.as_str()),
+    };
+    let project = locals::project_name(request);
+    let report = recorder.finish(&engine.store, &request.dockerfile.name, project, told);
+    events.event(Event::Reported(Arc::new(report)));
+    result
+}
+
+/// Runs the graph and writes the outputs, sending beside it what is to be sent.
+fn attempt(
+    context: &solve::SolveContext<'_>,
+    targets: &[LoweredTarget],
+    linter: &mut Linter,
+    told: &mut Vec<Warning>,
+) -> Result<BuildResult, BuildError> {
     let roots: Vec<event::VertexId> = targets
         .iter()
         .flat_map(|target| {
@@ -176,26 +250,44 @@ fn build_with(
                 .chain(target.history.iter().filter_map(|h| h.vertex))
         })
         .collect();
-    let outputs = solve::solve(&context, &roots);
-    resolver.keep_complete();
-    let late = std::mem::take(&mut *findings.lock().unwrap_or_else(PoisonError::into_inner));
-    for finding in late {
-        prepared.linter.add(finding);
+    thread::scope(|scope| {
+        let _closing = context.beside.closing();
+        for _ in 0..context.beside.workers() {
+            scope.spawn(|| context.beside.work(context));
+        }
+        let outputs = match solve::solve(context, &roots) {
+            // The same findings will come again.
+            Err(error) if error.kind == BuildErrorKind::CacheLost => return Err(error),
+            outputs => outputs,
+        };
+        let mut late = context
+            .findings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for finding in std::mem::take(&mut *late) {
+            linter.add(finding);
+        }
+        drop(late);
+        tell_warnings(linter, told, context.events);
+        let outputs = outputs?;
+        linter.verdict().map_err(BuildError::user)?;
+        finish::finish(context, targets, &outputs, told.clone())
+    })
+}
+
+/// What is told when a build begins again without a cache.
+fn lost_cache(error: &BuildError) -> Warning {
+    let causes = error.causes.join(": ");
+    Warning {
+        rule: None,
+        message: format!(
+            "a cache does not deliver what it has promised, going on without it: {}: {causes}",
+            error.message
+        ),
+        line: None,
+        url: None,
+        help: None,
     }
-    tell_warnings(&prepared.linter, &mut prepared.told, events);
-    locals.keep_memo(&engine.store);
-    let result = outputs.and_then(|outputs| {
-        prepared.linter.verdict().map_err(BuildError::user)?;
-        finish::finish(&context, &targets, &outputs, prepared.told.clone())
-    });
-    let told = match &result {
-        Ok(result) => Ok((&result.image_id, result.names.as_slice())),
-        Err(error) => Err(error.message.as_str()),
-    };
-    let project = locals::project_name(request);
-    let report = recorder.finish(&engine.store, &request.dockerfile.name, project, told);
-    events.event(Event::Reported(Arc::new(report)));
-    result
 }
 
 /// Digest of the files of a directory that an ignore file leaves: what `COPY . /` takes.

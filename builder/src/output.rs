@@ -187,7 +187,7 @@ impl Assembled {
 }
 
 /// The names of an output, each once.
-fn names_of(request: &BuildRequest, more: &[ImageReference]) -> Vec<ImageReference> {
+pub(crate) fn names_of(request: &BuildRequest, more: &[ImageReference]) -> Vec<ImageReference> {
     let mut names: Vec<ImageReference> = Vec::new();
     for name in request.tags.iter().chain(more) {
         let name = name.clone().with_default_tag();

@@ -1,21 +1,47 @@
-//! The registry client of a build: its news become events, and cancelling the build ends it.
+//! The registry clients of a build: their news become events, and cancelling the build ends them.
+//!
+//! Caches have a client of their own, which gives up sooner: a build can do without them.
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
-use rbuild_registry::{Client, ClientOptions, Notice, Notify};
+use rbuild_registry::{Client, ClientOptions, Notice, Notify, RetryPolicy, Timeouts};
 
 use crate::cancel::Cancel;
 use crate::error::BuildError;
 use crate::event::{Event, EventSink, Warning};
 
-/// Calls `action` with a client, or none without options.
-pub(crate) fn with_client<T>(
+/// The clients of a build.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// For images.
+    pub(crate) images: Client,
+    /// For caches.
+    pub(crate) caches: Client,
+}
+
+/// What a cache is worth waiting for.
+fn for_caches(options: &mut ClientOptions) {
+    options.retry = RetryPolicy {
+        tries: 3,
+        budget: Duration::from_secs(20),
+        ..options.retry
+    };
+    options.timeouts = Timeouts {
+        connect: Duration::from_secs(5),
+        stall: Duration::from_secs(10),
+        ..options.timeouts
+    };
+}
+
+/// Calls `action` with clients, or none without options.
+pub(crate) fn with_clients<T>(
     options: Option<ClientOptions>,
     events: &dyn EventSink,
     cancel: &Cancel,
-    action: &dyn Fn(Option<&Client>) -> Result<T, BuildError>,
+    action: &dyn Fn(Option<&Clients>) -> Result<T, BuildError>,
 ) -> Result<T, BuildError> {
     let Some(mut options) = options else {
         return action(None);
@@ -26,17 +52,23 @@ pub(crate) fn with_client<T>(
         // Nobody listens any more at the very end.
         let _ = notify.send(Some(notice.clone()));
     })));
-    let client = Client::new(options);
-    let interrupted = client.clone();
-    cancel.on_cancel(move || interrupted.interrupt());
+    let images = Client::new(options);
+    let clients = Clients {
+        caches: images.sibling(for_caches),
+        images,
+    };
+    for client in [&clients.images, &clients.caches] {
+        let interrupted = client.clone();
+        cancel.on_cancel(move || interrupted.interrupt());
+    }
     thread::scope(|scope| {
         scope.spawn(move || {
             while let Ok(Some(notice)) = news.recv() {
                 tell(events, &notice);
             }
         });
-        let result = action(Some(&client));
-        // Ends the thread above; the client itself may outlive this.
+        let result = action(Some(&clients));
+        // Ends the thread above; the clients themselves may outlive this.
         let _ = sender.send(None);
         result
     })

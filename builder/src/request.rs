@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rbuild_cache::{Compression, DiffId, Digest};
 use serde::{Deserialize, Serialize};
@@ -132,9 +133,22 @@ pub enum Squash {
 
 /// One `--cache-from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheSource {
+pub struct CacheSource {
+    /// Where it is.
+    pub place: SourcePlace,
+    /// Results that are older are not taken.
+    pub max_age: Option<Duration>,
+    /// `mounts=true`: new cache mounts are filled from it.
+    pub mounts: bool,
+}
+
+/// Where a cache is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourcePlace {
     /// A cache, or an image with one inside, in a registry.
     Registry(ImageReference),
+    /// A repository of a registry with a record for each step.
+    Records(ImageReference),
     /// An OCI layout.
     Local {
         /// Its directory.
@@ -157,6 +171,10 @@ pub struct CacheTarget {
     pub ignore_error: bool,
     /// How layers are compressed.
     pub compression: Option<Compression>,
+    /// Larger layers stay out, in bytes of their blob.
+    pub max_layer: Option<u64>,
+    /// `mounts=true`: the cache mounts that the build uses go with it.
+    pub mounts: bool,
 }
 
 /// Where a cache is written.
@@ -164,6 +182,8 @@ pub struct CacheTarget {
 pub enum CachePlace {
     /// Into a registry.
     Registry(ImageReference),
+    /// Into a repository of a registry, a record for each step, while the build runs.
+    Records(ImageReference),
     /// Into an OCI layout.
     Local {
         /// Its directory.
@@ -175,11 +195,12 @@ pub enum CachePlace {
     Inline,
 }
 
-impl fmt::Display for CacheSource {
+impl fmt::Display for SourcePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CacheSource::Registry(reference) => f.write_str(&reference.canonical()),
-            CacheSource::Local { path, .. } => write!(f, "`{}`", path.display()),
+            SourcePlace::Registry(reference) => f.write_str(&reference.canonical()),
+            SourcePlace::Records(name) => write!(f, "{}/{}", name.domain(), name.path()),
+            SourcePlace::Local { path, .. } => write!(f, "`{}`", path.display()),
         }
     }
 }
@@ -188,6 +209,7 @@ impl fmt::Display for CachePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CachePlace::Registry(reference) => f.write_str(&reference.canonical()),
+            CachePlace::Records(name) => write!(f, "{}/{}", name.domain(), name.path()),
             CachePlace::Local { path, .. } => write!(f, "`{}`", path.display()),
             CachePlace::Inline => f.write_str("the image"),
         }

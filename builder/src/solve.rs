@@ -5,29 +5,32 @@
 //! what runs and leaves what waits.
 
 mod findings;
+mod foresee;
 mod keys;
 mod reuse;
 mod schedule;
 mod vertex;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rbuild_cache::{DiffId, Digest, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::LintFinding;
 use rbuild_registry::Client;
 use rbuild_runtime::Runtime;
 
+use crate::beside::Beside;
 use crate::cancel::Cancel;
 use crate::error::{BuildError, SourceFile};
 use crate::event::{EventSink, VertexId};
 use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
-use crate::remote_cache::Imports;
+use crate::remote_cache::{Imports, Lost, Records, is_cache};
 use crate::report::Recorder;
 use crate::request::BuildRequest;
 use crate::source::Remote;
 
+pub(crate) use foresee::foreseen;
 pub(crate) use schedule::solve;
 
 /// What running needs.
@@ -38,8 +41,18 @@ pub(crate) struct SolveContext<'a> {
     pub client: Option<&'a Client>,
     /// Keeps what this build uses from being pruned meanwhile.
     pub lease: &'a Lease,
-    /// What other builds have found out.
+    /// The same for caches; gives up sooner.
+    pub cache_client: Option<&'a Client>,
+    /// What other builds have found out, read before.
     pub imports: &'a Imports,
+    /// What other builds have found out, to be asked.
+    pub records: &'a Records,
+    /// The caches that do not deliver.
+    pub lost: &'a Lost,
+    /// Sends results while the build goes on.
+    pub beside: &'a Beside,
+    /// Keys that need no results; see [`foreseen`].
+    pub foreseen: OnceLock<Vec<Option<Digest>>>,
     /// Starts sandboxes; none on hosts where nothing can run.
     pub runtime: Option<&'a Runtime>,
     /// How sources outside this machine are reached.
@@ -131,28 +144,42 @@ pub(crate) fn materialize(
     // Before looking whether they are there, so that what is found stays.
     protect(context, layers.iter().map(|layer| &layer.diff_id))?;
     // What one image is to bring, for each image: several layers come in at once.
-    let mut missing: Vec<(&LayerOrigin, Vec<DiffId>)> = Vec::new();
+    // A cache counts as one.
+    let mut missing: Vec<(LayerOrigin, Vec<DiffId>)> = Vec::new();
     for layer in layers {
         let Some(origin) = &layer.origin else {
             continue;
         };
         if find(layer)?.is_none() {
-            let same =
-                |other: &LayerOrigin| Arc::ptr_eq(&other.0, &origin.0) && other.1 == origin.1;
+            let same = |other: &LayerOrigin| {
+                other.1 == origin.1 && (is_cache(origin.1) || Arc::ptr_eq(&other.0, &origin.0))
+            };
             match missing.iter_mut().find(|(other, _)| same(other)) {
-                Some((_, wanted)) => wanted.push(layer.diff_id),
-                None => missing.push((origin, vec![layer.diff_id])),
+                Some((known, wanted)) => {
+                    if !Arc::ptr_eq(&known.0, &origin.0) {
+                        known.0 = Arc::new(both(&known.0, &origin.0));
+                    }
+                    wanted.push(layer.diff_id);
+                }
+                None => missing.push((origin.clone(), vec![layer.diff_id])),
             }
         }
     }
     for ((image, vertex), wanted) in missing {
-        vertex::load_layers(context, image, *vertex, &wanted)?;
+        vertex::load_layers(context, &image, vertex, &wanted)?;
     }
     let mut ready = Vec::with_capacity(layers.len());
     for layer in layers {
         ready.push(find(layer)?.ok_or_else(|| not_there(layer))?);
     }
     Ok(ready)
+}
+
+/// Two pieces of one cache as one image.
+fn both(one: &BaseImage, other: &BaseImage) -> BaseImage {
+    let mut both = one.clone();
+    both.layers.extend(other.layers.iter().cloned());
+    both
 }
 
 /// Keeps layers from being pruned until the build ends.

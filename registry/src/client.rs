@@ -27,8 +27,8 @@ pub struct Client {
 pub(crate) struct Inner {
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) connections: Connections,
-    pub(crate) auth: Auth,
-    pub(crate) schemes: Schemes,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) schemes: Arc<Schemes>,
     pub(crate) interrupt: Interrupt,
     /// Blobs that are being downloaded.
     pub(crate) downloads: Flights<Digest>,
@@ -59,8 +59,27 @@ impl Client {
         Client {
             inner: Arc::new(Inner {
                 connections: Connections::new(Arc::clone(&options)),
-                auth: Auth::default(),
-                schemes: Schemes::default(),
+                auth: Arc::default(),
+                schemes: Arc::default(),
+                interrupt: Interrupt::default(),
+                downloads: Flights::default(),
+                options,
+            }),
+        }
+    }
+
+    /// A client with other limits of time and size that knows what this one has found out: tokens, and
+    /// which servers speak https. It is interrupted on its own.
+    #[must_use]
+    pub fn sibling(&self, change: impl FnOnce(&mut ClientOptions)) -> Client {
+        let mut options = (*self.inner.options).clone();
+        change(&mut options);
+        let options = Arc::new(options);
+        Client {
+            inner: Arc::new(Inner {
+                connections: Connections::new(Arc::clone(&options)),
+                auth: Arc::clone(&self.inner.auth),
+                schemes: Arc::clone(&self.inner.schemes),
                 interrupt: Interrupt::default(),
                 downloads: Flights::default(),
                 options,
@@ -76,6 +95,13 @@ impl Client {
     /// Downloads a manifest or index by its digest.
     pub fn manifest(&self, location: &Location, digest: Digest) -> Result<Document, RegistryError> {
         self.inner.manifest(location, digest)
+    }
+
+    /// Downloads what a location points to now, in one request; [`resolve`](Client::resolve) and
+    /// [`manifest`](Client::manifest) take two, but the first of them costs nothing where downloads
+    /// are counted.
+    pub fn manifest_of(&self, location: &Location) -> Result<Document, RegistryError> {
+        self.inner.manifest_of(location)
     }
 
     /// Downloads a manifest, going through indexes (at most `index_depth` of them): `choose` gets

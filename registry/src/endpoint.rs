@@ -34,7 +34,11 @@ pub(crate) struct Endpoint {
 
 /// Which schemes hosts speak, as far as that had to be found out.
 #[derive(Debug, Default)]
-pub(crate) struct Schemes(Mutex<HashMap<String, Scheme>>);
+pub(crate) struct Schemes {
+    known: Mutex<HashMap<String, Scheme>>,
+    /// Held while finding out, so that threads that start together ask once.
+    probing: Mutex<()>,
+}
 
 impl Endpoint {
     /// A URL of the API below `/v2/`; `rest` begins without a slash.
@@ -128,8 +132,14 @@ impl Inner {
             return Ok(Scheme::Https);
         }
         let known = |schemes: &HashMap<String, Scheme>| schemes.get(host).copied();
-        let schemes = &self.schemes.0;
-        if let Some(scheme) = known(&schemes.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let schemes = &self.schemes.known;
+        let look = || known(&schemes.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(scheme) = look() {
+            return Ok(scheme);
+        }
+        let probing = self.schemes.probing.lock();
+        let _probing = probing.unwrap_or_else(PoisonError::into_inner);
+        if let Some(scheme) = look() {
             return Ok(scheme);
         }
         let doing = format!("connect to `{host}`");

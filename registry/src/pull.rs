@@ -79,6 +79,14 @@ impl Inner {
         })
     }
 
+    pub(crate) fn manifest_of(&self, location: &Location) -> Result<Document, RegistryError> {
+        let doing = format!("download manifest {location}");
+        let tags = matches!(location.reference, Reference::Tag(_));
+        self.ask_sources(location, tags, |session| {
+            session.patiently(&doing, || session.get_manifest(location, &doing))
+        })
+    }
+
     pub(crate) fn manifest_chain(
         &self,
         location: &Location,

@@ -5,3 +5,4 @@ mod cache;
 mod credentials;
 mod faults;
 mod interop;
+mod records;

@@ -219,6 +219,16 @@ pub(crate) fn at_once<T: Sync, M: Send, E: Send>(
     let workers = thread::available_parallelism()
         .map_or(LEAST_WORKERS, usize::from)
         .clamp(LEAST_WORKERS, MOST_WORKERS);
+    with_workers(workers, items, action, progress)
+}
+
+/// The same with so many at a time, for what only waits.
+pub(crate) fn with_workers<T: Sync, M: Send, E: Send>(
+    workers: usize,
+    items: &[T],
+    action: &Action<'_, T, M, E>,
+    progress: &mut dyn FnMut(usize, M),
+) -> Result<(), E> {
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel::<Step<M, E>>();
     let mut first_error = None;

@@ -130,6 +130,15 @@ pub enum ImageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A blob that was to be taken from another place could not be had there.
+    #[error("blob {digest} is not in the store, and the place that has it does not deliver")]
+    Elsewhere {
+        /// Its digest.
+        digest: Digest,
+        /// Why not.
+        #[source]
+        source: Box<ImageError>,
+    },
     /// A registry failed, or the way there.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -152,6 +161,7 @@ impl ImageError {
             }
             ImageError::NotFound { .. } => vec!["it holds no image at all".to_owned()],
             ImageError::Registry(error) => error.hint().into_iter().collect(),
+            ImageError::Elsewhere { source, .. } => source.hints(),
             ImageError::Missing { .. } => {
                 vec!["build, load or pull the image again to complete it".to_owned()]
             }
@@ -161,6 +171,15 @@ impl ImageError {
                 vec!["free some space, for example with `rbuild prune`".to_owned()]
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Whether it only says that the user has broken it off.
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            ImageError::Registry(RegistryError::Interrupted { .. }) => true,
+            ImageError::Elsewhere { source, .. } => source.is_interrupted(),
+            _ => false,
         }
     }
 

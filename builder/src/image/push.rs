@@ -81,7 +81,7 @@ pub fn push_image(
 }
 
 /// Brings one blob into a repository, by the cheapest way.
-fn push_blob(
+pub(crate) fn push_blob(
     client: &Client,
     store: &Store,
     blob: &OutgoingBlob,
@@ -103,7 +103,11 @@ fn push_blob(
             told(PushNews::Done(outcome));
             return Ok(());
         }
-        remote.bring_blob(store, &blob.descriptor, &|_| ())?;
+        let brought = remote.bring_blob(store, &blob.descriptor, &|_| ());
+        brought.map_err(|error| ImageError::Elsewhere {
+            digest: descriptor.digest,
+            source: Box::new(error),
+        })?;
     }
     let sent = |bytes| told(PushNews::Bytes(bytes));
     let outcome = client.push_blob(location, store, &descriptor, mount_from, &sent)?;

@@ -73,7 +73,12 @@ pub fn resolve_remote(
         client: client.clone(),
         location: location_of(reference)?,
     };
-    let top = remote.top(store)?;
+    let known = store.image(&reference.canonical())?.is_some();
+    let top = if known {
+        remote.top(store)?
+    } else {
+        remote.fetch_top(store)?
+    };
     remote.image(store, &reference.familiar(), top, platform)
 }
 
@@ -153,6 +158,17 @@ impl Place {
             return Ok(Descriptor::new(&media_type, *digest, bytes.len() as u64));
         }
         let found = self.client.resolve(&self.location)?.descriptor;
+        Ok(Descriptor::new(&found.media_type, found.digest, found.size))
+    }
+
+    /// The same, when it is to be downloaded anyway: that takes one request instead of two.
+    fn fetch_top(&self, store: &Store) -> Result<Descriptor, ImageError> {
+        if matches!(self.location.reference, Reference::Digest(_)) {
+            return self.top(store);
+        }
+        let document = self.client.manifest_of(&self.location)?;
+        store.put_blob(&document.bytes)?;
+        let found = document.descriptor();
         Ok(Descriptor::new(&found.media_type, found.digest, found.size))
     }
 

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use rbuild_cache::{Compression, DiffId, Store};
+use rbuild_cache::DiffId;
 
 use super::config::{
     CONFIG, CacheConfig, CacheLayer, CacheRecord, CacheResult, INLINE, LayerAnnotations,
-    UNCOMPRESSED,
 };
+use super::layer::{LayerBlob, layer_blob};
 use crate::error::{BuildError, chain};
 use crate::event::{Event, VertexId, Warning};
 use crate::image::bundle::{Bundle, Content};
 use crate::image::manifest::ANNOTATION_REF_NAME;
 use crate::image::media::Family;
 use crate::image::{
-    BaseLayer, Descriptor, ImageConfig, Manifest, Origin, Outgoing, OutgoingBlob, Place,
-    base64_encode, location_of, push_image,
+    Descriptor, ImageConfig, Manifest, Outgoing, OutgoingBlob, base64_encode, location_of,
+    push_image,
 };
 use crate::output::OutputError;
 use crate::request::{CachePlace, CacheTarget};
@@ -66,8 +66,15 @@ pub(crate) fn export(
             vertex,
             name: name.clone(),
         });
-        let steps = exported(outputs, (!target.all).then_some(image));
-        match write(context, target, &steps, vertex) {
+        let records = matches!(target.place, CachePlace::Records(_));
+        let result = if records {
+            // They are written while the build goes on.
+            context.beside.wait_for_records(number).map_or(Ok(()), Err)
+        } else {
+            let steps = exported(outputs, (!target.all).then_some(image));
+            write(context, target, &steps, vertex)
+        };
+        match result {
             Ok(()) => context.events.event(Event::Finished {
                 vertex,
                 elapsed: start.elapsed(),
@@ -80,7 +87,7 @@ pub(crate) fn export(
                     vertex,
                     message: message.clone(),
                 });
-                if !target.ignore_error {
+                if !target.ignore_error && !records {
                     let mut failure = BuildError::io(format!("failed {name}"), &error);
                     failure.help = error.hints();
                     failure
@@ -101,58 +108,6 @@ pub(crate) fn export(
     Ok(())
 }
 
-/// A layer as it goes into a cache.
-struct CachedLayer {
-    descriptor: Descriptor,
-    diff_id: DiffId,
-    place: Option<Place>,
-}
-
-/// The blob of a layer, made if need be; one that only a registry has stays there for now.
-fn blob_of(
-    store: &Store,
-    layer: &LayerRef,
-    compression: &Compression,
-) -> Result<CachedLayer, OutputError> {
-    let diff_id = layer.diff_id;
-    let elsewhere = layer.origin.as_ref().and_then(|(image, _)| {
-        let mut layers = image.layers.iter();
-        let known = layers.find(|known| known.diff_id == diff_id)?;
-        match &image.origin {
-            Origin::Registry(place) => Some((known.clone(), Some(place.clone()))),
-            _ => Some((known.clone(), None)),
-        }
-    });
-    let (known, place): (BaseLayer, _) = match elsewhere {
-        Some((known, place)) if store.layer(&diff_id)?.is_none() => {
-            if place.is_none()
-                && let Some((image, _)) = &layer.origin
-            {
-                image.bring_blob(store, &known, &|_| ())?;
-            }
-            (known, place)
-        }
-        _ => {
-            let made = store.layer_blob(&diff_id, compression)?;
-            let known = BaseLayer {
-                diff_id,
-                blob: made.blob.digest,
-                size: made.blob.size,
-                media_type: Family::Oci.layer(made.kind),
-            };
-            (known, None)
-        }
-    };
-    let mut descriptor = known.descriptor();
-    let annotation = (UNCOMPRESSED.to_owned(), diff_id.to_string());
-    descriptor.annotations.extend([annotation]);
-    Ok(CachedLayer {
-        descriptor,
-        diff_id,
-        place,
-    })
-}
-
 /// Puts a cache together and writes it.
 fn write(
     context: &SolveContext<'_>,
@@ -162,7 +117,7 @@ fn write(
 ) -> Result<(), OutputError> {
     let store = context.store;
     let compression = target.compression.clone().unwrap_or_default();
-    let mut layers: Vec<CachedLayer> = Vec::new();
+    let mut layers: Vec<LayerBlob> = Vec::new();
     let mut positions: BTreeMap<DiffId, usize> = BTreeMap::new();
     let mut config = CacheConfig::default();
     for step in steps {
@@ -170,7 +125,14 @@ fn write(
         let known = positions.get(&diff_id).copied();
         let position = known.unwrap_or(layers.len());
         if known.is_none() {
-            layers.push(blob_of(store, step.layer, &compression)?);
+            let blob = layer_blob(store, step.layer, &compression)?;
+            if target
+                .max_layer
+                .is_some_and(|most| blob.descriptor.size > most)
+            {
+                continue;
+            }
+            layers.push(blob);
             positions.insert(diff_id, position);
         }
         config.records.extend(records(step.output, position));
@@ -181,7 +143,9 @@ fn write(
         let chain = step.output.layers();
         let mut below = chain.iter().rev().skip(1);
         let parent = below.find_map(|layer| positions.get(&layer.diff_id));
-        let own = positions[&step.layer.diff_id];
+        let Some(&own) = positions.get(&step.layer.diff_id) else {
+            continue;
+        };
         let parent = parent.filter(|parent| **parent < own);
         parents
             .entry(own)
@@ -217,7 +181,7 @@ fn records(output: &VertexOutput, layer: usize) -> impl Iterator<Item = CacheRec
 fn send(
     context: &SolveContext<'_>,
     target: &CacheTarget,
-    layers: &[CachedLayer],
+    layers: &[LayerBlob],
     config: Vec<u8>,
     vertex: VertexId,
 ) -> Result<(), OutputError> {
@@ -258,21 +222,18 @@ fn send(
                 return Err(OutputError::Refused("registries are not asked".to_owned()));
             };
             let mut outgoing = Outgoing::default();
-            for descriptor in listed.into_iter().chain([described]) {
-                let place = place_of(descriptor.digest);
-                let from = place.as_ref().map(|place| {
-                    (
-                        place.location.host.clone(),
-                        place.location.repository.clone(),
-                    )
-                });
-                outgoing.blobs.push(OutgoingBlob {
-                    layer: descriptor.media_type != CONFIG,
-                    descriptor,
-                    remote: place,
-                    mount_from: from,
-                });
+            for layer in layers {
+                let mut known = outgoing.blobs.iter();
+                if !known.any(|blob| blob.descriptor.digest == layer.descriptor.digest) {
+                    outgoing.blobs.push(layer.outgoing());
+                }
             }
+            outgoing.blobs.push(OutgoingBlob {
+                descriptor: described,
+                remote: None,
+                mount_from: None,
+                layer: false,
+            });
             outgoing.documents.push((top, manifest));
             let location = location_of(reference)?;
             let mut sent = BTreeMap::new();
@@ -306,7 +267,7 @@ fn send(
             bundle.entries.push(entry);
             crate::output::write_layout(store, path, &bundle, &|done| progress(done, total))?;
         }
-        CachePlace::Inline => {}
+        CachePlace::Inline | CachePlace::Records(_) => {}
     }
     Ok(())
 }

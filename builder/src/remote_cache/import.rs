@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rbuild_cache::{DiffId, Digest, Store};
 use rbuild_parser::{ImageReference, Platform};
 use rbuild_registry::Client;
 
 use super::config::{CONFIG, CacheConfig, CacheRecord, INLINE, MOST_ENTRIES, UNCOMPRESSED};
+use super::records::expired;
+use super::{FIRST_VERTEX, Lost};
 use crate::error::chain;
 use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::image::document::{Document, ReadManifest};
@@ -17,15 +19,13 @@ use crate::image::{
     BaseImage, BaseLayer, Descriptor, ImageConfig, ImageError, Origin, Place, base64_decode,
     cache_documents, location_of,
 };
-use crate::request::CacheSource;
-
-/// Vertices of caches are numbered from here: no graph is as large.
-const FIRST_VERTEX: u32 = u32::MAX / 2;
+use crate::request::{CacheSource, SourcePlace};
 
 /// What the caches know.
 #[derive(Debug, Default)]
 pub(crate) struct Imports {
-    records: HashMap<Digest, Hit>,
+    /// By key; the cache that was named first comes first.
+    records: HashMap<Digest, Vec<Hit>>,
     /// Keys by their result.
     keys: HashMap<DiffId, Vec<Digest>>,
 }
@@ -41,6 +41,8 @@ pub(crate) struct Hit {
     pub(crate) diff_id: DiffId,
     /// When it was made.
     pub(crate) created: Option<String>,
+    /// All keys that lead to it.
+    pub(crate) keys: Vec<Digest>,
 }
 
 impl Imports {
@@ -49,17 +51,21 @@ impl Imports {
         self.records.is_empty()
     }
 
-    /// The result of a key.
-    pub(crate) fn find(&self, key: &Digest) -> Option<&Hit> {
-        self.records.get(key)
+    /// The result of a key, in a cache that is not lost.
+    pub(crate) fn find(&self, key: &Digest, lost: &Lost) -> Option<Hit> {
+        let mut hits = self.records.get(key)?.iter();
+        let mut hit = hits.find(|hit| !lost.has(hit.vertex))?.clone();
+        hit.keys = self.keys.get(&hit.diff_id).cloned().unwrap_or_default();
+        Some(hit)
     }
 
-    /// All keys that lead to a layer.
-    pub(crate) fn keys_of(&self, diff_id: &DiffId) -> &[Digest] {
-        self.keys.get(diff_id).map_or(&[], Vec::as_slice)
-    }
-
-    fn add(&mut self, image: BaseImage, number: usize, records: &[CacheRecord]) {
+    fn add(
+        &mut self,
+        image: BaseImage,
+        number: usize,
+        records: &[CacheRecord],
+        max_age: Option<Duration>,
+    ) {
         let image = Arc::new(image);
         let vertex = VertexId(FIRST_VERTEX + number as u32);
         for record in records {
@@ -67,6 +73,9 @@ impl Imports {
                 let Some(layer) = image.layers.get(result.layer) else {
                     continue;
                 };
+                if expired(result.created.as_deref(), max_age) {
+                    continue;
+                }
                 self.keys
                     .entry(layer.diff_id)
                     .or_default()
@@ -76,9 +85,9 @@ impl Imports {
                     vertex,
                     diff_id: layer.diff_id,
                     created: result.created.clone(),
+                    keys: Vec::new(),
                 };
-                // The cache that was named first counts.
-                self.records.entry(record.digest).or_insert(hit);
+                self.records.entry(record.digest).or_default().push(hit);
             }
         }
     }
@@ -94,13 +103,17 @@ pub(crate) fn import(
 ) -> Imports {
     let read = |number: usize, source: &CacheSource| {
         let vertex = VertexId(FIRST_VERTEX + (sources.len() + number) as u32);
-        let name = format!("importing cache manifest from {source}");
+        // Records are looked up step by step.
+        if matches!(source.place, SourcePlace::Records(_)) {
+            return None;
+        }
+        let name = format!("importing cache manifest from {}", source.place);
         let start = Instant::now();
         events.event(Event::Started {
             vertex,
             name: name.clone(),
         });
-        match read_source(store, client, source, platforms) {
+        match read_source(store, client, &source.place, platforms) {
             Ok(found) => {
                 let elapsed = start.elapsed();
                 events.event(Event::Finished {
@@ -141,7 +154,7 @@ pub(crate) fn import(
     let mut imports = Imports::default();
     for (number, found) in found.into_iter().enumerate() {
         for (image, records) in found.unwrap_or_default() {
-            imports.add(image, number, &records);
+            imports.add(image, number, &records, sources[number].max_age);
         }
     }
     imports
@@ -152,12 +165,14 @@ type Found = Vec<(BaseImage, Vec<CacheRecord>)>;
 fn read_source(
     store: &Store,
     client: Option<&Client>,
-    source: &CacheSource,
+    source: &SourcePlace,
     platforms: &[Platform],
 ) -> Result<Found, ImageError> {
     let (origin, top) = match source {
-        CacheSource::Registry(reference) => at_registry(store, client, reference)?,
-        CacheSource::Local { path, tag, digest } => {
+        SourcePlace::Registry(reference) => at_registry(store, client, reference)?,
+        // Not read as a whole.
+        SourcePlace::Records(_) => return Ok(Vec::new()),
+        SourcePlace::Local { path, tag, digest } => {
             let top = crate::image::layout::find(store, path, tag.as_deref(), digest.as_ref())?;
             (Origin::Layout(path.clone()), top)
         }

@@ -136,7 +136,10 @@ impl Pool {
             let result = run_vertex(context, id, &inputs);
             let mut state = self.lock();
             match result {
-                Ok(output) => self.done(&mut state, id, output),
+                Ok(output) => {
+                    context.beside.finished(id, &output);
+                    self.done(&mut state, id, output);
+                }
                 Err(error) => failed(&mut state, context, id, error),
             }
             drop(state);
@@ -203,6 +206,12 @@ fn failed(state: &mut State, context: &SolveContext<'_>, id: VertexId, error: Bu
             step.error = Some(error.message.clone());
         }
     });
+    if error.kind == BuildErrorKind::CacheLost {
+        // The build will go on without the cache: what runs is let run, its result will be needed.
+        context.events.event(Event::Cancelled { vertex: id });
+        state.error.get_or_insert(error);
+        return;
+    }
     if error.kind == BuildErrorKind::Cancelled {
         context.events.event(Event::Cancelled { vertex: id });
     } else {

@@ -10,7 +10,7 @@ use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
 use rbuild_registry::RegistryError;
 
 use super::keys::{Key, early_parts, key, tree_of};
-use super::{LayerRef, SolveContext, Value, VertexOutput, materialize, protect};
+use super::{LayerRef, SolveContext, Value, VertexOutput, foreseen, materialize, protect};
 use super::{findings, reuse};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId, Warning};
@@ -204,6 +204,10 @@ pub(super) fn load_layers(
             let help = error.hints();
             let mut error = failed(&error);
             error.help.extend(help);
+            if context.lost.add(id) {
+                context.records.lose(id);
+                error.kind = BuildErrorKind::CacheLost;
+            }
             let message = error.message.clone();
             context.events.event(Event::Failed {
                 vertex: id,
@@ -234,10 +238,14 @@ fn keyed(
         context.recorder.recipe(id, recipe);
     }
     let mut keys = Vec::new();
-    if !context.imports.is_empty() || !context.request.cache_to.is_empty() {
+    let caches = !context.imports.is_empty() || !context.records.is_empty();
+    if caches || !context.request.cache_to.is_empty() {
         let early = early_parts(context, vertex, inputs)?.parts.digest();
-        if let Some(hit) = imported(context, vertex, &early) {
-            return Ok(taken(context, id, vertex, below, hit));
+        // Where the early key is the key, the store may know the result, and nobody need be asked.
+        if look_up(context, vertex, &early)?.is_none()
+            && let Some(hit) = imported(context, vertex, &early)
+        {
+            return Ok(taken(context, id, vertex, below, &hit));
         }
         keys.push(early);
     }
@@ -253,7 +261,7 @@ fn keyed(
         return Ok(cached(context, id, vertex, below, &record).known_as(keys));
     }
     if let Some(hit) = imported(context, vertex, &key) {
-        return Ok(taken(context, id, vertex, below, hit));
+        return Ok(taken(context, id, vertex, below, &hit));
     }
     let started = || {
         context.events.event(Event::Started {
@@ -349,11 +357,15 @@ impl VertexOutput {
 }
 
 /// The result of a key in a cache of other builds.
-fn imported<'a>(context: &SolveContext<'a>, vertex: &Vertex, key: &Digest) -> Option<&'a Hit> {
+fn imported(context: &SolveContext<'_>, vertex: &Vertex, key: &Digest) -> Option<Hit> {
     if vertex.meta.ignore_cache {
         return None;
     }
-    context.imports.find(key)
+    if let Some(hit) = context.imports.find(key, context.lost) {
+        return Some(hit);
+    }
+    let all = || foreseen(context).iter().flatten().copied().collect();
+    context.records.find(context.events, &[*key], all)
 }
 
 /// Takes a result from a cache of other builds. Its layer is not fetched before someone reads it.
@@ -381,7 +393,7 @@ fn taken(
     });
     VertexOutput {
         value: Value::Rootfs(layers),
-        keys: context.imports.keys_of(&hit.diff_id).to_vec(),
+        keys: hit.keys.clone(),
         created: hit.created.clone(),
         cached: true,
     }
@@ -435,7 +447,7 @@ fn record(
 }
 
 /// The layers that the new layer goes on top of; none for a detached copy.
-fn base_layers(op: &Op, inputs: &[VertexOutput]) -> Vec<LayerRef> {
+pub(super) fn base_layers(op: &Op, inputs: &[VertexOutput]) -> Vec<LayerRef> {
     match op {
         Op::File(FileOp { detached: true, .. }) => Vec::new(),
         _ => inputs

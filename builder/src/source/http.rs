@@ -15,7 +15,7 @@ use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use super::{Fetched, SourceContext};
 use crate::error::{BuildError, chain};
 use crate::key::Parts;
-use crate::outside::with_client;
+use crate::outside::with_clients;
 
 /// Entity tags that are sent with one request.
 const MOST_TAGS: usize = 10;
@@ -107,11 +107,11 @@ pub(crate) fn fetch(
         &known[..]
     };
     let options = Some(context.remote.web.clone());
-    with_client(options, context.events, context.cancel, &|client| {
-        let Some(client) = client else {
+    with_clients(options, context.events, context.cancel, &|clients| {
+        let Some(clients) = clients else {
             return Err(BuildError::user("nothing can be downloaded here"));
         };
-        ask(context, client, source, &step, usable)
+        ask(context, &clients.images, source, &step, usable)
     })
 }
 

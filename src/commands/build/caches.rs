@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rbuild_builder::request::{CachePlace, CacheSource, CacheTarget};
-use rbuild_parser::{ImageReference, closest};
+use std::time::Duration;
+
+use rbuild_builder::request::{CachePlace, CacheSource, CacheTarget, SourcePlace};
+use rbuild_parser::{ImageReference, closest, parse_duration, parse_size};
 
 use super::outputs::{Reason, attributes, boolean, compression};
 use crate::csv;
 use crate::failure::Failure;
 
 /// Attributes of `--cache-from`.
-const FROM: &[&str] = &["type", "ref", "src", "tag", "digest"];
+const FROM: &[&str] = &["type", "ref", "src", "tag", "digest", "max-age", "mounts"];
 /// Attributes of `--cache-to`.
 const TO: &[&str] = &[
     "type",
@@ -25,15 +27,31 @@ const TO: &[&str] = &[
     "force-compression",
     "image-manifest",
     "oci-mediatypes",
+    "max-layer-size",
+    "mounts",
 ];
 
-/// Parses the values of `--cache-from`.
-pub(super) fn sources(values: &[String]) -> Result<Vec<CacheSource>, Failure> {
+/// Parses the values of `--cache-from`, and `--cache-ttl`, which is the age of those that say none.
+pub(super) fn sources(values: &[String], ttl: Option<&str>) -> Result<Vec<CacheSource>, Failure> {
+    let ttl = ttl.map(age).transpose();
+    let ttl = ttl.map_err(|reason| Failure::new(format!("invalid --cache-ttl: {reason}")))?;
     let parse = |value: &String| {
         let mut given = given(value)?;
-        source(&mut given).and_then(|found| rest(&given, FROM).map(|()| found))
+        let mut found = source(&mut given)?;
+        found.max_age = found.max_age.or(ttl);
+        rest(&given, FROM)?;
+        Ok(found)
     };
     all("cache source", values, &parse)
+}
+
+/// A length of time, above zero.
+fn age(text: &str) -> Result<Duration, String> {
+    let nanoseconds = parse_duration(text)?;
+    match u64::try_from(nanoseconds) {
+        Ok(nanoseconds) if nanoseconds > 0 => Ok(Duration::from_nanos(nanoseconds)),
+        _ => Err(format!("`{text}` is not above zero")),
+    }
 }
 
 /// Parses the values of `--cache-to`.
@@ -76,27 +94,47 @@ fn given(value: &str) -> Result<BTreeMap<String, String>, Reason> {
 }
 
 fn source(given: &mut BTreeMap<String, String>) -> Result<CacheSource, Reason> {
-    match given.remove("type").as_deref() {
-        None => Err("type is required".to_owned().into()),
-        Some("registry") => Ok(CacheSource::Registry(reference(given)?)),
+    let place = match given.remove("type").as_deref() {
+        None => return Err("type is required".to_owned().into()),
+        Some("registry") => SourcePlace::Registry(reference(given)?),
+        Some("records") => SourcePlace::Records(repository(given)?),
         Some("local") => {
             let path = given.remove("src").filter(|path| !path.is_empty());
             let path = path.ok_or_else(|| "local cache importer requires src".to_owned())?;
             let digest = given.remove("digest").map(|text| text.parse()).transpose();
-            Ok(CacheSource::Local {
+            SourcePlace::Local {
                 path: PathBuf::from(path),
                 tag: given.remove("tag"),
                 digest: digest.map_err(|error| format!("invalid digest: {error}"))?,
-            })
+            }
         }
-        Some(other) => unknown(other),
+        Some(other) => return unknown(other),
+    };
+    let max_age = given.remove("max-age").map(|text| age(&text)).transpose();
+    let mounts = mounts(given, matches!(place, SourcePlace::Records(_)))?;
+    Ok(CacheSource {
+        place,
+        max_age: max_age.map_err(|reason| format!("max-age: {reason}"))?,
+        mounts,
+    })
+}
+
+/// `mounts=true`, where there is a place for them.
+fn mounts(given: &mut BTreeMap<String, String>, records: bool) -> Result<bool, Reason> {
+    let mounts = boolean(given, "mounts")?.unwrap_or(false);
+    if mounts && !records {
+        return Err("`mounts=true` goes with type=records only"
+            .to_owned()
+            .into());
     }
+    Ok(mounts)
 }
 
 fn target(given: &mut BTreeMap<String, String>) -> Result<CacheTarget, Reason> {
     let place = match given.remove("type").as_deref() {
         None => return Err("type is required".to_owned().into()),
         Some("registry") => CachePlace::Registry(reference(given)?.with_default_tag()),
+        Some("records") => CachePlace::Records(repository(given)?),
         Some("inline") => CachePlace::Inline,
         Some("local") => {
             let path = given.remove("dest").filter(|path| !path.is_empty());
@@ -126,11 +164,16 @@ fn target(given: &mut BTreeMap<String, String>) -> Result<CacheTarget, Reason> {
             return Err(Reason::Failure(Failure::unsupported(&what)));
         }
     }
+    let max_layer = given.remove("max-layer-size").map(|text| parse_size(&text));
+    let max_layer = max_layer.transpose();
+    let mounts = mounts(given, matches!(place, CachePlace::Records(_)))?;
     Ok(CacheTarget {
         place,
         all,
         ignore_error,
         compression: compression(given)?,
+        max_layer: max_layer.map_err(|reason| format!("max-layer-size: {reason}"))?,
+        mounts,
     })
 }
 
@@ -140,7 +183,10 @@ fn unknown<T>(kind: &str) -> Result<T, Reason> {
             let what = format!("the cache type `{kind}`");
             Err(Reason::Failure(Failure::unsupported(&what)))
         }
-        other => Err(format!("unknown type `{other}`; there is registry, local and inline").into()),
+        other => Err(format!(
+            "unknown type `{other}`; there is registry, records, local and inline"
+        )
+        .into()),
     }
 }
 
@@ -148,6 +194,16 @@ fn reference(given: &mut BTreeMap<String, String>) -> Result<ImageReference, Rea
     let name = given.remove("ref").filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| "registry cache requires ref".to_owned())?;
     Ok(ImageReference::parse(&name)?)
+}
+
+/// A repository: the tags in it are ours.
+fn repository(given: &mut BTreeMap<String, String>) -> Result<ImageReference, Reason> {
+    let name = reference(given)?;
+    if name.tag().is_some() || name.digest().is_some() {
+        let text = "a cache of records is a repository: leave out tag and digest";
+        return Err(text.to_owned().into());
+    }
+    Ok(name)
 }
 
 fn rest(given: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Reason> {
@@ -173,7 +229,7 @@ mod tests {
     }
 
     fn from(value: &str) -> Result<CacheSource, String> {
-        let sources = sources(&[value.to_owned()]);
+        let sources = sources(&[value.to_owned()], Some("1h"));
         let source = sources.map(|mut sources| sources.remove(0));
         source.map_err(|failure| failure.message.unwrap())
     }
@@ -191,9 +247,16 @@ mod tests {
         let target = to("type=local,dest=d,compression=zstd").unwrap();
         assert!(matches!(target.place, CachePlace::Local { tag, .. } if tag == "latest"));
         assert!(target.compression.is_some());
-        assert!(matches!(from("r.example/c"), Ok(CacheSource::Registry(_))));
-        let local = from("type=local,src=d,tag=t").unwrap();
-        assert!(matches!(local, CacheSource::Local { tag: Some(tag), .. } if tag == "t"));
+        let found = from("r.example/c").unwrap();
+        assert!(matches!(found.place, SourcePlace::Registry(_)));
+        assert_eq!(found.max_age, Some(Duration::from_hours(1)));
+        let local = from("type=local,src=d,tag=t").unwrap().place;
+        assert!(matches!(local, SourcePlace::Local { tag: Some(tag), .. } if tag == "t"));
+        let records = from("type=records,ref=r.example/c,max-age=2m").unwrap();
+        assert_eq!(records.place.to_string(), "r.example/c");
+        assert_eq!(records.max_age, Some(Duration::from_mins(2)));
+        let target = to("type=records,ref=r.example/c,max-layer-size=1k").unwrap();
+        assert_eq!((target.max_layer, target.mounts), (Some(1024), false));
     }
 
     #[test]
@@ -211,6 +274,8 @@ mod tests {
                 "not supported yet",
             ),
             ("ref=x", "type is required"),
+            ("type=records,ref=x:1", "leave out tag"),
+            ("type=local,dest=d,mounts=true", "type=records only"),
         ] {
             let error = to(value).unwrap_err();
             assert!(error.contains(text), "{value}: {error}");
@@ -219,6 +284,11 @@ mod tests {
             from("type=local,src=d,mode=max")
                 .unwrap_err()
                 .contains("unknown attribute")
+        );
+        assert!(
+            from("type=records,ref=x,max-age=0s")
+                .unwrap_err()
+                .contains("not above zero")
         );
         assert!(from("type=local").unwrap_err().contains("requires src"));
     }

@@ -159,12 +159,15 @@ pub(crate) struct BuildArgs {
         help_heading = CACHE
     )]
     pub(super) pull: Option<String>,
-    /// Look results up in a cache too: a name, or `type=registry|local,…`
+    /// Look results up in a cache too: a name, or `type=registry|records|local,…[,max-age=AGE]`
     #[arg(long, value_name = "CACHE", help_heading = CACHE)]
     pub(super) cache_from: Vec<String>,
-    /// Write results to a cache: `type=registry|local|inline,…[,mode=max]`
+    /// Write results to a cache: `type=registry|records|local|inline,…[,mode=max]`
     #[arg(long, value_name = "CACHE", help_heading = CACHE)]
     pub(super) cache_to: Vec<String>,
+    /// Take no results from `--cache-from` that are older
+    #[arg(long, value_name = "AGE", help_heading = CACHE)]
+    pub(super) cache_ttl: Option<String>,
     /// Run all steps again
     #[arg(long, help_heading = CACHE)]
     pub(super) no_cache: bool,
@@ -353,7 +356,6 @@ impl RefusedList for BuildRefused {
         flag("save-stages"),
         flag("stage-labels"),
         flag("logsplit"),
-        value("cache-ttl"),
         value("attest"),
         value("policy"),
         value("source-policy-file"),

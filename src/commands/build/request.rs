@@ -144,7 +144,7 @@ pub(super) fn request(
             entitlements,
             shm_size,
             ulimits,
-            cache_from: caches::sources(&args.cache_from)?,
+            cache_from: caches::sources(&args.cache_from, args.cache_ttl.as_deref())?,
             cache_to,
             pull: pull_policy(args.pull.as_deref())?,
             jobs: args.jobs.filter(|jobs| *jobs > 0),

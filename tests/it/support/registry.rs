@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::needs;
@@ -169,12 +169,21 @@ pub(crate) struct Seen {
     pub(crate) target: String,
     /// Bytes of the answer's body.
     pub(crate) bytes: usize,
+    /// The answer has gone out whole.
+    pub(crate) answered: bool,
+}
+
+/// What came so far, and the news that there is more.
+#[derive(Default)]
+struct Log {
+    seen: Mutex<Vec<Seen>>,
+    changed: Condvar,
 }
 
 /// A server before a registry.
 pub(crate) struct Proxy {
     port: u16,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    log: Arc<Log>,
 }
 
 type Script = dyn Fn(&str, &str, usize) -> Action + Send + Sync;
@@ -188,8 +197,8 @@ impl Proxy {
     ) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (seen, upstream) = (Arc::default(), registry.port);
-        let log: Arc<Mutex<Vec<Seen>>> = Arc::clone(&seen);
+        let (kept, upstream) = (Arc::<Log>::default(), registry.port);
+        let log = Arc::clone(&kept);
         let script: Arc<Script> = Arc::new(script);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -200,7 +209,7 @@ impl Proxy {
                 });
             }
         });
-        Proxy { port, seen }
+        Proxy { port, log: kept }
     }
 
     /// A name in the registry as seen through the proxy.
@@ -210,16 +219,33 @@ impl Proxy {
 
     /// Requests so far with this method and this in the target.
     pub(crate) fn seen(&self, method: &str, part: &str) -> Vec<Seen> {
-        let seen = self.seen.lock().unwrap();
+        let seen = self.log.seen.lock().unwrap();
         let matching = seen
             .iter()
             .filter(|seen| seen.method == method && seen.target.contains(part));
         matching.cloned().collect()
     }
 
+    /// Waits until requests with these methods and parts of targets have all been answered.
+    pub(crate) fn wait_for(&self, wanted: &[(&str, &str)]) {
+        let missing = |seen: &mut Vec<Seen>| {
+            !wanted.iter().all(|(method, part)| {
+                let fits = |seen: &Seen| {
+                    seen.answered && seen.method == *method && seen.target.contains(part)
+                };
+                seen.iter().any(fits)
+            })
+        };
+        let seen = self.log.seen.lock().unwrap();
+        let limit = Duration::from_mins(2);
+        let waited = self.log.changed.wait_timeout_while(seen, limit, missing);
+        let (seen, result) = waited.unwrap();
+        assert!(!result.timed_out(), "never came: {wanted:?} in {seen:?}");
+    }
+
     /// How many requests there were.
     pub(crate) fn requests(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.log.seen.lock().unwrap().len()
     }
 
     /// Bytes of all blobs that were sent to the client.
@@ -229,12 +255,7 @@ impl Proxy {
     }
 }
 
-fn serve(
-    client: TcpStream,
-    upstream: u16,
-    script: &Script,
-    log: &Mutex<Vec<Seen>>,
-) -> std::io::Result<()> {
+fn serve(client: TcpStream, upstream: u16, script: &Script, log: &Log) -> std::io::Result<()> {
     let mut client = BufReader::new(client);
     if client.fill_buf()?.first() == Some(&0x16) {
         // Somebody tries TLS: what a real server says then.
@@ -267,15 +288,16 @@ fn serve(
         }
     }
     let number = {
-        let mut log = log.lock().unwrap();
+        let mut seen = log.seen.lock().unwrap();
         let same = |seen: &&Seen| seen.method == method && seen.target == target;
-        let number = log.iter().filter(same).count();
-        log.push(Seen {
+        let number = seen.iter().filter(same).count();
+        seen.push(Seen {
             method: method.to_owned(),
             target: target.to_owned(),
             bytes: 0,
+            answered: false,
         });
-        (number, log.len() - 1)
+        (number, seen.len() - 1)
     };
     let action = script(method, target, number.0);
     if let Action::Answer(status, header) = &action {
@@ -294,7 +316,9 @@ fn serve(
     // The server may refuse before it has read all: its answer counts, not our error.
     let _ = std::io::copy(&mut (&mut client).take(length), &mut server);
     let sent = pass_back(server, &action, client.get_mut())?;
-    log.lock().unwrap()[number.1].bytes = sent;
+    let mut seen = log.seen.lock().unwrap();
+    (seen[number.1].bytes, seen[number.1].answered) = (sent, true);
+    log.changed.notify_all();
     Ok(())
 }
 
