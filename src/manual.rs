@@ -115,3 +115,180 @@ fn the_manual_explains_every_check_of_our_own() {
     let rules: Vec<&str> = rules.map(|rule| rule.name).collect();
     assert_eq!(explained, rules);
 }
+
+/// The pages of the manual by name.
+#[cfg(test)]
+fn pages() -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manual");
+    let mut pages: Vec<(String, String)> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    pages.sort();
+    pages
+}
+
+#[test]
+fn the_summary_lists_every_page_and_links_lead_somewhere() {
+    let pages = pages();
+    let summary = &pages
+        .iter()
+        .find(|(name, _)| name == "SUMMARY.md")
+        .unwrap()
+        .1;
+    for (name, text) in &pages {
+        assert!(
+            name == "SUMMARY.md" || summary.contains(&format!("({name})")),
+            "{name} is not in the summary"
+        );
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let file = link.split('#').next().unwrap();
+            let known = file.is_empty()
+                || file.contains("://")
+                || file == "../compatibility.md"
+                || pages.iter().any(|(name, _)| name == file);
+            assert!(known, "{name}: dead link {link}");
+        }
+    }
+}
+
+/// The words of a command line, up to what is the shell's.
+#[cfg(test)]
+fn shell_words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for letter in line.chars() {
+        match (quote, letter) {
+            (Some(open), _) if letter == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, '|' | '>' | '<' | '&' | ';') => break,
+            (None, '#') if word.is_none() => break,
+            (None, ' ') => words.extend(word.take()),
+            (Some(_) | None, _) => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn every_command_of_the_manual_is_one() {
+    let mut tree = cli::command();
+    tree.build();
+    let mut count = 0;
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = (
+        "README.md of the project".to_owned(),
+        std::fs::read_to_string(readme).unwrap(),
+    );
+    for (page, text) in pages().into_iter().chain([readme]) {
+        let mut fenced = false;
+        for line in text.lines() {
+            fenced ^= line.starts_with("```");
+            if !fenced && !line.starts_with("    ") {
+                continue;
+            }
+            let line = line
+                .trim()
+                .trim_start_matches("- run: ")
+                .trim_start_matches("- ");
+            let line = line.trim_start_matches("sudo ");
+            let piped = line
+                .split_once("| rbuild ")
+                .or(line.split_once("| sudo rbuild "));
+            let command = match piped {
+                _ if line.starts_with('|') => continue,
+                Some((_, rest)) if page != "commands.md" => format!("rbuild {rest}"),
+                None if line.starts_with("rbuild ") && page != "commands.md" => line.to_owned(),
+                _ => continue,
+            };
+            // What a workflow fills in.
+            let command = command.replace("${{ ", "x").replace(" }}", "");
+            let words: Vec<std::ffi::OsString> =
+                shell_words(&command).into_iter().map(Into::into).collect();
+            let words = crate::arguments::normalise(&tree, words).unwrap();
+            if let Err(error) = tree.clone().try_get_matches_from(words) {
+                let shown = matches!(
+                    error.kind(),
+                    clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion
+                );
+                assert!(shown, "{page}: {command}\n{error}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 60, "{count} commands found");
+}
+
+#[test]
+fn the_tables_of_options_tell_the_truth() {
+    let mut tree = cli::command();
+    tree.build();
+    let build = tree.find_subcommand("build").unwrap();
+    let option = |flag: &str| {
+        let name = flag.trim_start_matches('-');
+        build.get_arguments().find(|argument| {
+            argument.get_long() == Some(name)
+                || (flag.len() == 2 && argument.get_short() == name.chars().next())
+                || argument
+                    .get_all_aliases()
+                    .is_some_and(|all| all.contains(&name))
+        })
+    };
+    // In back quotes, without a value, and without what belongs to other commands.
+    let flags = |cell: &str| -> Vec<String> {
+        let quoted = cell.split('`').skip(1).step_by(2);
+        quoted
+            .filter(|text| text.starts_with('-') && text.len() > 1)
+            .filter_map(|text| text.split([' ', '=', '[']).next())
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut count = 0;
+    for (page, text) in pages()
+        .into_iter()
+        .filter(|(page, _)| page.starts_with("from-"))
+    {
+        for line in text.lines().filter(|line| line.starts_with("| ")) {
+            let line = line.replace("\\|", "/");
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [theirs, ours] = cells[..] else {
+                panic!("{page}: {line}")
+            };
+            let known =
+                |flag: &String| option(flag).is_some_and(|argument| !argument.is_hide_set());
+            for flag in flags(ours) {
+                assert!(known(&flag), "{page}: {flag} is no option: {line}");
+                count += 1;
+            }
+            for flag in flags(theirs) {
+                if ours.starts_with("the same") {
+                    let harmless = flag == "--provenance" || flag == "--sbom";
+                    assert!(
+                        harmless || known(&flag),
+                        "{page}: {flag} is no option: {line}"
+                    );
+                } else if ours.starts_with("not there yet, refused") {
+                    assert!(
+                        option(&flag).is_none_or(clap::Arg::is_hide_set),
+                        "{page}: {flag} is an option by now: {line}"
+                    );
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "{count} options found");
+}

@@ -511,6 +511,13 @@ impl<'a> Lowering<'a> {
                     BuildError::user(format!("failed to parse stage name {name:?}: {error}"))
                 })?;
                 let image = self.resolver.image(&reference, &context.plan.platform);
+                let image = image.map_err(|error| match context.plan.similar_stage(&name) {
+                    Some(stage) => error.with_help(format!(
+                        "no stage is called {name}, so an image of that name was looked for: did you \
+                         mean {stage}?"
+                    )),
+                    None => error,
+                });
                 self.image_vertex(image)
             }
         }

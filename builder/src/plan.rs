@@ -127,6 +127,13 @@ pub(crate) struct Plan<'a> {
     by_name: BTreeMap<&'a str, usize>,
 }
 
+impl Plan<'_> {
+    /// The name of a stage that was perhaps meant by the name of an image.
+    pub(crate) fn similar_stage(&self, name: &str) -> Option<&str> {
+        closest(name, self.by_name.keys().copied())
+    }
+}
+
 /// What planning works from.
 pub(crate) struct PlanInput<'a> {
     /// The parsed file.
@@ -459,6 +466,9 @@ impl<'a> Planner<'a, '_> {
                         "stage names in FROM are compared in lower case: write `{}`",
                         name.to_lowercase()
                     ));
+                } else if ImageReference::parse(&name.to_lowercase()).is_ok() {
+                    let name = name.to_lowercase();
+                    result = result.with_help(format!("names of images are in lower case: {name}"));
                 }
                 Err(result.at(location))
             }

@@ -158,7 +158,8 @@ fn out_of_memory() {
         "exit code: 137",
         &[
             "hint: exit code 137: a process was killed (SIGKILL): by the kernel when the machine ran out of \
-           memory (`dmesg` tells), by a memory limit around rbuild, or by a `kill -9`\n",
+           memory (`dmesg` tells), by a memory limit around rbuild, or by a `kill -9`; let the step do less \
+           at once (for example `make -j1`), or give it more memory\n",
         ],
     );
 }
@@ -224,7 +225,10 @@ fn a_bad_base() {
     fails(
         build(&env, &context),
         "invalid reference format: repository name (library/Debian) must be lowercase",
-        &["   1 | >>> FROM Debian:12\n"],
+        &[
+            "   1 | >>> FROM Debian:12\n",
+            "hint: names of images are in lower case: debian:12\n",
+        ],
     );
     let context = env.dockerfile("d", "FROM registry.invalid/team/base:1\nRUN true\n");
     fails(
@@ -233,6 +237,22 @@ fn a_bad_base() {
         &[
             "   1 | >>> FROM registry.invalid/team/base:1\n",
             "hint: check the name `registry.invalid`, and this machine's connection and name servers\n",
+        ],
+    );
+}
+
+#[test]
+fn a_stage_that_is_not_there() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let text = "FROM busybox AS build\nFROM scratch\nCOPY --from=biuld /bin /\n";
+    let context = env.dockerfile("c", text);
+    fails(
+        build(&env, &context),
+        "biuld",
+        &[
+            "   3 | >>> COPY --from=biuld /bin /\n",
+            "hint: no stage is called biuld, so an image of that name was looked for: did you mean build?\n",
         ],
     );
 }
@@ -266,7 +286,7 @@ fn a_broken_pipe() {
         "exit code: 141",
         &[
             "hint: exit code 141: SIGPIPE: a program wrote to a pipe whose reader had ended, as in `… | head` \
-           with `set -o pipefail`\n",
+           with `set -o pipefail`: let the reader read everything (`… | sed -n 1p`), or allow this status\n",
         ],
     );
     // Whoever reads our own output may go away, too.

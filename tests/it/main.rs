@@ -33,6 +33,7 @@ mod hello;
 mod images;
 mod kill;
 mod looks;
+mod manual;
 mod options;
 mod outputs;
 mod peers;

@@ -142,3 +142,70 @@ note: ran as root in /
 note: full log: STORE/step-2.log
 hint: `rbuild debug` opens a shell in what the step left
 "#;
+
+/// The stream that programs read, with digests, times and ids made steady.
+#[test]
+fn a_build_for_programs() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let context = env.files(
+        "c",
+        &[("Dockerfile", "FROM busybox\nRUN echo out; exit 3\n")],
+    );
+    let outcome = env
+        .rbuild(args!["--progress", "rawjson", "-t", "x", context])
+        .run()
+        .exits(1);
+    let mut names: Vec<String> = Vec::new();
+    let mut text = String::new();
+    for line in outcome.stderr.lines().filter(|line| line.starts_with('{')) {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        steady(&mut value, &mut names);
+        let _ = writeln!(text, "{value}");
+    }
+    assert!(text == RAW, "--- got\n{text}--- want\n{RAW}---");
+    let after: Vec<&str> = outcome
+        .stderr
+        .lines()
+        .filter(|line| !line.starts_with('{'))
+        .collect();
+    assert!(
+        after
+            .iter()
+            .any(|line| line.starts_with("ERROR: failed to build")),
+        "{after:?}"
+    );
+}
+
+/// Numbers digests by their first appearance; takes times away.
+fn steady(value: &mut serde_json::Value, names: &mut Vec<String>) {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                let time = ["started", "completed", "timestamp"].contains(&name.as_str());
+                if time && field.is_string() {
+                    *field = Value::from("T");
+                } else {
+                    steady(field, names);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| steady(value, names)),
+        Value::String(text) if text.starts_with("sha256:") => {
+            let known = names.iter().position(|name| name == text);
+            let number = known.unwrap_or_else(|| {
+                names.push(text.clone());
+                names.len() - 1
+            });
+            *text = format!("digest-{number}");
+        }
+        _ => {}
+    }
+}
+
+const RAW: &str = r#"{"vertexes":[{"cached":true,"completed":"T","digest":"digest-0","name":"[1/2] FROM busybox","started":"T"},{"cached":true,"completed":"T","digest":"digest-0","name":"[1/2] FROM busybox","started":"T"}]}
+{"vertexes":[{"digest":"digest-1","name":"[2/2] RUN echo out; exit 3","started":"T"}]}
+{"logs":[{"data":"b3V0Cg==","stream":1,"timestamp":"T","vertex":"digest-1"}]}
+{"vertexes":[{"completed":"T","digest":"digest-1","error":"process \"/bin/sh -c echo out; exit 3\" did not complete successfully: exit code: 3","name":"[2/2] RUN echo out; exit 3","started":"T"}]}
+"#;

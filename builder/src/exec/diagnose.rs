@@ -48,7 +48,8 @@ impl Case<'_> {
             ),
             137 => hints.push(
                 "exit code 137: a process was killed (SIGKILL): by the kernel when the machine ran out \
-                 of memory (`dmesg` tells), by a memory limit around rbuild, or by a `kill -9`"
+                 of memory (`dmesg` tells), by a memory limit around rbuild, or by a `kill -9`; let the \
+                 step do less at once (for example `make -j1`), or give it more memory"
                     .to_owned(),
             ),
             _ => hints.extend(signal(code)),
@@ -511,8 +512,8 @@ fn signal(code: i32) -> Option<String> {
         136 => "SIGFPE: the program divided by zero",
         139 => "SIGSEGV: the program crashed",
         141 => {
-            "SIGPIPE: a program wrote to a pipe whose reader had ended, as in `… | head` with \
-             `set -o pipefail`"
+            "SIGPIPE: a program wrote to a pipe whose reader had ended, as in `… | head` with `set \
+             -o pipefail`: let the reader read everything (`… | sed -n 1p`), or allow this status"
         }
         143 => "SIGTERM: something asked the program to end",
         _ => return None,
