@@ -7,8 +7,8 @@ use rbuild_parser::closest;
 
 use crate::commands::{
     build, check, completions, context, debug, diff, explain, fmt, fsck, graph, history, images,
-    imagetools, import, info, inspect, layers, load, login, logout, prune, pull, push, repro, rmi,
-    run, save, system, tag, timeline, version, watch,
+    imagetools, import, info, inspect, layers, load, login, logout, manifest, prune, pull, push,
+    repro, rmi, run, save, search, system, tag, timeline, version, watch,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -140,7 +140,8 @@ Registries:
   login      Log in to a registry
   logout     Log out of a registry
   imagetools Look at images in registries, put several under one name
-  manifest   Show a manifest of a registry
+  manifest   Show manifests of a registry, make and push lists of them
+  search     Search a registry for images
 
 Store and system:
   prune      Remove build cache that nobody needs
@@ -200,10 +201,11 @@ pub(crate) enum Command {
     Push(push::PushArgs),
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
+    Search(search::SearchArgs),
     /// Look at images in registries, and put them together
     #[command(subcommand)]
     Imagetools(ImagetoolsCommand),
-    /// Look at manifests in registries
+    /// Look at manifests in registries, and put lists of them together
     #[command(subcommand)]
     Manifest(ManifestCommand),
     /// Manage images
@@ -258,6 +260,10 @@ pub(crate) enum ImagetoolsCommand {
 #[command(args_override_self = true)]
 pub(crate) enum ManifestCommand {
     Inspect(imagetools::InspectArgs),
+    Create(manifest::CreateArgs),
+    Annotate(manifest::AnnotateArgs),
+    Push(manifest::PushArgs),
+    Rm(manifest::RmArgs),
 }
 
 /// `rbuild builder …`.
@@ -311,7 +317,7 @@ missing_commands! {
     Container = "container", Cp = "cp", Create = "create", Events = "events",
     Exec = "exec", Export = "export", Kill = "kill", Logs = "logs", Network = "network",
     Pause = "pause", Port = "port", Ps = "ps", Rename = "rename",
-    Restart = "restart", Rm = "rm", Search = "search", Serve = "serve", Start = "start",
+    Restart = "restart", Rm = "rm", Serve = "serve", Start = "start",
     Stats = "stats", Stop = "stop", Top = "top", Unpause = "unpause", Update = "update",
     Volume = "volume", Wait = "wait",
 }

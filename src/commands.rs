@@ -23,6 +23,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod lookup;
+pub(crate) mod manifest;
 mod past;
 pub(crate) mod prune;
 pub(crate) mod pull;
@@ -31,6 +32,7 @@ pub(crate) mod repro;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod search;
 pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod timeline;
@@ -102,8 +104,15 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             done(imagetools::inspect(settings, &args, false))
         }
         Command::Manifest(ManifestCommand::Inspect(args)) => {
-            done(imagetools::inspect(settings, &args, true))
+            done(manifest::inspect(settings, &args))
         }
+        Command::Manifest(ManifestCommand::Create(args)) => done(manifest::create(settings, &args)),
+        Command::Manifest(ManifestCommand::Annotate(args)) => {
+            done(manifest::annotate(settings, &args))
+        }
+        Command::Manifest(ManifestCommand::Push(args)) => done(manifest::push(settings, &args)),
+        Command::Manifest(ManifestCommand::Rm(args)) => done(manifest::rm(settings, &args)),
+        Command::Search(args) => done(search::run(settings, &args)),
         Command::Imagetools(ImagetoolsCommand::Create(args)) => {
             done(imagetools::create(settings, &args))
         }

@@ -72,6 +72,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Manifest(_)
         | Command::Login(_)
         | Command::Logout(_)
+        | Command::Search(_)
         | Command::Info(_)
         | Command::Version(_)
         | Command::Missing(_) => false,

@@ -57,7 +57,7 @@ pub(crate) use remote::cache_documents;
 pub use remote::{Place, RemoteImage, keep_remote, location_of, resolve_remote};
 pub use save::{SaveItem, save_archive};
 pub use stored::{StoredManifest, image_config, manifest_of, resolve_stored};
-pub use tools::{Combined, RemoteDocument, remote_document};
+pub use tools::{Combined, Part, RemoteDocument, remote_document};
 
 /// Standard base64 with padding.
 pub(crate) fn base64_encode(bytes: &[u8]) -> String {

@@ -84,6 +84,14 @@ impl Scope {
         }
     }
 
+    /// For listing the repositories of a registry.
+    pub(crate) fn catalog() -> Scope {
+        Scope {
+            repository: String::new(),
+            scopes: vec!["registry:catalog:*".to_owned()],
+        }
+    }
+
     /// What is asked of the token server: our own scopes and what the registry adds to them.
     fn with_wanted(&self, wanted: Option<&str>) -> Vec<String> {
         let mut scopes = self.scopes.clone();

@@ -15,6 +15,7 @@ use crate::flight::Flights;
 use crate::location::{Descriptor, Location, Resolved};
 use crate::options::ClientOptions;
 use crate::retry::Interrupt;
+use crate::search::SearchResult;
 
 /// Speaks with registries. Cheap to clone, usable from all threads; connections and tokens are
 /// shared by all clones.
@@ -199,6 +200,16 @@ impl Client {
     /// Lists the tags of a repository; the reference of the location does not matter.
     pub fn tags(&self, location: &Location) -> Result<Vec<String>, RegistryError> {
         self.inner.tags(location)
+    }
+
+    /// Looks for repositories with a word in their names or descriptions; at most `limit`.
+    pub fn search(
+        &self,
+        host: &str,
+        term: &str,
+        limit: usize,
+    ) -> Result<Vec<SearchResult>, RegistryError> {
+        self.inner.search(host, term, limit)
     }
 
     /// Checks that the registry answers and lets us in with the credentials that we have.

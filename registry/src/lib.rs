@@ -28,6 +28,7 @@ mod pull;
 mod push;
 mod resolver;
 mod retry;
+mod search;
 mod session;
 mod tls;
 mod token;
@@ -45,4 +46,5 @@ pub use options::{
     ClientCertificate, ClientOptions, Mirror, Notice, Notify, ProxyConfig, RegistryConfig,
     RegistryLimits, RetryPolicy, Timeouts,
 };
+pub use search::SearchResult;
 pub use web::{WebAnswer, WebRequest, WebSink};

@@ -154,7 +154,7 @@ impl Session<'_> {
 }
 
 /// The target of `<…>; rel="next"`. RFC 8288.
-fn next_link(value: &str) -> Option<&str> {
+pub(crate) fn next_link(value: &str) -> Option<&str> {
     value.split(',').find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         let is_next = parameters

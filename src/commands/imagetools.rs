@@ -13,12 +13,12 @@ use crate::ui;
 pub(crate) struct InspectArgs {
     /// Name of the image
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
-    image: String,
+    pub(super) image: String,
     /// Print the manifest or index byte for byte
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
-    registries: RegistryArgs,
+    pub(super) registries: RegistryArgs,
 }
 
 /// Put images of registries together under one name
@@ -42,7 +42,7 @@ pub(crate) struct CreateArgs {
     registries: RegistryArgs,
 }
 
-fn parse(text: &str) -> Result<ImageReference, Failure> {
+pub(super) fn parse(text: &str) -> Result<ImageReference, Failure> {
     ImageReference::parse(text)
         .map(ImageReference::with_default_tag)
         .map_err(|reason| Failure::new(format!("invalid image name {text:?}: {reason}")))

@@ -61,6 +61,15 @@ pub struct Combined {
     outgoing: Outgoing,
 }
 
+/// An image that goes into an index.
+#[derive(Debug, Clone)]
+pub struct Part<F> {
+    /// Its name.
+    pub name: ImageReference,
+    /// What is changed of its platform.
+    pub change: F,
+}
+
 impl Combined {
     /// Puts images together: the manifests of indexes, and single ones under their platform. Of two
     /// for the same platform the later one counts. One source alone is taken as it is.
@@ -69,15 +78,32 @@ impl Combined {
         client: &Client,
         sources: &[ImageReference],
     ) -> Result<Combined, ImageError> {
+        let parts: Vec<Part<fn(&mut DescriptorPlatform)>> = sources
+            .iter()
+            .map(|name| Part {
+                name: name.clone(),
+                change: (|_| ()) as fn(&mut DescriptorPlatform),
+            })
+            .collect();
+        Combined::of_parts(store, client, &parts, false)
+    }
+
+    /// The same with changes of platforms; with `index`, one source alone gives an index, too.
+    pub fn of_parts<F: Fn(&mut DescriptorPlatform)>(
+        store: &Store,
+        client: &Client,
+        sources: &[Part<F>],
+        index: bool,
+    ) -> Result<Combined, ImageError> {
         let mut outgoing = Outgoing::default();
         let mut entries: Vec<Descriptor> = Vec::new();
         let mut only = None;
         for source in sources {
             let place = Place {
                 client: client.clone(),
-                location: location_of(source)?,
+                location: location_of(&source.name)?,
             };
-            let found = remote_document(client, source)?;
+            let found = remote_document(client, &source.name)?;
             only = Some((found.descriptor.clone(), found.bytes.clone()));
             let fresh = match found.entries {
                 Some(fresh) => fresh,
@@ -86,6 +112,7 @@ impl Combined {
             for mut entry in fresh {
                 let platform = add(store, &place, &entry, &mut outgoing)?;
                 entry.platform = entry.platform.or(platform);
+                entry.platform.iter_mut().for_each(&source.change);
                 let image = |entry: &Descriptor| {
                     let platform = entry.platform.clone();
                     platform.filter(|platform| platform.os != "unknown")
@@ -97,7 +124,7 @@ impl Combined {
             }
         }
         let (top, bytes) = match only {
-            Some(only) if sources.len() == 1 => only,
+            Some(only) if sources.len() == 1 && !index => only,
             _ => {
                 let docker = |entry: &Descriptor| entry.media_type == media::DOCKER_MANIFEST;
                 let family = if !entries.is_empty() && entries.iter().all(docker) {

@@ -177,3 +177,89 @@ fn a_registry_that_says_nothing_can_be_left() {
     running.wait().exits(130);
     env.assert_sound_store();
 }
+
+/// What is said of a fault, and the fault.
+type Lasting = (&'static str, fn() -> Action);
+
+/// A fault of manifests that never passes, and what a pull says of it.
+const LASTING: [Lasting; 7] = [
+    ("redirect", || {
+        Action::Answer(307, "Location: /v2/loop/manifests/x")
+    }),
+    ("manifest_bytes", || Action::Endless),
+    ("hashes to", || Action::Flip(40)),
+    ("answered 500", || Action::Answer(500, "X-Nothing: x")),
+    ("answered 429", || Action::Answer(429, "Retry-After: 10000")),
+    ("gave up after 5 tries", || Action::Cut(40)),
+    ("sha256:0000", || Action::WrongDigest),
+];
+
+/// Applies a fault to the manifests that a client reads.
+fn lasting(action: Action, method: &str, target: &str) -> Action {
+    // Only this one can be seen in an answer without a body.
+    let reads = method == "GET" || matches!(action, Action::WrongDigest) && method == "HEAD";
+    if reads && target.contains("/manifests/") {
+        action
+    } else {
+        Action::Forward
+    }
+}
+
+#[test]
+fn what_does_not_pass_is_told_by_pull_and_push() {
+    let registry = registry();
+    for (text, action) in LASTING {
+        let env = TestEnv::new();
+        // Redirections of manifests lead to manifests, and so on.
+        let proxy = Proxy::before(&registry, move |method, target, _| {
+            lasting(action(), method, target)
+        });
+        let outcome = env.rbuild(["pull", &proxy.name("base")]).run().exits(1);
+        let said = &outcome.stderr;
+        assert!(said.contains(text), "{text}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+        env.assert_sound_store();
+        // The same of a manifest that is pushed: what the registry has is looked at.
+        env.import_busybox();
+        let name = proxy.name("pushed");
+        env.rbuild(["tag", "busybox", &name]).run().ok();
+        let outcome = env.rbuild(["push", &name]).run();
+        // What is read back by its digest needs no header.
+        let outcome = match text {
+            "sha256:0000" => outcome.ok(),
+            _ => outcome.exits(1),
+        };
+        assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+        env.assert_sound_store();
+    }
+}
+
+#[test]
+fn what_does_not_pass_never_fails_a_build_with_a_cache() {
+    let registry = registry();
+    let env = TestEnv::new();
+    let dockerfile = format!("FROM {}\nRUN echo built >/built\n", registry.name("base"));
+    let context = env.dockerfile("context", &dockerfile);
+    for kind in ["registry", "records"] {
+        let to = format!("type={kind},ref={}", registry.name(kind));
+        env.rbuild(args!["build", "--cache-to", to, context])
+            .run()
+            .ok();
+    }
+    for (text, action) in LASTING {
+        let proxy = Proxy::before(&registry, move |method, target, _| {
+            lasting(action(), method, target)
+        });
+        for kind in ["registry", "records"] {
+            let fresh = TestEnv::new();
+            let context = fresh.dockerfile("context", &dockerfile);
+            let from = format!("type={kind},ref={}", proxy.name(kind));
+            let flags = args!["build", "-t", "app", "--cache-from", from, context];
+            let outcome = fresh.rbuild(flags).run().ok();
+            let said = &outcome.stderr;
+            assert!(said.contains("1 warning found"), "{kind} {text}: {said}");
+            let run = ["run", "--rm", "app", "cat", "/built"];
+            assert_eq!(fresh.rbuild(run).run().ok().out(), "built\n");
+        }
+    }
+}

@@ -380,3 +380,164 @@ fn images_of_registries_are_put_together() {
         .run()
         .fails_with("can't push without tags");
 }
+
+/// podman or buildah with a store in the test's directory.
+#[track_caller]
+fn peer(env: &TestEnv, program: &str, args: &[&str]) -> String {
+    let root = env.join(&format!("{program}-store"));
+    let state = env.join(&format!("{program}-run"));
+    env.host(needs::program(program, program))
+        .env("HOME", env.join("peer-home"))
+        .args(["--root", root.to_str().unwrap()])
+        .args(["--runroot", state.to_str().unwrap()])
+        .args(["--storage-driver", "vfs"])
+        .args(args)
+        .run()
+        .ok()
+        .out()
+}
+
+#[test]
+fn what_podman_and_buildah_push_is_pulled_run_and_built_upon() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let base = registry.name("base");
+    env.rbuild(["tag", "busybox", &base]).run().ok();
+    env.rbuild(["push", &base]).run().ok();
+    for program in ["podman", "buildah"] {
+        let name = registry.name(&format!("from-{program}"));
+        peer(&env, program, &["pull", "-q", "--tls-verify=false", &base]);
+        let target = format!("docker://{name}");
+        let push = ["push", "-q", "--tls-verify=false", &base, &target];
+        peer(&env, program, &push);
+        let digest = remote_digest(&env, &name);
+        let fresh = TestEnv::new();
+        fresh.rbuild(["pull", "-q", &name]).run().ok();
+        let repo_digest = fresh.inspect(&name, "{{index .RepoDigests 0}}");
+        assert!(repo_digest.ends_with(&digest), "{repo_digest} {digest}");
+        let ran = fresh.rbuild(["run", "--rm", &name, "echo", program]).run();
+        assert_eq!(ran.ok().out(), format!("{program}\n"));
+        let context = fresh.dockerfile("c", &format!("FROM {name}\nRUN echo up >/up\n"));
+        fresh.build("up", &context);
+        // Pushed on, it is the same to the byte.
+        let copy = registry.name(&format!("copy-{program}"));
+        fresh.rbuild(["tag", &name, &copy]).run().ok();
+        fresh.rbuild(["push", &copy]).run().ok();
+        assert_eq!(remote_digest(&env, &copy), digest);
+        fresh.assert_sound_store();
+    }
+    // What is built is pulled and its layers are found by both.
+    let context = env.dockerfile("c", &format!("FROM {base}\nRUN echo built >/built\n"));
+    let app = registry.name("app");
+    env.rbuild(args!["build", "-t", app, "--push", context])
+        .run()
+        .ok();
+    for program in ["podman", "buildah"] {
+        peer(&env, program, &["pull", "-q", "--tls-verify=false", &app]);
+        let format = match program {
+            "podman" => ["image", "inspect", "--format", "{{.Digest}}", &app].to_vec(),
+            _ => ["inspect", "--format", "{{.FromImageDigest}}", &app].to_vec(),
+        };
+        assert_eq!(
+            peer(&env, program, &format).trim(),
+            remote_digest(&env, &app)
+        );
+    }
+}
+
+#[test]
+fn lists_of_manifests_are_put_together_and_pushed() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    let context = env.files(
+        "c",
+        &[
+            (
+                "Dockerfile",
+                "FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n",
+            ),
+            ("f", "f"),
+        ],
+    );
+    let mut names = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let name = registry.name(&format!("parts/{architecture}"));
+        let platform = format!("linux/{architecture}");
+        env.rbuild(args!["--platform", platform, "-t", name, "--push", context])
+            .run()
+            .ok();
+        names.push(name);
+    }
+    let list = registry.name("list:1");
+    let manifest = |args: &[&str]| env.rbuild([&["manifest"], args].concat()).run();
+    let created = manifest(&["create", &list, &names[0]]).ok();
+    assert_eq!(created.out(), format!("Created manifest list {list}\n"));
+    manifest(&["create", &list, &names[1]])
+        .exits(1)
+        .says("is there already");
+    manifest(&["create", "--amend", &list, &names[1]]).ok();
+    manifest(&["annotate", "--variant", "v8", &list, &names[1]]).ok();
+    manifest(&["annotate", "--os", "x", &list, "nothing"])
+        .exits(1)
+        .says("has no image");
+    manifest(&["create", &registry.name("other"), &registry.name("none")])
+        .exits(1)
+        .says("not found");
+    let shown = manifest(&["inspect", &list]).ok();
+    let pushed = manifest(&["push", "--purge", &list]).ok();
+    assert_eq!(pushed.out().trim(), remote_digest(&env, &list));
+    let index = raw(&env, &list);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&shown.stdout).unwrap(),
+        index
+    );
+    assert_eq!(index["manifests"][1]["platform"]["variant"], "v8");
+    let digest = remote_digest(&env, &names[1]);
+    assert_eq!(index["manifests"][1]["digest"], digest.as_str());
+    // Forgotten here, it is shown from the registry.
+    manifest(&["push", &list]).exits(1).says("No such manifest");
+    manifest(&["rm", &list]).exits(1).says("No such manifest");
+    assert_eq!(manifest(&["inspect", &list]).ok().stdout, shown.stdout);
+    let fresh = TestEnv::new();
+    fresh
+        .rbuild(["pull", "--platform", "linux/arm64", &list])
+        .run()
+        .ok();
+    assert_eq!(fresh.inspect(&list, "{{.Architecture}}"), "arm64");
+}
+
+#[test]
+fn registries_are_searched() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    for name in ["team/tool", "team/toolbox", "else"] {
+        let name = registry.name(name);
+        env.rbuild(["tag", "busybox", &name]).run().ok();
+        env.rbuild(["push", &name]).run().ok();
+    }
+    let search = |args: &[&str]| env.rbuild([&["search"], args].concat()).run();
+    let found = search(&[&registry.name("tool")]).ok().out();
+    let lines: Vec<&str> = found.lines().collect();
+    assert!(lines[0].starts_with("NAME"), "{found}");
+    assert_eq!(lines.len(), 3, "{found}");
+    assert!(lines[1].starts_with(&registry.name("team/tool")), "{found}");
+    let one = [
+        "--limit",
+        "1",
+        "--format",
+        "{{.Name}}",
+        &registry.name("tool"),
+    ];
+    assert_eq!(
+        search(&one).ok().out(),
+        format!("{}\n", registry.name("team/tool"))
+    );
+    search(&["--filter", "x=1", &registry.name("tool")])
+        .exits(1)
+        .says("invalid filter");
+    search(&[&registry.name("")])
+        .exits(1)
+        .says("nothing to look for");
+    let host = registry.name("tool");
+    drop(registry);
+    search(&[&host]).exits(1).says("connection refused");
+}

@@ -160,6 +160,8 @@ pub(crate) enum Action {
     Silence,
     /// Passes it on, and replaces the answer's digest header.
     WrongDigest,
+    /// Sends a manifest that never ends.
+    Endless,
 }
 
 /// A request and what came back.
@@ -307,6 +309,15 @@ fn serve(client: TcpStream, upstream: u16, script: &Script, log: &Log) -> std::i
             "HTTP/1.1 {status} Scripted\r\nConnection: close\r\n{header}\r\nContent-Length: 0\r\n\r\n"
         );
         return client.get_mut().write_all(text.as_bytes());
+    }
+    if matches!(action, Action::Endless) {
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n{{");
+        client.get_mut().write_all(head.as_bytes())?;
+        // Until the client has had enough.
+        loop {
+            client.get_mut().write_all(&[b' '; 8 << 10])?;
+        }
     }
     if matches!(action, Action::Silence) {
         return std::io::copy(&mut client, &mut std::io::sink()).map(drop);
