@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rbuild_cache::HoleWriter;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 use rustix::io::Errno;
 
@@ -17,9 +18,34 @@ use rustix::io::Errno;
 #[derive(Debug)]
 #[must_use = "a file that is dropped is discarded"]
 pub(crate) struct OutFile {
-    file: File,
+    out: Out,
     path: PathBuf,
     state: State,
+}
+
+/// Where the bytes go.
+#[derive(Debug)]
+enum Out {
+    /// A device or pipe, which takes every byte.
+    Special(File),
+    /// A regular file, in which long runs of zeros take no space.
+    Regular(HoleWriter),
+}
+
+impl Out {
+    fn file(&self) -> &File {
+        match self {
+            Out::Special(file) => file,
+            Out::Regular(writer) => writer.file(),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        match self {
+            Out::Special(file) => file.flush(),
+            Out::Regular(writer) => writer.end(),
+        }
+    }
 }
 
 /// How far a file is on its way to its name.
@@ -41,7 +67,7 @@ impl OutFile {
         if special {
             let file = OpenOptions::new().write(true).open(path)?;
             return Ok(OutFile {
-                file,
+                out: Out::Special(file),
                 path: path.to_owned(),
                 state: State::Direct,
             });
@@ -69,17 +95,18 @@ impl OutFile {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(OutFile { file, path, state })
+        let out = Out::Regular(HoleWriter::new(file));
+        Ok(OutFile { out, path, state })
     }
 
     /// Gives the file its name.
     pub(crate) fn commit(mut self) -> io::Result<()> {
-        self.file.flush()?;
+        self.out.end()?;
         match std::mem::replace(&mut self.state, State::Done) {
-            State::Unnamed => match link(&self.file, &self.path) {
+            State::Unnamed => match link(self.out.file(), &self.path) {
                 // A link cannot take the place of another file, a renamed one can.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let ((), temporary) = beside(&self.path, |name| link(&self.file, name))?;
+                    let ((), temporary) = beside(&self.path, |name| link(self.out.file(), name))?;
                     rename(&temporary, &self.path)
                 }
                 result => result,
@@ -127,11 +154,17 @@ fn beside<T>(
 
 impl Write for OutFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        match &mut self.out {
+            Out::Special(file) => file.write(bytes),
+            Out::Regular(writer) => writer.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        match &mut self.out {
+            Out::Special(file) => file.flush(),
+            Out::Regular(writer) => writer.flush(),
+        }
     }
 }
 
@@ -159,14 +192,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OutFile::create(path)?;
     file.write_all(bytes)?;
     if !matches!(file.state, State::Direct) {
-        let made = file.file.metadata()?;
+        file.out.end()?;
+        let made = file.out.file().metadata()?;
         if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
             // Only root can give files away; for others the file becomes their own, as editors do.
-            let _ = fchown(&file.file, Some(before.uid()), Some(before.gid()));
+            let _ = fchown(file.out.file(), Some(before.uid()), Some(before.gid()));
         }
         // The mode last: changing the owner clears bits of it.
-        file.file.set_permissions(before.permissions())?;
-        file.file.sync_all()?;
+        file.out.file().set_permissions(before.permissions())?;
+        file.out.file().sync_all()?;
     }
     file.commit()
 }

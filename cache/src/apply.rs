@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::entry::{FileKind, Timestamp};
 use crate::error::StoreError;
+use crate::holes::split_hole;
 use crate::limits::{Limits, check};
 use crate::remove::remove_at;
 use crate::sys;
@@ -528,18 +529,25 @@ fn write_data(
     data: &mut dyn Data,
     buffer: &mut [u8],
 ) -> Result<(), StoreError> {
+    let mut skipped = false;
     while let Some((offset, count)) = data.next_piece(buffer)? {
         let mut done = 0;
         while done < count {
-            match rustix::io::pwrite(file, &buffer[done..count], offset + done as u64) {
-                Ok(0) => return Err(StoreError::inside("write", path)(Errno::NOSPC)),
-                Ok(taken) => done += taken,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(StoreError::inside("write", path)(error)),
+            let (data, zeros) = split_hole(&buffer[done..count], offset + done as u64);
+            let end = done + data;
+            while done < end {
+                match rustix::io::pwrite(file, &buffer[done..end], offset + done as u64) {
+                    Ok(0) => return Err(StoreError::inside("write", path)(Errno::NOSPC)),
+                    Ok(taken) => done += taken,
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(StoreError::inside("write", path)(error)),
+                }
             }
+            done += zeros;
+            skipped |= zeros > 0;
         }
     }
-    if entry.sparse {
+    if entry.sparse || skipped {
         rustix::fs::ftruncate(file, entry.size).map_err(StoreError::inside("write", path))?;
     }
     Ok(())

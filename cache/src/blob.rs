@@ -13,6 +13,7 @@ use rustix::fs::Mode;
 
 use crate::digest::{Digest, DigestWriter};
 use crate::error::StoreError;
+use crate::holes::HoleWriter;
 use crate::session;
 use crate::store::Store;
 
@@ -38,7 +39,7 @@ pub struct BlobInfo {
 #[must_use = "a blob writer that is dropped is discarded"]
 pub struct BlobWriter {
     store: Store,
-    out: Option<BufWriter<DigestWriter<File>>>,
+    out: Option<BufWriter<DigestWriter<HoleWriter>>>,
     path: PathBuf,
     bytes: u64,
 }
@@ -46,7 +47,7 @@ pub struct BlobWriter {
 impl BlobWriter {
     pub(crate) fn new(store: &Store) -> Result<BlobWriter, StoreError> {
         let (file, path) = session::temporary_file(store.layout())?;
-        let out = BufWriter::with_capacity(BUFFER, DigestWriter::new(file));
+        let out = BufWriter::with_capacity(BUFFER, DigestWriter::new(HoleWriter::new(file)));
         Ok(BlobWriter {
             store: store.clone(),
             out: Some(out),
@@ -81,6 +82,7 @@ impl BlobWriter {
                 actual: digest,
             });
         }
+        let file = file.finish().map_err(writing)?;
         let info = BlobInfo { digest, size };
         if self.store.freshen_blob(&info)? {
             return Ok(info);

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::digest::{DiffId, Digest};
 use crate::disk::{self, DiskTrouble};
 use crate::error::StoreError;
+use crate::holes::SHORTEST_HOLE;
 use crate::lease;
 use crate::lock::{Hold, StoreLock};
 use crate::records::{BuildRecord, ImageRecord};
@@ -309,7 +310,7 @@ impl Store {
             let Ok(found) = path.symlink_metadata() else {
                 continue;
             };
-            let (size, last_used) = (found.len(), found.mtime());
+            let (size, last_used) = (on_disk(&found), found.mtime());
             items.push(Item {
                 kind: UsageKind::Blob,
                 digest,
@@ -467,6 +468,17 @@ impl Survey {
             })
             .map(|record| record.key)
             .collect()
+    }
+}
+
+/// Bytes of a blob; of one with holes, what it takes on disk.
+fn on_disk(found: &std::fs::Metadata) -> u64 {
+    let allocated = found.blocks() * 512;
+    // Some file systems keep small files elsewhere.
+    if allocated == 0 || found.len() - allocated.min(found.len()) < SHORTEST_HOLE as u64 {
+        found.len()
+    } else {
+        allocated
     }
 }
 

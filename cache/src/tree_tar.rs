@@ -16,6 +16,7 @@ use rustix::fs::{Advice, Mode};
 use crate::digest::Hasher;
 use crate::entry::{FileKind, Metadata};
 use crate::error::{StoreError, escaped};
+use crate::holes::HoleReader;
 use crate::sys;
 use crate::tar_write::{PaxWriter, TarHeader, TarKind};
 use crate::view::join;
@@ -258,15 +259,18 @@ impl<W: Write> TreeTar<'_, W> {
         })
     }
 
-    fn data(&mut self, mut file: File, path: &[u8], size: u64) -> Result<(), StoreError> {
+    fn data(&mut self, file: File, path: &[u8], size: u64) -> Result<(), StoreError> {
         self.content += size;
         if self.content_mode == Content::HeadersOnly || size == 0 {
             return Ok(());
         }
-        if size > CHUNK as u64 {
+        let mut file: Box<dyn Read> = if size > CHUNK as u64 {
             // Only a hint: a file system that does not know it reads as well.
             let _ = rustix::fs::fadvise(file.as_fd(), 0, None, Advice::Sequential);
-        }
+            Box::new(HoleReader::new(file))
+        } else {
+            Box::new(file)
+        };
         self.buffer.resize(CHUNK, 0);
         let mut left = size;
         while left > 0 {

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{FileExt as _, chown, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
@@ -234,6 +234,46 @@ fn a_sparse_file_stays_a_file_of_its_size() {
     file.write_at(b"middle", size / 2 + 1).unwrap();
     file.write_at(b"end", size - 3).unwrap();
     survives("sparse", &env, &root);
+
+    // It takes no space anywhere, nor does a copy of it in a build or in its output.
+    let context = env.dockerfile("copied", "FROM scratch\nCOPY root /\n");
+    fs::rename(&root, context.join("root")).unwrap();
+    let (out, archive) = (env.join("out"), env.join("out.tar"));
+    let local = with_path("type=local,dest=", &out);
+    let tar = with_path("type=tar,dest=", &archive);
+    env.rbuild(args![
+        "-t",
+        "copied",
+        "-o",
+        "type=image",
+        "-o",
+        local,
+        "-o",
+        tar,
+        context
+    ])
+    .timeout(600)
+    .run()
+    .ok();
+    assert_same(
+        "copied",
+        &read_directory(&out),
+        &read_directory(&context.join("root")),
+        Compare::ALL,
+    );
+    assert_eq!(fs::metadata(out.join("sparse")).unwrap().len(), size);
+    assert!(fs::metadata(&archive).unwrap().len() > size);
+    for place in [env.store(), out, archive] {
+        let bytes = on_disk(&place);
+        assert!(bytes < 32 << 20, "{}: {bytes}", place.display());
+    }
+}
+
+/// Bytes that a tree takes on disk.
+fn on_disk(path: &Path) -> u64 {
+    let found = walkdir::WalkDir::new(path).into_iter();
+    let blocks = found.map(|found| found.unwrap().metadata().unwrap().blocks());
+    blocks.sum::<u64>() * 512
 }
 
 #[test]

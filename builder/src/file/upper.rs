@@ -11,7 +11,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewError};
+use rbuild_cache::{
+    FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewError, copy_content,
+};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
     chownat, fchmod, fchown, fsetxattr, futimens, lsetxattr, mkdirat, mknodat, openat2, symlinkat,
@@ -355,23 +357,13 @@ impl<'a> Place<'a> {
     /// Writes a regular file with the content of an open file, letting the kernel copy.
     pub(super) fn copy(
         &self,
-        mut source: File,
+        source: File,
         new: &NewFile,
         cancel: &Cancel,
     ) -> Result<(), UpperError> {
-        let mut file = self.create()?;
-        // Between two files the standard library copies in the kernel.
-        // A piece takes a fraction of a second.
-        loop {
-            let copied = io::copy(&mut (&mut source).take(PIECE), &mut file)
-                .map_err(|source| write_failed(self.path, source))?;
-            if copied < PIECE {
-                break;
-            }
-            if cancel.is_cancelled() {
-                return Err(write_failed(self.path, io::Error::other("cancelled")));
-            }
-        }
+        let file = self.create()?;
+        copy_content(&source, &file, &|| cancel.is_cancelled())
+            .map_err(|source| write_failed(self.path, source))?;
         finish_file(&file, self.path, new)
     }
 

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rbuild_cache::HoleWriter;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::OutputError;
@@ -45,7 +46,11 @@ pub(crate) fn write_to(
                 return fill(&file, write, &failed);
             }
             let draft = FileDraft::new(&path)?;
-            fill(&draft.file, write, &failed)?;
+            // Another descriptor of the same file.
+            let file = draft.file.try_clone().map_err(failed)?;
+            let mut out = HoleWriter::new(file);
+            fill(&mut out, write, &failed)?;
+            out.end().map_err(failed)?;
             draft.publish()
         }
     }
@@ -63,7 +68,7 @@ fn is_stream(path: &Path) -> bool {
 
 /// Writes through a buffer; an error of the destination wins over what it caused above.
 fn fill(
-    file: &File,
+    file: impl Write,
     write: &mut dyn FnMut(&mut dyn Write) -> Result<(), OutputError>,
     failed: &dyn Fn(io::Error) -> OutputError,
 ) -> Result<(), OutputError> {
@@ -77,12 +82,12 @@ fn fill(
 }
 
 /// Remembers the first error of the destination.
-struct Watched<'a> {
-    file: &'a File,
+struct Watched<W> {
+    file: W,
     error: Option<io::Error>,
 }
 
-impl Write for Watched<'_> {
+impl<W: Write> Write for Watched<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes).inspect_err(|error| {
             if error.kind() != io::ErrorKind::Interrupted && self.error.is_none() {

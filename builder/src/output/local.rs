@@ -6,12 +6,11 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_cache::{FileKind, RootView, Store, ViewEntry, WalkAction};
+use rbuild_cache::{FileKind, RootView, Store, ViewEntry, WalkAction, copy_content};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
@@ -168,10 +167,9 @@ impl<'a> Tree<'a> {
 
     fn file(&mut self, path: &Path, name: &OsStr, entry: &ViewEntry) -> Result<(), OutputError> {
         let shown = self.destination.join(path);
-        let mut source = self.view.open(entry)?;
-        let mut draft = Partial::create(self.current(), &shown)?;
-        let bytes =
-            io::copy(&mut source, &mut draft.file).map_err(OutputError::io("write", &shown))?;
+        let source = self.view.open(entry)?;
+        let draft = Partial::create(self.current(), &shown)?;
+        let bytes = copy_content(&source, &draft.file, &|| false).map_err(OutputError::io("write", &shown))?;
         self.attributes(&draft.file, &shown, entry)?;
         let mode = Mode::from_raw_mode(entry.metadata.mode);
         rustix::fs::fchmod(&draft.file, mode)

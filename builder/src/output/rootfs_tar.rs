@@ -5,13 +5,12 @@
 //! `SOURCE_DATE_EPOCH` if the build has one.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::tar_write::{PaxWriter, TarHeader, TarKind};
-use rbuild_cache::{FileKind, RootView, Store, ViewEntry, WalkAction};
+use rbuild_cache::{FileKind, HoleReader, RootView, Store, ViewEntry, WalkAction};
 
 use super::destination::write_to;
 use super::{Finished, OutputError};
@@ -142,15 +141,14 @@ impl<'a> TreeTar<'a> {
         }
         self.writer.entry(&header).map_err(failed())?;
         if header.kind == TarKind::File && header.size > 0 {
-            let mut file = view.open(entry)?;
-            self.data(&mut file)?;
+            self.data(HoleReader::new(view.open(entry)?))?;
             (self.progress)("sending tarball", self.bytes, None);
         }
         Ok(())
     }
 
     /// Writes the data of a file; the tar refuses more or fewer bytes than its header says.
-    fn data(&mut self, file: &mut File) -> Result<(), OutputError> {
+    fn data(&mut self, mut file: HoleReader) -> Result<(), OutputError> {
         loop {
             let count = match file.read(&mut self.buffer) {
                 Ok(0) => return Ok(()),

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rbuild_cache::{FileKind, Metadata, metadata_of};
+use rbuild_cache::{FileKind, HoleReader, Metadata, metadata_of};
 use sha2::{Digest as _, Sha256};
 
 use super::digest::is_copied_xattr;
@@ -178,16 +178,24 @@ fn now() -> i128 {
         .map_or(0, |elapsed| elapsed.as_nanos() as i128)
 }
 
+/// Files of more bytes are asked where their holes are.
+const LARGE: u64 = 1 << 20;
+
 /// Digest of the content, and of the extended attributes where there are any that are kept.
 fn hash(file: &mut File, metadata: &Metadata, stop: &AtomicBool) -> io::Result<FileDigest> {
     let mut hasher = Sha256::new();
     if metadata.kind == FileKind::File {
         let mut buffer = vec![0; 128 * 1024];
+        let mut content: Box<dyn Read> = if metadata.size > LARGE {
+            Box::new(HoleReader::new(file.try_clone()?))
+        } else {
+            Box::new(&mut *file)
+        };
         loop {
             if stop.load(Relaxed) {
                 return Err(io::Error::other("cancelled"));
             }
-            let count = file.read(&mut buffer)?;
+            let count = content.read(&mut buffer)?;
             if count == 0 {
                 break;
             }

@@ -93,12 +93,12 @@ impl Apply<'_> {
         let failed = |action| StoreError::inside::<Errno>(action, path);
         match (entry.metadata.kind, &entry.link_target) {
             (FileKind::File, _) => {
-                let mut old = self.merged.open(entry)?;
+                let old = self.merged.open(entry)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(failed("create"))?;
-                let mut new = std::fs::File::from(made);
-                std::io::copy(&mut old, &mut new).map_err(StoreError::inside("copy", path))?;
+                let new = std::fs::File::from(made);
+                crate::holes::copy_content(&old, &new, &|| false).map_err(StoreError::inside("copy", path))?;
                 let made = OwnedFd::from(new);
                 self.same_metadata(&made, entry)?;
                 rustix::fs::futimens(&made, &times(entry.metadata.mtime))
