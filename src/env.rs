@@ -22,6 +22,10 @@ macro_rules! variables {
 
 variables! {
     ROOT = "RBUILD_ROOT", "Directory of the store, unless `--root` is given.";
+    MAX_USED_SPACE = "RBUILD_MAX_USED_SPACE", "Builds remove old build cache when the store takes more, such as `50GB`, `30%` of the disk, or `0` for no bound; 60% by default.";
+    MIN_FREE_SPACE = "RBUILD_MIN_FREE_SPACE", "Builds remove old build cache when less is free on its disk; 5% by default.";
+    RESERVED_SPACE = "RBUILD_RESERVED_SPACE", "Build cache that builds keep in spite of these two; 10% by default.";
+    KEEP_DURATION = "RBUILD_KEEP_DURATION", "Builds remove build cache that was not used for longer, such as `720h`, or `0` for no bound; 60 days by default.";
     LOG = "RBUILD_LOG", "Filter of the developer log on standard error, such as `debug`.";
     XDG_DATA_HOME = "XDG_DATA_HOME", "The store is `rbuild` in it, for users other than root.";
     XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR", "Runtime state is `rbuild` in it, for users other than root.";
@@ -50,6 +54,10 @@ variables! {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
     pub(crate) root: Option<PathBuf>,
+    pub(crate) max_used_space: Option<String>,
+    pub(crate) min_free_space: Option<String>,
+    pub(crate) reserved_space: Option<String>,
+    pub(crate) keep_duration: Option<String>,
     pub(crate) log: Option<String>,
     pub(crate) data_home: Option<PathBuf>,
     pub(crate) runtime_dir: Option<PathBuf>,
@@ -79,6 +87,10 @@ impl Environment {
     pub(crate) fn read() -> Environment {
         Environment {
             root: path(ROOT),
+            max_used_space: text(MAX_USED_SPACE),
+            min_free_space: text(MIN_FREE_SPACE),
+            reserved_space: text(RESERVED_SPACE),
+            keep_duration: text(KEEP_DURATION),
             log: text(LOG),
             data_home: path(XDG_DATA_HOME).filter(|path| path.is_absolute()),
             runtime_dir: path(XDG_RUNTIME_DIR).filter(|path| path.is_absolute()),

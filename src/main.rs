@@ -4,6 +4,7 @@
 //! status.
 
 mod arguments;
+mod bounds;
 mod cli;
 mod commands;
 mod config;

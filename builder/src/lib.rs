@@ -40,7 +40,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use rbuild_cache::{Digest, Follow, Store};
+use rbuild_cache::{Collector, Digest, Follow, Store};
 use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse};
 use rbuild_runtime::Runtime;
 
@@ -75,6 +75,8 @@ pub struct Engine {
     pub remote: Remote,
     /// How registries are asked; none where they are not to be.
     pub registries: Option<ClientOptions>,
+    /// Keeps the store within its bounds.
+    pub collector: Arc<Collector>,
 }
 
 /// What a build gave.
@@ -212,6 +214,7 @@ fn build_with(
             findings: &findings,
             own_mounts: own_mounts.as_ref(),
             recorder: &recorder,
+            collector: &engine.collector,
         };
         let result = attempt(&context, &targets, &mut prepared.linter, &mut prepared.told);
         match result {

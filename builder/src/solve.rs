@@ -13,7 +13,7 @@ mod vertex;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rbuild_cache::{DiffId, Digest, Layer, Lease, RootView, Scratch, Store};
+use rbuild_cache::{Collector, DiffId, Digest, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::LintFinding;
 use rbuild_registry::Client;
 use rbuild_runtime::Runtime;
@@ -21,7 +21,7 @@ use rbuild_runtime::Runtime;
 use crate::beside::Beside;
 use crate::cancel::Cancel;
 use crate::error::{BuildError, SourceFile};
-use crate::event::{EventSink, VertexId};
+use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
@@ -73,6 +73,8 @@ pub(crate) struct SolveContext<'a> {
     pub own_mounts: Option<&'a Scratch>,
     /// Collects the report.
     pub recorder: &'a Recorder,
+    /// Keeps the store within its bounds.
+    pub collector: &'a Collector,
     /// Findings of build checks that only the files can show.
     pub findings: &'a Mutex<Vec<LintFinding>>,
 }
@@ -173,6 +175,39 @@ pub(crate) fn materialize(
         ready.push(find(layer)?.ok_or_else(|| not_there(layer))?);
     }
     Ok(ready)
+}
+
+/// Removes build cache if the store is larger than it may be.
+///
+/// A build does not fail for it: what is in the way of the build itself shows in the build.
+fn make_room(context: &SolveContext<'_>) {
+    match context.collector.make_room(context.store) {
+        Ok(Some(room)) if room.missing > 0 => {
+            context.events.event(Event::Warning(Warning {
+                rule: None,
+                message: format!(
+                    "the store is {} bytes over its bounds, and all that is left in it is needed",
+                    room.missing
+                ),
+                line: None,
+                url: None,
+                help: Some(
+                    "remove images with `rbuild rmi`, or set other bounds (RBUILD_MAX_USED_SPACE, \
+                     RBUILD_MIN_FREE_SPACE)"
+                        .to_owned(),
+                ),
+            }));
+        }
+        Ok(Some(room)) => {
+            let bytes = room.removed.reclaimed;
+            tracing::debug!(
+                bytes,
+                "removed build cache to keep the store within its bounds"
+            );
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "the store could not be kept within its bounds"),
+    }
 }
 
 /// Two pieces of one cache as one image.

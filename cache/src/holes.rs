@@ -169,11 +169,7 @@ impl Write for HoleWriter {
 /// Copies the content of a file into an empty one, with its holes; returns its size in bytes.
 ///
 /// File systems that can share the content do so. It ends with an error soon after `stop` says so.
-pub fn copy_content(
-    source: &File,
-    target: &File,
-    stop: &dyn Fn() -> bool,
-) -> io::Result<u64> {
+pub fn copy_content(source: &File, target: &File, stop: &dyn Fn() -> bool) -> io::Result<u64> {
     let size = source.metadata()?.len();
     if size >= SHORTEST_HOLE as u64 && rustix::fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(size);

@@ -5,6 +5,7 @@
 mod apply;
 mod blob;
 mod builds;
+mod collect;
 mod compare;
 mod compress;
 mod diff;
@@ -45,6 +46,7 @@ mod view;
 
 pub use blob::{BlobInfo, BlobWriter};
 pub use builds::BuildDirectory;
+pub use collect::{Bounds, Collector, Room};
 pub use compare::{LayerDifference, LayerField};
 pub use compress::{
     Compression, CompressionKind, StreamKind, detect_and_decompress, detect_and_decompress_within,

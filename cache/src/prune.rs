@@ -12,10 +12,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::digest::{DiffId, Digest};
 use crate::disk::{self, DiskTrouble};
+use crate::entry::Timestamp;
 use crate::error::StoreError;
 use crate::holes::SHORTEST_HOLE;
 use crate::lease;
@@ -44,6 +45,14 @@ pub struct PruneOptions {
     /// Remove build cache, least recently used first, only until it is at most this large, in
     /// bytes.
     pub keep_bytes: Option<u64>,
+    /// Remove build cache, least recently used first, until the whole store is at most this large,
+    /// in bytes.
+    pub max_used_bytes: Option<u64>,
+    /// Remove build cache, least recently used first, until this many bytes are free on the file
+    /// system.
+    pub min_free_bytes: Option<u64>,
+    /// Keep this many bytes of build cache in spite of the two options before.
+    pub reserved_bytes: Option<u64>,
     /// Also remove images without a name.
     pub dangling_images: bool,
     /// Only tell what would be removed.
@@ -65,6 +74,21 @@ pub struct PruneReport {
     pub cache_mounts: u64,
     /// Bytes that were set free.
     pub reclaimed: u64,
+    /// Bytes that the store still takes.
+    pub left: u64,
+}
+
+impl PruneReport {
+    /// Adds what was removed afterwards.
+    pub(crate) fn add(&mut self, later: PruneReport) {
+        self.blobs.extend(later.blobs);
+        self.layers.extend(later.layers);
+        self.images.extend(later.images);
+        self.records += later.records;
+        self.cache_mounts += later.cache_mounts;
+        self.reclaimed += later.reclaimed;
+        self.left = later.left;
+    }
 }
 
 /// How much the store holds.
@@ -110,7 +134,7 @@ struct Item {
     digest: Digest,
     path: PathBuf,
     size: u64,
-    last_used: i64,
+    last_used: Timestamp,
 }
 
 /// What the store holds and who needs it.
@@ -175,7 +199,8 @@ impl Store {
         } else {
             GRACE
         };
-        let victims = survey.victims(options, grace);
+        let victims = survey.victims(options, grace, self.space()?.free);
+        report.left = survey.items.iter().map(|item| item.size).sum();
         let gone: BTreeSet<Digest> = victims.items.iter().map(|item| item.digest).collect();
         // Records first: no row may outlive what it refers to.
         report.records = victims.records.len() as u64;
@@ -190,6 +215,7 @@ impl Store {
                 continue;
             }
             report.reclaimed += item.size;
+            report.left -= item.size;
             match item.kind {
                 UsageKind::Blob => report.blobs.push(item.digest),
                 UsageKind::Layer => report.layers.push(DiffId::from_digest(item.digest)),
@@ -212,7 +238,7 @@ impl Store {
                     kind: item.kind,
                     id: item.digest.hex(),
                     size: item.size,
-                    last_used_unix: item.last_used,
+                    last_used_unix: item.last_used.seconds,
                     reclaimable: needed.is_none(),
                     shared: needed.is_some() && cached.is_some(),
                     description: needed.or(cached).cloned().unwrap_or_default(),
@@ -310,7 +336,7 @@ impl Store {
             let Ok(found) = path.symlink_metadata() else {
                 continue;
             };
-            let (size, last_used) = (on_disk(&found), found.mtime());
+            let (size, last_used) = (on_disk(&found), changed_at(&found));
             items.push(Item {
                 kind: UsageKind::Blob,
                 digest,
@@ -327,7 +353,8 @@ impl Store {
             } else {
                 path.clone()
             };
-            let last_used = dated.symlink_metadata().map_or(0, |found| found.mtime());
+            let found = dated.symlink_metadata();
+            let last_used = found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found));
             let size = seal.map_or(0, |seal| seal.content);
             let digest = *diff_id.digest();
             items.push(Item {
@@ -402,6 +429,40 @@ impl Store {
     }
 }
 
+/// How far removing build cache has come.
+struct Left {
+    /// Bytes of build cache.
+    cache: u64,
+    /// Bytes that become free.
+    freed: u64,
+    /// Bytes that are to become free.
+    wanted: u64,
+}
+
+impl Left {
+    /// Tells whether something of this size has to go.
+    fn too_much(&self, options: &PruneOptions, size: u64) -> bool {
+        let reserved = options.reserved_bytes.unwrap_or(0);
+        let over = self.freed < self.wanted && self.cache.saturating_sub(size) >= reserved;
+        match options.keep_bytes {
+            Some(keep) => self.cache > keep || over,
+            None => over || !options.is_by_size(),
+        }
+    }
+}
+
+impl PruneOptions {
+    /// Whether a size decides how much build cache goes.
+    fn is_by_size(&self) -> bool {
+        self.keep_bytes.is_some() || self.max_used_bytes.is_some() || self.min_free_bytes.is_some()
+    }
+
+    /// Whether build cache goes, not only garbage.
+    fn takes_cache(&self) -> bool {
+        self.all || self.unused_for.is_some() || self.is_by_size()
+    }
+}
+
 /// What is to be removed.
 struct Victims<'a> {
     items: Vec<&'a Item>,
@@ -409,9 +470,11 @@ struct Victims<'a> {
 }
 
 impl Survey {
-    fn victims(&self, options: &PruneOptions, grace: Duration) -> Victims<'_> {
+    /// What goes; `free` is what is free on the file system, in bytes.
+    fn victims(&self, options: &PruneOptions, grace: Duration, free: u64) -> Victims<'_> {
         let now = now_unix();
-        let is_fresh = |item: &Item| now.saturating_sub(item.last_used) < grace.as_secs() as i64;
+        let is_fresh =
+            |item: &Item| now.saturating_sub(item.last_used.seconds) < grace.as_secs() as i64;
         let mut chosen: BTreeSet<(UsageKind, Digest)> = BTreeSet::new();
         let mut cache: Vec<&Item> = Vec::new();
         for item in &self.items {
@@ -425,19 +488,35 @@ impl Survey {
             }
         }
         cache.sort_by_key(|item| (item.last_used, item.digest));
-        let mut size: u64 = cache.iter().map(|item| item.size).sum();
+        let size = |items: &[&Item]| items.iter().map(|item| item.size).sum::<u64>();
+        let total: u64 = self.items.iter().map(|item| item.size).sum();
+        let garbage = self
+            .items
+            .iter()
+            .filter(|item| chosen.contains(&(item.kind, item.digest)));
+        let mut left = Left {
+            cache: size(&cache),
+            freed: garbage.map(|item| item.size).sum(),
+            // What must become free in all.
+            wanted: (options
+                .max_used_bytes
+                .map_or(0, |max| total.saturating_sub(max)))
+            .max(
+                options
+                    .min_free_bytes
+                    .map_or(0, |min| min.saturating_sub(free)),
+            ),
+        };
         for item in cache {
-            let old_enough = options
-                .unused_for
-                .is_none_or(|unused| now.saturating_sub(item.last_used) >= unused.as_secs() as i64);
-            let asked = options.all || options.unused_for.is_some() || options.keep_bytes.is_some();
-            let too_much = options.keep_bytes.is_none_or(|keep| size > keep);
+            let old_enough = options.unused_for.is_none_or(|unused| {
+                now.saturating_sub(item.last_used.seconds) >= unused.as_secs() as i64
+            });
             // Without `all`, cache mounts only go when they are the oldest of too much.
-            let may_go =
-                item.kind != UsageKind::CacheMount || options.all || options.keep_bytes.is_some();
-            if asked && old_enough && too_much && may_go {
+            let may_go = item.kind != UsageKind::CacheMount || options.all || options.is_by_size();
+            if options.takes_cache() && old_enough && may_go && left.too_much(options, item.size) {
                 chosen.insert((item.kind, item.digest));
-                size -= item.size;
+                left.cache -= item.size;
+                left.freed += item.size;
             }
         }
         let records = self.records_without(&chosen, options);
@@ -455,8 +534,7 @@ impl Survey {
         chosen: &BTreeSet<(UsageKind, Digest)>,
         options: &PruneOptions,
     ) -> Vec<Digest> {
-        let everything =
-            options.all && options.unused_for.is_none() && options.keep_bytes.is_none();
+        let everything = options.all && options.unused_for.is_none() && !options.is_by_size();
         self.records
             .iter()
             .filter(|record| {
@@ -483,9 +561,10 @@ fn on_disk(found: &std::fs::Metadata) -> u64 {
 }
 
 /// Bytes of the files in a directory, and the latest time in it.
-fn content_of(path: &Path) -> Result<(u64, i64), StoreError> {
+fn content_of(path: &Path) -> Result<(u64, Timestamp), StoreError> {
     let mut size = 0;
-    let mut latest = path.symlink_metadata().map_or(0, |found| found.mtime());
+    let found = path.symlink_metadata();
+    let mut latest = found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found));
     let mut directories = vec![path.to_path_buf()];
     while let Some(directory) = directories.pop() {
         let entries = match std::fs::read_dir(&directory) {
@@ -499,7 +578,7 @@ fn content_of(path: &Path) -> Result<(u64, i64), StoreError> {
             let Ok(found) = entry.path().symlink_metadata() else {
                 continue;
             };
-            latest = latest.max(found.mtime());
+            latest = latest.max(changed_at(&found));
             if found.is_dir() {
                 directories.push(entry.path());
             } else {
@@ -508,8 +587,17 @@ fn content_of(path: &Path) -> Result<(u64, i64), StoreError> {
         }
     }
     // A time in the future must not keep it for ever.
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs() as i64);
+    let now = Timestamp {
+        seconds: now_unix(),
+        nanoseconds: 0,
+    };
     Ok((size, latest.min(now)))
+}
+
+/// The time of a file's last change, which is its last use here.
+fn changed_at(found: &std::fs::Metadata) -> Timestamp {
+    Timestamp {
+        seconds: found.mtime(),
+        nanoseconds: u32::try_from(found.mtime_nsec()).unwrap_or(0),
+    }
 }

@@ -251,7 +251,7 @@ pub fn overlay_lowers(layers: &[Layer]) -> Vec<PathBuf> {
 }
 
 /// A seal's time is renewed by use when it is older than this, so that most uses write nothing.
-const USE_RESOLUTION: Duration = Duration::from_hours(1);
+const USE_RESOLUTION: Duration = Duration::from_mins(1);
 
 impl Store {
     /// Returns the layer if its sealed tree is there.

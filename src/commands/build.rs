@@ -13,15 +13,17 @@ mod session;
 mod ssh;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clap::ValueEnum as _;
 use rbuild_builder::output::validate_outputs;
 use rbuild_builder::request::{ArchiveTarget, Destination, OutputKind};
 use rbuild_builder::{BuildError, BuildErrorKind, BuildRequest, BuildResult, Engine};
-use rbuild_cache::Digest;
+use rbuild_cache::{Collector, Digest};
 use rbuild_parser::parse_size;
 use rbuild_runtime::{Runtime, RuntimeOptions, SandboxError};
 
+use crate::bounds::bounds;
 use crate::config::Settings;
 use crate::failure::{Failure, status};
 use crate::registries::client_options;
@@ -127,6 +129,7 @@ pub(super) fn get_ready(
     let mut registries = client_options(settings, &args.registries).map_err(failed)?;
     outputs::insecure_hosts(&args.output, &request, &mut registries)?;
     let store = session.store().map_err(failed)?;
+    let bounds = bounds(&settings.environment, store.space()?).map_err(failed)?;
     let (running, remote) = session.start()?;
     let (runtime, refusal) = match runtime {
         Ok(runtime) => (Some(runtime), None),
@@ -138,6 +141,7 @@ pub(super) fn get_ready(
             runtime,
             remote,
             registries: Some(registries),
+            collector: Arc::new(Collector::new(bounds)),
         },
         request,
         running,
@@ -212,7 +216,7 @@ pub(super) fn build(
     };
     match result {
         Ok(result) => {
-            succeed(settings, args, mode, &request, &result)?;
+            succeed(settings, args, mode, &request, &result, &journal)?;
             explained.map(|()| 0)
         }
         Err(error) => {
@@ -286,6 +290,7 @@ fn succeed(
     mode: ProgressMode,
     request: &BuildRequest,
     result: &BuildResult,
+    journal: &Journal,
 ) -> Result<(), Failure> {
     if let Some(path) = &args.iidfile {
         metadata::write_id(path, result)?;
@@ -303,9 +308,12 @@ fn succeed(
         }
         ProgressMode::Quiet | ProgressMode::Rawjson => Ok(()),
         _ => {
-            let warnings = &result.warnings;
+            let mut warnings = result.warnings.clone();
+            // Those about the host are not part of what the build gave.
+            let others = journal.warnings().iter().cloned();
+            warnings.extend(others.filter(|warning| !result.warnings.contains(warning)));
             ui::message(&report::warnings(
-                warnings,
+                &warnings,
                 &settings.palette,
                 settings.debug,
             ));

@@ -3,10 +3,10 @@
 use std::io::BufRead as _;
 
 use rbuild_cache::{PruneOptions, PruneReport, Store};
-use rbuild_parser::{parse_duration, parse_size};
 
 use super::filter::Filters;
 use super::lookup::familiar;
+use crate::bounds;
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::ui::{self, units};
@@ -22,14 +22,21 @@ pub(crate) struct CachePruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Keep this much of the cache, what was used last first
+    /// Remove cache, what was used longest ago first, until the store takes at most this: `10GB`, or
+    /// `30%` of the disk
+    #[arg(long, value_name = "SIZE")]
+    max_used_space: Option<String>,
+    /// Remove cache, what was used longest ago first, until this much of the disk is free
+    #[arg(long, value_name = "SIZE")]
+    min_free_space: Option<String>,
+    /// Keep this much of the cache, what was used last
     #[arg(
         long,
         value_name = "SIZE",
-        visible_alias = "max-used-space",
-        aliases = ["reserved-space", "keep-bytes"]
+        visible_alias = "keep-storage",
+        alias = "keep-bytes"
     )]
-    keep_storage: Option<String>,
+    reserved_space: Option<String>,
     /// Remove only what meets a condition: until=DURATION
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
@@ -71,15 +78,11 @@ pub(crate) struct SystemPruneArgs {
 
 /// Removes build cache.
 pub(crate) fn cache(settings: &Settings, args: &CachePruneArgs) -> Result<(), Failure> {
-    let options = PruneOptions {
-        all: args.all || args.keep_storage.is_some() || !args.filter.is_empty(),
-        unused_for: unused_for(&args.filter)?,
-        keep_bytes: args.keep_storage.as_deref().map(bytes).transpose()?,
-        dangling_images: false,
-        dry_run: args.dry_run,
-    };
+    let by_size = args.max_used_space.is_some() || args.min_free_space.is_some();
+    let all = args.all || by_size || args.reserved_space.is_some() || !args.filter.is_empty();
+    let unused_for = unused_for(&args.filter)?;
     if !args.dry_run && !args.force {
-        let what = if options.all {
+        let what = if all {
             "build cache"
         } else {
             "build cache that nobody needs"
@@ -87,7 +90,23 @@ pub(crate) fn cache(settings: &Settings, args: &CachePruneArgs) -> Result<(), Fa
         confirm(&format!("This will remove {what}."))?;
     }
     let store = super::open_store(settings)?;
-    let report = store.prune(&options)?;
+    let space = store.space()?;
+    let size = |size: &Option<String>| {
+        let size = size.as_deref().map(|size| bounds::size(size, space));
+        size.transpose()
+    };
+    let reserved = size(&args.reserved_space)?;
+    let report = store.prune(&PruneOptions {
+        all,
+        unused_for,
+        max_used_bytes: size(&args.max_used_space)?,
+        min_free_bytes: size(&args.min_free_space)?,
+        // Alone it says how much of the cache is to be left.
+        keep_bytes: reserved.filter(|_| !by_size),
+        reserved_bytes: reserved,
+        dangling_images: false,
+        dry_run: args.dry_run,
+    })?;
     tell_cache(&report, args.dry_run)?;
     total(report.reclaimed)
 }
@@ -188,11 +207,6 @@ fn total(bytes: u64) -> Result<(), Failure> {
     ))
 }
 
-/// A size such as `10GB`; `GB` means the same as `GiB` here, as in Docker.
-fn bytes(size: &str) -> Result<u64, Failure> {
-    parse_size(size).map_err(Failure::new)
-}
-
 fn unused_for(filters: &[String]) -> Result<Option<std::time::Duration>, Failure> {
     let mut longest = None;
     for filter in filters {
@@ -203,9 +217,7 @@ fn unused_for(filters: &[String]) -> Result<Option<std::time::Duration>, Failure
             return Err(Failure::new(format!("invalid filter {filter:?}"))
                 .hint("the build cache knows `until=DURATION` only, such as `until=24h`"));
         };
-        let nanoseconds = parse_duration(value).map_err(Failure::new)?;
-        let duration = std::time::Duration::from_nanos(nanoseconds.max(0).unsigned_abs());
-        longest = longest.max(Some(duration));
+        longest = longest.max(Some(bounds::duration(value)?));
     }
     Ok(longest)
 }

@@ -15,6 +15,7 @@ mod support;
 
 mod archives;
 mod bad_input;
+mod bounds;
 mod cache_rules;
 mod cases;
 mod changed_copy;

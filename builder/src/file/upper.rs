@@ -85,9 +85,6 @@ pub(crate) struct Upper {
     directory_times: BTreeMap<PathBuf, Timestamp>,
 }
 
-/// Bytes of a file that are copied before the next look whether the build goes on.
-const PIECE: u64 = 32 << 20;
-
 const CONFINED: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 
 impl Upper {

@@ -169,7 +169,8 @@ impl<'a> Tree<'a> {
         let shown = self.destination.join(path);
         let source = self.view.open(entry)?;
         let draft = Partial::create(self.current(), &shown)?;
-        let bytes = copy_content(&source, &draft.file, &|| false).map_err(OutputError::io("write", &shown))?;
+        let bytes = copy_content(&source, &draft.file, &|| false)
+            .map_err(OutputError::io("write", &shown))?;
         self.attributes(&draft.file, &shown, entry)?;
         let mode = Mode::from_raw_mode(entry.metadata.mode);
         rustix::fs::fchmod(&draft.file, mode)

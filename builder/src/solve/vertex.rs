@@ -10,7 +10,9 @@ use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
 use rbuild_registry::RegistryError;
 
 use super::keys::{Key, early_parts, key, tree_of};
-use super::{LayerRef, SolveContext, Value, VertexOutput, foreseen, materialize, protect};
+use super::{
+    LayerRef, SolveContext, Value, VertexOutput, foreseen, make_room, materialize, protect,
+};
 use super::{findings, reuse};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId, Warning};
@@ -292,6 +294,7 @@ fn keyed(
     if context.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
+    make_room(context);
     let start = Instant::now();
     let reuse = reuse::find(context, vertex, &parts, &contents)?;
     let sources = (contents.as_slice(), reuse.as_ref());
@@ -317,6 +320,7 @@ fn keyed(
             }
         }
     }
+    make_room(context);
     context.recorder.step(id, |step| {
         step.state = StepState::Ran;
         step.elapsed_ms = Some(record.elapsed_ms);

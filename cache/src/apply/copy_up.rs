@@ -98,7 +98,8 @@ impl Apply<'_> {
                 let made = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(failed("create"))?;
                 let new = std::fs::File::from(made);
-                crate::holes::copy_content(&old, &new, &|| false).map_err(StoreError::inside("copy", path))?;
+                crate::holes::copy_content(&old, &new, &|| false)
+                    .map_err(StoreError::inside("copy", path))?;
                 let made = OwnedFd::from(new);
                 self.same_metadata(&made, entry)?;
                 rustix::fs::futimens(&made, &times(entry.metadata.mtime))
