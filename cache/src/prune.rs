@@ -440,10 +440,15 @@ struct Left {
 }
 
 impl Left {
-    /// Tells whether something of this size has to go.
-    fn too_much(&self, options: &PruneOptions, size: u64) -> bool {
+    /// Tells whether too little would be left without something of this size.
+    fn is_reserved(&self, options: &PruneOptions, size: u64) -> bool {
         let reserved = options.reserved_bytes.unwrap_or(0);
-        let over = self.freed < self.wanted && self.cache.saturating_sub(size) >= reserved;
+        self.cache.saturating_sub(size) < reserved
+    }
+
+    /// Tells whether more has to go.
+    fn too_much(&self, options: &PruneOptions) -> bool {
+        let over = self.freed < self.wanted;
         match options.keep_bytes {
             Some(keep) => self.cache > keep || over,
             None => over || !options.is_by_size(),
@@ -513,7 +518,11 @@ impl Survey {
             });
             // Without `all`, cache mounts only go when they are the oldest of too much.
             let may_go = item.kind != UsageKind::CacheMount || options.all || options.is_by_size();
-            if options.takes_cache() && old_enough && may_go && left.too_much(options, item.size) {
+            // Not something smaller that was used later instead.
+            if left.is_reserved(options, item.size) {
+                break;
+            }
+            if options.takes_cache() && old_enough && may_go && left.too_much(options) {
                 chosen.insert((item.kind, item.digest));
                 left.cache -= item.size;
                 left.freed += item.size;

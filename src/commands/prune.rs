@@ -103,7 +103,7 @@ pub(crate) fn cache(settings: &Settings, args: &CachePruneArgs) -> Result<(), Fa
         min_free_bytes: size(&args.min_free_space)?,
         // Alone it says how much of the cache is to be left.
         keep_bytes: reserved.filter(|_| !by_size),
-        reserved_bytes: reserved,
+        reserved_bytes: reserved.filter(|_| by_size),
         dangling_images: false,
         dry_run: args.dry_run,
     })?;
