@@ -313,7 +313,7 @@ mod tests {
         }
         let (mut file, copy) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         assert_eq!(copy_content(&file, &copy, &|| false).unwrap(), 0);
-        file.write_all(&[3; 100_000]).unwrap();
+        file.write_all(&vec![3; 100_000]).unwrap();
         assert_eq!(copy_content(&file, &copy, &|| false).unwrap(), 100_000);
         assert!(content(&copy) == content(&file));
     }

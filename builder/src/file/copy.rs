@@ -493,7 +493,7 @@ impl FileRun<'_> {
                         &error,
                     )
                 })?;
-                self.upper.copy_file(place, file, new, self.cancel)
+                self.upper.copy_file(place, &file, new, self.cancel)
             }
             FileKind::Symlink => {
                 let target = entry.link_target.clone().unwrap_or_default();

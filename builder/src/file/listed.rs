@@ -352,7 +352,7 @@ impl ListedCopy<'_> {
         let done = if entry.metadata.size <= SMALL as u64 {
             place.copy_small(file, &mut here.buffer, new)
         } else {
-            place.copy(file, new, self.cancel)
+            place.copy(&file, new, self.cancel)
         };
         done.map_err(|error| upper_error(&error))
     }

@@ -229,7 +229,7 @@ impl Upper {
     pub(crate) fn copy_file(
         &mut self,
         path: &Path,
-        source: File,
+        source: &File,
         new: &NewFile,
         cancel: &Cancel,
     ) -> Result<(), UpperError> {
@@ -354,12 +354,12 @@ impl<'a> Place<'a> {
     /// Writes a regular file with the content of an open file, letting the kernel copy.
     pub(super) fn copy(
         &self,
-        source: File,
+        source: &File,
         new: &NewFile,
         cancel: &Cancel,
     ) -> Result<(), UpperError> {
         let file = self.create()?;
-        copy_content(&source, &file, &|| cancel.is_cancelled())
+        copy_content(source, &file, &|| cancel.is_cancelled())
             .map_err(|source| write_failed(self.path, source))?;
         finish_file(&file, self.path, new)
     }
