@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::{
-    build, check, completions, context, debug, diff, explain, fmt, fsck, graph, history, images,
-    imagetools, import, info, inspect, layers, load, login, logout, manifest, prune, pull, push,
-    repro, rmi, run, save, search, system, tag, timeline, version, watch,
+    build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
+    images, imagetools, import, info, inspect, layers, load, login, logout, manifest, prune, pull,
+    push, repro, rmi, run, save, search, system, tag, timeline, version, watch,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -148,6 +148,7 @@ Store and system:
   system     Show disk usage (`system df`), remove unused data
   du         Show disk usage
   fsck       Check the store
+  doctor     Tell what this host allows, and what to change to get more
   info       Show what this host allows
   version    Show the version
   completions Print a script that completes commands and options in a shell
@@ -220,6 +221,7 @@ pub(crate) enum Command {
     System(SystemCommand),
     Du(system::DfArgs),
     Fsck(fsck::FsckArgs),
+    Doctor(doctor::DoctorArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
     /// Commands that other tools have and this one does not have yet

@@ -7,6 +7,7 @@ pub(crate) mod context;
 pub(crate) mod debug;
 pub(crate) mod diff;
 pub(crate) mod disk;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod fmt;
@@ -129,6 +130,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::System(SystemCommand::Info(args)) | Command::Info(args) => {
             done(info::run(settings, &args))
         }
+        Command::Doctor(args) => doctor::run(settings, &args),
         Command::Fsck(args) => fsck::run(settings, &args),
         Command::Version(args) => done(version::run(&args)),
         Command::Missing(command) => Err(command.failure()),

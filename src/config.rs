@@ -2,6 +2,9 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_runtime::Ground;
 
 use crate::cli::GlobalArgs;
 use crate::env::Environment;
@@ -28,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) stderr_terminal: bool,
     /// Standard input is a terminal.
     pub(crate) stdin_terminal: bool,
+    /// Where commands run, if this one needs to know.
+    pub(crate) ground: Option<Arc<Ground>>,
     /// Colours for standard error.
     pub(crate) palette: Palette,
 }
@@ -49,6 +54,7 @@ impl Settings {
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal,
             stdin_terminal: std::io::stdin().is_terminal(),
+            ground: None,
             palette,
             environment,
         }

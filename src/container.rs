@@ -7,6 +7,7 @@ pub(crate) mod mounts;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use rbuild_builder::PlainStep;
 use rbuild_builder::etc::{hosts_file, resolv_conf};
 use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
@@ -17,7 +18,8 @@ use rbuild_cache::{
     Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
 };
 use rbuild_runtime::{
-    Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security, UpperDir, User,
+    Isolation, Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security,
+    UpperDir, User, isolation,
 };
 
 use crate::commands::lookup::Found;
@@ -66,6 +68,8 @@ pub(crate) struct Options {
 pub(crate) struct Prepared {
     /// What to start.
     pub(crate) sandbox: Sandbox,
+    /// The copy of its root, where nothing can be mounted.
+    _plain: Option<PlainStep>,
     // Kept until the container has ended: its layers, its writable directories, its mount targets.
     _lease: Lease,
     _drafts: Vec<Draft>,
@@ -110,11 +114,12 @@ pub(crate) fn prepare(
     } else {
         Some(draft()?)
     };
-    let sandbox = Sandbox {
+    let mut sandbox = Sandbox {
         root: RootFs {
             lowers,
             upper,
             readonly: options.read_only,
+            plain: None,
         },
         process,
         mounts: mounts.into_iter().map(|(mount, _)| mount).collect(),
@@ -123,15 +128,39 @@ pub(crate) fn prepare(
         security: options.security.clone(),
         shm_size: options.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
         rlimits: options.rlimits.clone(),
-        limits: options.limits,
+        limits: options.limits.clone(),
         init: options.init,
+    };
+    let plain = match isolation() {
+        Isolation::Chroot => {
+            refuse_binds(options)?;
+            Some(PlainStep::prepare(&mut sandbox, &scratch).map_err(Failure::from)?)
+        }
+        _ => None,
     };
     Ok(Prepared {
         sandbox,
+        _plain: plain,
         _lease: lease,
         _drafts: drafts,
         _scratch: scratch,
     })
+}
+
+/// Nothing of this machine can be shown in a container that cannot mount.
+fn refuse_binds(options: &Options) -> Result<(), Failure> {
+    let bind = options
+        .volumes
+        .iter()
+        .find(|volume| matches!(volume.kind, VolumeKind::Bind { .. }));
+    match bind {
+        None => Ok(()),
+        Some(volume) => Err(Failure::new(format!(
+            "`{}` cannot be mounted with the isolation `chroot`",
+            volume.target.display()
+        ))
+        .hint("`rbuild doctor` tells what would allow mounts")),
+    }
 }
 
 /// Keeps the layers of an image from being pruned.

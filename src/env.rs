@@ -31,6 +31,8 @@ variables! {
     XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR", "Runtime state is `rbuild` in it, for users other than root.";
     XDG_CONFIG_HOME = "XDG_CONFIG_HOME", "Settings of registries are in `containers` and `docker` in it.";
     HOME = "HOME", "Stands in for `XDG_DATA_HOME` with `.local/share`.";
+    ISOLATION = "RBUILD_ISOLATION", "Default of `--isolation`, for all commands.";
+    BUILDAH_ISOLATION = "BUILDAH_ISOLATION", "The same for who comes from buildah.";
     PROGRESS = "BUILDKIT_PROGRESS", "Default of `--progress`.";
     COLORS = "BUILDKIT_COLORS", "Colours of the progress, such as `run=green:error=red`.";
     LOG_LINES = "BUILDKIT_TTY_LOG_LINES", "Output lines shown for each running step; 6 by default.";
@@ -62,6 +64,8 @@ pub(crate) struct Environment {
     pub(crate) data_home: Option<PathBuf>,
     pub(crate) runtime_dir: Option<PathBuf>,
     pub(crate) home: Option<PathBuf>,
+    /// The variable and its value.
+    pub(crate) isolation: Option<(Variable, String)>,
     pub(crate) progress: Option<String>,
     pub(crate) colors: Option<String>,
     pub(crate) log_lines: Option<usize>,
@@ -95,6 +99,9 @@ impl Environment {
             data_home: path(XDG_DATA_HOME).filter(|path| path.is_absolute()),
             runtime_dir: path(XDG_RUNTIME_DIR).filter(|path| path.is_absolute()),
             home: path(HOME).filter(|path| path.is_absolute()),
+            isolation: [ISOLATION, BUILDAH_ISOLATION]
+                .into_iter()
+                .find_map(|variable| Some((variable, text(variable)?))),
             progress: text(PROGRESS),
             colors: text(COLORS),
             log_lines: text(LOG_LINES).and_then(|lines| lines.parse().ok()),

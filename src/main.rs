@@ -13,21 +13,23 @@ mod csv;
 mod env;
 mod failure;
 mod format;
+mod ground;
 mod hostflags;
 mod inventory;
+mod limits;
 #[cfg(test)]
 mod manual;
 mod outfile;
 mod refused;
 mod registries;
 mod remote;
-mod rootless;
 mod signals;
 mod terminal;
 mod time;
 mod ui;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let settings = Settings::new(&cli.global, Environment::read());
+    let mut settings = Settings::new(&cli.global, Environment::read());
     start_log(&settings);
     let word = match &cli.command {
         Command::Build(_)
@@ -58,8 +60,10 @@ fn main() -> ExitCode {
         | Command::Image(ImageCommand::Build(_)) => "ERROR:",
         _ => "Error:",
     };
-    let done =
-        rootless::enter(&cli.command).and_then(|()| commands::dispatch(&settings, cli.command));
+    let done = ground::enter(&settings, &cli.command).and_then(|ground| {
+        settings.ground = ground.map(Arc::new);
+        commands::dispatch(&settings, cli.command)
+    });
     match done {
         Ok(code) => ExitCode::from(code),
         Err(mut failure) => {

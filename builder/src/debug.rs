@@ -149,6 +149,7 @@ pub fn open(
         runtime,
         secrets: request.secrets,
         ssh: request.ssh,
+        limits: &rbuild_runtime::Limits::default(),
         events,
         cancel,
         own_mounts: None,

@@ -7,17 +7,18 @@ mod diagnose;
 mod mask;
 mod mounts;
 mod output;
+mod plain;
 mod secret;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
+use rbuild_cache::{CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    ExitStatus, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError, Security, Stdio,
-    UpperDir, User, has_private_network,
+    ExitStatus, Isolation, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError,
+    Security, Stdio, UpperDir, User, has_private_network, isolation,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -32,6 +33,7 @@ use crate::source::AgentSocket;
 use crate::users::{ResolvedUser, UserError, lookup_user};
 
 pub(crate) use diagnose::is_static_program;
+pub use plain::PlainStep;
 pub(crate) use secret::read_secret;
 
 /// What executing needs besides the operation.
@@ -46,6 +48,8 @@ pub(crate) struct ExecContext<'a> {
     pub secrets: &'a BTreeMap<String, SecretSource>,
     /// `--ssh`, by id.
     pub ssh: &'a BTreeMap<String, SshSource>,
+    /// Limits of all its processes together.
+    pub limits: &'a Limits,
     /// Receives output.
     pub events: &'a dyn EventSink,
     /// Stops the command.
@@ -78,13 +82,21 @@ pub(crate) fn execute(
     prepare_root(draft.upper(), root, operation)?;
     let view = RootView::new(root).with_upper(draft.upper());
     let lowers = lowers(root);
-    let ready = prepare(context, operation, &user, &view, lowers, &draft, inputs)?;
+    let mut ready = prepare(context, operation, &user, &view, lowers, &draft, inputs)?;
+    let plain = lay_out(context, &mut ready)?;
     let ended = run(context, &ready);
+    if let Some(plain) = plain {
+        plain.finish(draft.upper())?;
+    }
     let kept = ready.finish();
     let error = match ended {
         Ok(ended) if ended.status == ExitStatus::Code(0) && !context.cancel.is_cancelled() => {
+            let options = CommitOptions {
+                owner: Some((user.uid, user.gid)),
+                ..commit_options(context.cancel, operation.times)
+            };
             return draft
-                .commit(root, &commit_options(context.cancel, operation.times))
+                .commit(root, &options)
                 .map_err(|error| BuildError::io("could not store the new layer", &error));
         }
         Ok(_) if context.cancel.is_cancelled() => return Err(BuildError::cancelled()),
@@ -106,6 +118,29 @@ pub(crate) fn execute(
         .not_started(&name, &error),
     };
     Err(keep(context, draft, error))
+}
+
+/// Makes a copy of the root, where nothing can be mounted.
+fn lay_out(context: &ExecContext<'_>, ready: &mut Ready) -> Result<Option<PlainStep>, BuildError> {
+    if isolation() != Isolation::Chroot {
+        return Ok(None);
+    }
+    let plain = PlainStep::prepare(&mut ready.sandbox, &ready.scratch)?;
+    if plain.missing_devices {
+        let text = "devices cannot be made here: `/dev` of the step is empty";
+        warn(context, text);
+    }
+    Ok(Some(plain))
+}
+
+fn warn(context: &ExecContext<'_>, message: &str) {
+    context.events.event(Event::Warning(Warning {
+        rule: None,
+        message: message.to_owned(),
+        line: None,
+        url: None,
+        help: None,
+    }));
 }
 
 /// Keeps what a failed step left, and tells where its output is and how to look into it.
@@ -190,6 +225,7 @@ pub(crate) fn prepare(
                 work: draft.work().to_path_buf(),
             }),
             readonly: false,
+            plain: None,
         },
         process: process(operation, user, &prepared.env),
         mounts: prepared.mounts,
@@ -198,7 +234,7 @@ pub(crate) fn prepare(
         security: security(operation.security),
         shm_size: operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
         rlimits: mounts::rlimits(&operation.ulimits)?,
-        limits: Limits::default(),
+        limits: context.limits.clone(),
         init: false,
     };
     Ok(Ready {
@@ -320,6 +356,8 @@ fn user_error(name: &str, error: &UserError) -> BuildError {
 pub(crate) struct Exited {
     /// Its exit status.
     pub(crate) status: ExitStatus,
+    /// A process of it was killed for want of memory.
+    pub(crate) out_of_memory: bool,
     /// The end of its output.
     pub(crate) tail: Vec<u8>,
 }
@@ -356,13 +394,7 @@ fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
         Err(error) => return Err(spawn_error(&error).into()),
     };
     for warning in running.warnings() {
-        context.events.event(Event::Warning(Warning {
-            rule: None,
-            message: warning.clone(),
-            line: None,
-            url: None,
-            help: None,
-        }));
+        warn(context, warning);
     }
     let tail = output::pump(context, stdout, stderr, &running, &ready.secrets)?;
     let status = running
@@ -372,7 +404,12 @@ fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
         let cpu = u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX);
         recorder.step(context.vertex, |step| step.cpu_ms = Some(cpu));
     }
-    Ok(Exited { status, tail })
+    let out_of_memory = running.was_out_of_memory();
+    Ok(Exited {
+        status,
+        out_of_memory,
+        tail,
+    })
 }
 
 fn spawn_error(error: &SandboxError) -> BuildError {

@@ -14,7 +14,7 @@ mod upper;
 
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{CommitOptions, FileKind, Layer, RootView, Store, ViewError};
+use rbuild_cache::{CommitOptions, FileKind, Layer, RootView, Store, ViewError, owners};
 
 use crate::cancel::Cancel;
 use crate::error::BuildError;
@@ -260,16 +260,21 @@ pub(crate) fn fill_layer(
     Ok(())
 }
 
-/// Sets owner and mode of a directory of the store.
+/// Sets owner and mode of a directory of the store, or of a socket.
 pub(crate) fn set_directory(
     path: &Path,
     mode: u32,
     uid: u32,
     gid: u32,
 ) -> Result<(), std::io::Error> {
-    use std::os::unix::fs::PermissionsExt;
-    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+    if std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        if !owners::are_recorded() {
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+        }
+        return std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    }
+    owners::set(std::fs::File::open(path)?, uid, gid, mode)
 }
 
 /// Shows a container path in messages.

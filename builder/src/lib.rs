@@ -42,7 +42,8 @@ use std::thread;
 
 use rbuild_cache::{Collector, Digest, Follow, Store};
 use rbuild_parser::{IgnoreMatcher, LintFinding, Linter, Parsed, Platform, parse};
-use rbuild_runtime::Runtime;
+use rbuild_parser::{NetworkMode, SecurityMode};
+use rbuild_runtime::{Isolation, Runtime, isolation};
 
 pub use cancel::Cancel;
 pub use compare::{ImageDifference, compare_images};
@@ -50,6 +51,7 @@ pub use context::{ContextAccess, ContextAddress, ContextTree, OpenedContext, ope
 pub use context_use::{ContextFile, ContextUse, Ignored, context_use, ignore_reason};
 pub use error::{BuildError, BuildErrorKind, Location};
 pub use event::{Event, EventSink, Warning};
+pub use exec::PlainStep;
 pub use image::*;
 pub use key::{Change, FileChanges};
 pub use request::BuildRequest;
@@ -167,9 +169,7 @@ fn build_with(
     tell_warnings(&prepared.linter, &mut prepared.told, events);
     let (graph, locals, targets) = lowered?;
     prepared.linter.verdict().map_err(BuildError::user)?;
-    if engine.runtime.is_none() {
-        refuse_commands(&graph)?;
-    }
+    refuse_commands(&graph, &prepared.file, engine.runtime.is_some())?;
     let ignore = prepared.ignore.as_ref();
     let locals = locals::Locals::open(&engine.store, request, ignore, &locals, cancel.flag())?;
     let cache_client = clients.map(|clients| &clients.caches);
@@ -518,19 +518,45 @@ fn check_syntax_directive(
 }
 
 /// Fails before any work when commands cannot run here.
-fn refuse_commands(graph: &ops::OpGraph) -> Result<(), BuildError> {
-    let command = graph
-        .vertices()
-        .find(|(_, vertex)| matches!(vertex.op, ops::Op::Exec(_)));
-    match command {
-        None => Ok(()),
-        Some((_, vertex)) => Err(BuildError::new(
-            BuildErrorKind::Host,
-            format!(
-                "commands cannot be run here, and the build needs `{}`",
-                vertex.meta.name
-            ),
-        )
-        .with_help("`rbuild info` tells what this host allows and what would help")),
+fn refuse_commands(
+    graph: &ops::OpGraph,
+    file: &SourceFile,
+    can_run: bool,
+) -> Result<(), BuildError> {
+    let refuse = |vertex: &ops::Vertex, why: &str| {
+        let name = &vertex.meta.name;
+        let message = format!("{why}, and the build needs `{name}`");
+        let error = BuildError::new(BuildErrorKind::Host, message)
+            .with_help("`rbuild doctor` tells what this host allows and what would help");
+        match vertex.meta.lines {
+            Some(lines) => error.at(&file.location(lines, None)),
+            None => error,
+        }
+    };
+    for (_, vertex) in graph.vertices() {
+        let ops::Op::Exec(exec) = &vertex.op else {
+            continue;
+        };
+        if !can_run {
+            return Err(refuse(vertex, "commands cannot be run here"));
+        }
+        let here = isolation();
+        if exec.security == SecurityMode::Insecure
+            && matches!(here, Isolation::Nested | Isolation::Chroot)
+        {
+            let why = format!("privileged steps are not possible with the isolation `{here}`");
+            return Err(refuse(vertex, &why));
+        }
+        let of_host =
+            |mount: &ops::ExecMount| matches!(mount.kind, ops::ExecMountKind::Host { .. });
+        if here == Isolation::Chroot && exec.mounts.iter().any(of_host) {
+            let why = format!("nothing can be mounted with the isolation `{here}`");
+            return Err(refuse(vertex, &why));
+        }
+        if exec.network == NetworkMode::None && here == Isolation::Chroot {
+            let why = format!("there is only the host's network with the isolation `{here}`");
+            return Err(refuse(vertex, &why));
+        }
     }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use rbuild_cache::{Compression, DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
 use rbuild_parser::{GitUrl, ImageReference, Platform};
+use rbuild_runtime::Limits;
 
 /// Everything that decides the outcome of a build.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// `--ulimit TYPE=SOFT:HARD`.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// Limits of all processes of a step together. Not part of any key: they change no result.
+    pub limits: Limits,
     /// `--cache-from`: caches that are read.
     pub cache_from: Vec<CacheSource>,
     /// `--cache-to`: caches that are written.

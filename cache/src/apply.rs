@@ -12,13 +12,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::entry::{FileKind, Timestamp};
 use crate::error::StoreError;
 use crate::holes::split_hole;
 use crate::limits::{Limits, check};
+use crate::owners;
 use crate::remove::remove_at;
 use crate::sys;
 use crate::tar_read::{ArchiveEntry, EntryKind, entry_error};
@@ -46,8 +47,6 @@ pub(crate) struct Outcome {
     pub(crate) dropped_attributes: u64,
     /// Device nodes that this process may not make.
     pub(crate) skipped_devices: u64,
-    /// Owners that this process may not set.
-    pub(crate) unset_owners: u64,
     /// Some directory was made opaque.
     pub(crate) opaque: bool,
     /// The archive has an entry for the root.
@@ -338,15 +337,30 @@ impl<'a> Apply<'a> {
         path: &[u8],
     ) -> Result<(), StoreError> {
         let (uid, gid) = self.chown.unwrap_or((entry.uid, entry.gid));
-        let owned = rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        self.owner_result(owned, path)?;
-        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))
-            .map_err(StoreError::inside("set the mode of", path))?;
+        if owners::are_recorded() {
+            // The mode that follows may take the right to set attributes away.
+            self.attributes(file, entry, path)?;
+        }
+        owners::set(file, uid, gid, entry.mode)
+            .map_err(StoreError::inside("set owner and mode of", path))?;
+        if !owners::are_recorded() {
+            // Another owner takes file capabilities away.
+            self.attributes(file, entry, path)?;
+        }
+        Ok(())
+    }
+
+    fn attributes(
+        &mut self,
+        file: &OwnedFd,
+        entry: &ArchiveEntry,
+        path: &[u8],
+    ) -> Result<(), StoreError> {
         for (name, value) in &entry.xattrs {
             if !self.takes_attribute(name) {
                 continue;
             }
-            match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
+            match owners::set_attribute(file, name, value) {
                 Ok(()) => {}
                 Err(error) => self.attribute_error(error, path)?,
             }
@@ -358,7 +372,9 @@ impl<'a> Apply<'a> {
     fn takes_attribute(&mut self, name: &[u8]) -> bool {
         let takes = name == crate::tree_tar::CAPABILITY.as_bytes()
             || name.starts_with(b"system.posix_acl_")
-            || name.starts_with(b"user.") && !is_overlay_attribute(name);
+            || name.starts_with(b"user.")
+                && !is_overlay_attribute(name)
+                && !owners::is_record(name);
         if !takes {
             self.outcome.dropped_attributes += 1;
         }
@@ -373,21 +389,6 @@ impl<'a> Apply<'a> {
                 Ok(())
             }
             error => Err(StoreError::inside("set an attribute of", path)(error)),
-        }
-    }
-
-    /// Without privilege owners cannot be set, and the rest of the tree is still of use.
-    fn owner_result(
-        &mut self,
-        result: rustix::io::Result<()>,
-        path: &[u8],
-    ) -> Result<(), StoreError> {
-        match result {
-            Err(Errno::PERM | Errno::INVAL) if !rustix::process::geteuid().is_root() => {
-                self.outcome.unset_owners += 1;
-                Ok(())
-            }
-            result => result.map_err(StoreError::inside("set the owner of", path)),
         }
     }
 
@@ -456,14 +457,8 @@ impl<'a> Apply<'a> {
     /// Metadata of a directory that the archive uses without having an entry for it.
     fn implied_directory(&mut self, directory: &OwnedFd, path: &[u8]) -> Result<(), StoreError> {
         let (uid, gid) = self.chown.unwrap_or((0, 0));
-        let owned = rustix::fs::fchown(
-            directory,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-        );
-        self.owner_result(owned, path)?;
-        rustix::fs::fchmod(directory, Mode::from_raw_mode(0o755))
-            .map_err(StoreError::inside("set the mode of", path))?;
+        owners::set(directory, uid, gid, 0o755)
+            .map_err(StoreError::inside("set owner and mode of", path))?;
         if self.purpose == Purpose::Layer {
             // No clock in what is named by a digest.
             self.directory_times

@@ -41,6 +41,8 @@ struct Diff<'a> {
     stubs: Vec<Vec<u8>>,
     /// New directories need no look.
     written_here: bool,
+    /// Owner of what is new and has no record.
+    owner: Option<(u32, u32)>,
     /// Two buffers for comparing files.
     buffers: (Vec<u8>, Vec<u8>),
 }
@@ -70,6 +72,7 @@ pub(crate) fn normalise(
         below,
         stubs,
         written_here: options.written_here,
+        owner: options.owner.filter(|owner| *owner != (0, 0)),
         buffers: (Vec::new(), Vec::new()),
     };
     let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
@@ -125,6 +128,7 @@ impl Diff<'_> {
                 Some(below) => self.below.child(below, &name)?,
                 None => None,
             };
+            let is_new = self.is_new(&open, &name, &found, hidden || old.is_none())?;
             if self.written_here
                 && old.is_none()
                 && !found.is_whiteout()
@@ -154,6 +158,15 @@ impl Diff<'_> {
             };
             if keep {
                 left = true;
+                if let Some(owner) = self.owner.filter(|_| is_new) {
+                    let open = match list.take() {
+                        Some(list) => list,
+                        None => self.open(path)?,
+                    };
+                    crate::owners::adopt_at(&open, &name, &found, owner)
+                        .map_err(StoreError::inside("set the owner of", &child))?;
+                    list = Some(open);
+                }
                 continue;
             }
             let open = match list.take() {
@@ -189,6 +202,24 @@ impl Diff<'_> {
             Some(old) => !same_identity(found, &old.metadata),
             None => !self.is_stub(path),
         }
+    }
+
+    /// Tells whether the step made this, and did not only change what was there: asked where owners
+    /// are recorded.
+    fn is_new(
+        &self,
+        directory: &OwnedFd,
+        name: &[u8],
+        found: &Metadata,
+        nothing_below: bool,
+    ) -> Result<bool, StoreError> {
+        if self.owner.is_none() || found.is_whiteout() {
+            return Ok(false);
+        }
+        let copied_up = !nothing_below
+            && sys::has_origin(directory, name)
+                .map_err(StoreError::inside("read the attributes of", name))?;
+        Ok(!copied_up)
     }
 
     fn is_stub(&self, path: &[u8]) -> bool {

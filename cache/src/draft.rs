@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{CWD, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{CWD, Mode, Timespec, Timestamps};
 
 use crate::diff;
 use crate::digest::DiffId;
 use crate::error::StoreError;
 use crate::fixed_times;
 use crate::hash_beside::HashBeside;
+use crate::owners;
 use crate::session::Scratch;
 use crate::store::Store;
 use crate::sys;
@@ -44,10 +45,13 @@ pub struct CommitOptions {
     pub times: Option<i64>,
     /// Ends the work with an error when it is set.
     pub stop: Option<Arc<AtomicBool>>,
+    /// Owner of what the step made, where owners are [recorded](crate::owners) and it has no other.
+    pub owner: Option<(u32, u32)>,
 }
 
 impl Draft {
     pub(crate) fn new(store: &Store) -> Result<Draft, StoreError> {
+        store.check_owners()?;
         let scratch = store.scratch()?;
         let upper = scratch.path().join("upper");
         let work = scratch.path().join("work");
@@ -74,14 +78,8 @@ impl Draft {
     pub(crate) fn inherit_root(&self, parents: &[Layer]) -> Result<(), StoreError> {
         let root = RootView::new(parents).root_entry()?.metadata;
         let upper = File::open(&self.upper).map_err(StoreError::io("open", &self.upper))?;
-        let now = sys::fstat(&upper).map_err(StoreError::io("look at", &self.upper))?;
-        if (now.uid, now.gid) != (root.uid, root.gid) {
-            let (uid, gid) = (Uid::from_raw(root.uid), Gid::from_raw(root.gid));
-            rustix::fs::fchown(&upper, Some(uid), Some(gid))
-                .map_err(StoreError::io("set the owner of", &self.upper))?;
-        }
-        rustix::fs::fchmod(&upper, Mode::from_raw_mode(root.mode))
-            .map_err(StoreError::io("set the mode of", &self.upper))?;
+        owners::set(&upper, root.uid, root.gid, root.mode)
+            .map_err(StoreError::io("set owner and mode of", &self.upper))?;
         let time = Timespec {
             tv_sec: root.mtime.seconds,
             tv_nsec: i64::from(root.mtime.nanoseconds),

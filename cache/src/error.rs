@@ -12,6 +12,19 @@ use crate::view::absolute;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// The layers in the store were made where owners are kept in another way.
+    #[error(
+        "the layers in the store `{}` {}, and this user {}: use another store (`--root DIR`), or remove this one",
+        root.display(),
+        if *recorded { "have owners that are only recorded" } else { "have owners of their own" },
+        if *recorded { "can set them" } else { "can set none" }
+    )]
+    OtherOwners {
+        /// The store.
+        root: PathBuf,
+        /// The store's are recorded.
+        recorded: bool,
+    },
     /// A system call on a path failed.
     #[error("could not {action} `{}`", path.display())]
     Io {

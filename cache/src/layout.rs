@@ -3,6 +3,7 @@
 //! ```text
 //! format            version, read first
 //! boot              boot in which the store was last found or made sound
+//! recorded-owners   there if the owners in trees are recorded and not those of the files
 //! lock              flock: shared while the store is open, exclusive to upgrade the format
 //! reserve           space that pruning gives up when the disk is full
 //! tmp/<boot>-<pid>-<start>-<n>   everything unfinished; locked by its owner
@@ -40,6 +41,10 @@ impl Layout {
 
     pub(crate) fn format(&self) -> PathBuf {
         self.root.join("format")
+    }
+
+    pub(crate) fn recorded_owners(&self) -> PathBuf {
+        self.root.join("recorded-owners")
     }
 
     pub(crate) fn boot(&self) -> PathBuf {

@@ -115,7 +115,8 @@ impl LiveDirectory {
 
     /// What `lstat` says of a name; of the empty one, of the directory itself.
     pub fn metadata(&self, name: &[u8]) -> Result<Option<Metadata>, ViewError> {
-        sys::lstat(&self.fd, name).map_err(ViewError::inside("look at", &self.join(name)))
+        // What is recorded in a stranger's files means nothing here.
+        sys::foreign_lstat(&self.fd, name).map_err(ViewError::inside("look at", &self.join(name)))
     }
 
     /// The target of a symlink.

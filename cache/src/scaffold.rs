@@ -3,12 +3,13 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{CWD, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::apply::{Apply, Purpose};
 use crate::error::{StoreError, ViewError};
 use crate::limits::Limits;
+use crate::owners;
 use crate::sys;
 use crate::view::{Follow, RootView, absolute, join};
 
@@ -128,17 +129,8 @@ fn restore_times(view: &RootView, into: &Path, directories: &[Vec<u8>]) -> Resul
         };
         let found = &entry.metadata;
         if path.is_empty() {
-            let (uid, gid) = (
-                rustix::fs::Uid::from_raw(found.uid),
-                rustix::fs::Gid::from_raw(found.gid),
-            );
-            let now = sys::fstat(&directory).map_err(StoreError::inside("look at", path))?;
-            if (now.uid, now.gid) != (found.uid, found.gid) {
-                rustix::fs::chownat(&directory, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
-                    .map_err(StoreError::inside("set the owner of", path))?;
-            }
-            rustix::fs::fchmod(&directory, Mode::from_raw_mode(found.mode))
-                .map_err(StoreError::inside("set the mode of", path))?;
+            owners::set(&directory, found.uid, found.gid, found.mode)
+                .map_err(StoreError::inside("set owner and mode of", path))?;
         }
         let time = Timespec {
             tv_sec: found.mtime.seconds,

@@ -24,6 +24,7 @@ use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
 use crate::meta::Meta;
+use crate::owners;
 use crate::recover;
 use crate::session::{self, Scratch};
 use crate::sys;
@@ -136,6 +137,37 @@ impl Store {
             .clone();
         warnings.append(&mut self.0.meta.warnings());
         warnings
+    }
+
+    /// Fails if the trees of this store have owners of another kind than this process makes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OtherOwners`], or a file that cannot be read or written.
+    pub(crate) fn check_owners(&self) -> Result<(), StoreError> {
+        let layout = &self.0.layout;
+        let recorded = owners::are_recorded();
+        let mark = layout.recorded_owners();
+        let marked = mark.exists();
+        if recorded == marked {
+            return Ok(());
+        }
+        let trees = layout.trees();
+        let empty = std::fs::read_dir(&trees)
+            .map_err(StoreError::io("list", &trees))?
+            .next()
+            .is_none();
+        if !empty {
+            return Err(StoreError::OtherOwners {
+                root: layout.root().to_path_buf(),
+                recorded: marked,
+            });
+        }
+        if recorded {
+            std::fs::write(&mark, b"").map_err(StoreError::io("write", &mark))
+        } else {
+            std::fs::remove_file(&mark).map_err(StoreError::io("remove", &mark))
+        }
     }
 
     /// Returns the root directory.

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::entry::{FileKind, Metadata, Timestamp};
+use crate::owners;
 
 /// Flags to open a directory only to name things below it.
 pub(crate) const DIRECTORY: OFlags = OFlags::PATH
@@ -114,7 +115,7 @@ fn is_symlink(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
 }
 
 /// Stats `path` below `dir`, not following a last symlink; none if nothing is there.
-pub(crate) fn lstat(dir: impl AsFd, path: &[u8]) -> io::Result<Option<Metadata>> {
+pub(crate) fn foreign_lstat(dir: impl AsFd, path: &[u8]) -> io::Result<Option<Metadata>> {
     let flags = if path.is_empty() {
         AtFlags::EMPTY_PATH
     } else {
@@ -127,9 +128,20 @@ pub(crate) fn lstat(dir: impl AsFd, path: &[u8]) -> io::Result<Option<Metadata>>
     }
 }
 
-/// Stats an open file.
+/// As [`foreign_lstat`], for what this store has made: with the owners that are recorded there.
+pub(crate) fn lstat(dir: impl AsFd, path: &[u8]) -> io::Result<Option<Metadata>> {
+    let mut found = foreign_lstat(&dir, path)?;
+    if let Some(found) = &mut found {
+        owners::recorded_at(dir, path, found)?;
+    }
+    Ok(found)
+}
+
+/// Stats an open file of this store, or of somebody else where the owner is of no interest.
 pub(crate) fn fstat(file: impl AsFd) -> io::Result<Metadata> {
-    Ok(metadata(&rustix::fs::fstat(file)?))
+    let mut found = metadata(&rustix::fs::fstat(&file)?);
+    owners::recorded_of(file, &mut found)?;
+    Ok(found)
 }
 
 /// Translates `struct stat`.
@@ -209,14 +221,30 @@ pub(crate) fn proc_path(dir: impl AsFd, name: &[u8]) -> Vec<u8> {
 
 /// Reads one extended attribute of `path` below `dir`, not following a last symlink.
 pub(crate) fn xattr(dir: impl AsFd, path: &[u8], name: &str) -> io::Result<Option<Vec<u8>>> {
-    let path = proc_path(dir, path);
-    value_of(|buffer| rustix::fs::lgetxattr(path.as_slice(), name, buffer))
+    path_xattr_nofollow(&proc_path(dir, path), name)
+}
+
+fn path_xattr_nofollow(path: &[u8], name: &str) -> io::Result<Option<Vec<u8>>> {
+    let value = value_of(|buffer| rustix::fs::lgetxattr(path, name, buffer))?;
+    if value.is_none() && name == crate::tree_tar::CAPABILITY {
+        return owners::capability(path);
+    }
+    Ok(value)
+}
+
+/// Reads one extended attribute of what a path names, which is no symlink.
+pub(crate) fn path_xattr(path: &[u8], name: &str) -> io::Result<Option<Vec<u8>>> {
+    value_of(|buffer| rustix::fs::getxattr(path, name, buffer))
 }
 
 /// Reads one extended attribute of an open file.
 pub(crate) fn fxattr(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     let file = file.as_fd();
-    value_of(|buffer| rustix::fs::fgetxattr(file, name, buffer))
+    let value = value_of(|buffer| rustix::fs::fgetxattr(file, name, buffer))?;
+    if value.is_none() && name == crate::tree_tar::CAPABILITY {
+        return owners::capability(format!("/proc/self/fd/{}", file.as_raw_fd()).as_bytes());
+    }
+    Ok(value)
 }
 
 /// Calls `read` with buffers until the value fits.

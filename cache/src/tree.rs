@@ -274,6 +274,7 @@ impl Store {
     ///
     /// If another process was faster, its tree is returned and ours stays where it is.
     pub(crate) fn publish_tree(&self, tree: &Path, seal: Seal) -> Result<Layer, StoreError> {
+        self.check_owners()?;
         let diff_id = seal.diff_id;
         let _lock = StoreLock::wait(
             &self.layout().named_lock(&format!("tree:{diff_id}")),

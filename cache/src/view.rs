@@ -25,6 +25,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::error::ViewError;
+use crate::owners;
 use crate::sys;
 use crate::tree::Layer;
 
@@ -530,7 +531,7 @@ impl RootView {
         for attribute in sys::xattr_names(&directory, name)
             .map_err(ViewError::io("list the attributes of", &entry.path))?
         {
-            if is_overlay_attribute(&attribute) {
+            if is_overlay_attribute(&attribute) || owners::is_record(&attribute) {
                 continue;
             }
             let Ok(text) = std::str::from_utf8(&attribute) else {
@@ -541,6 +542,14 @@ impl RootView {
             if let Some(value) = value {
                 attributes.push((OsString::from_vec(attribute), value));
             }
+        }
+        let capability = crate::tree_tar::CAPABILITY;
+        let known = attributes.iter().any(|(name, _)| name == capability);
+        if !known
+            && let Some(value) = owners::capability(&sys::proc_path(&directory, name))
+                .map_err(ViewError::io("read the attributes of", &entry.path))?
+        {
+            attributes.push((OsString::from(capability), value));
         }
         Ok(attributes)
     }

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, mkdirat, statfs};
 use rustix::mount::MountAttrFlags;
 
 use crate::mount::{FileSystem, open_path};
-use crate::spec::Limits;
+use crate::spec::{Limits, Swap};
 use crate::wire::{InStep as _, Step};
 
 /// Scheduling period of processor limits in microseconds, as everybody uses it.
@@ -30,16 +30,18 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 enum Controller {
     Memory,
     Cpu,
+    Cpuset,
     Pids,
 }
 
 impl Controller {
-    const ALL: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+    const ALL: [Self; 4] = [Self::Memory, Self::Cpu, Self::Cpuset, Self::Pids];
 
     fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
             Self::Pids => "pids",
         }
     }
@@ -54,6 +56,27 @@ enum Home {
     Legacy(PathBuf),
 }
 
+impl Home {
+    /// The mount point of the hierarchy.
+    fn root(&self) -> &Path {
+        let (Self::Unified(directory) | Self::Legacy(directory)) = self;
+        let is_root = |directory: &&Path| {
+            directory
+                .parent()
+                .is_none_or(|parent| !parent.join("cgroup.procs").exists())
+        };
+        directory.ancestors().find(is_root).unwrap_or(directory)
+    }
+
+    /// Another directory of the same hierarchy.
+    fn at(&self, directory: PathBuf) -> Self {
+        match self {
+            Self::Unified(_) => Self::Unified(directory),
+            Self::Legacy(_) => Self::Legacy(directory),
+        }
+    }
+}
+
 /// The control group of one sandbox.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -61,6 +84,8 @@ pub(crate) struct Cgroup {
     directories: Vec<PathBuf>,
     legacy: Vec<(Controller, PathBuf)>,
     memory: Option<Home>,
+    /// Groups above that were made for this one.
+    parents: Vec<PathBuf>,
 }
 
 impl Cgroup {
@@ -77,17 +102,18 @@ impl Cgroup {
             directories: Vec::new(),
             legacy: Vec::new(),
             memory: None,
+            parents: Vec::new(),
         };
         let mut warnings = Vec::new();
         for controller in Controller::ALL {
-            let settings = settings(controller, limits);
-            if settings.is_empty() {
+            if !concerns(controller, limits) {
                 continue;
             }
             let made = hierarchies
                 .home(controller)
                 .ok_or_else(|| format!("this host has no {} controller", controller.name()))
-                .and_then(|home| cgroup.add(controller, &home, &name, &settings));
+                .and_then(|home| cgroup.below(home, limits.parent.as_deref()))
+                .and_then(|home| cgroup.add(controller, &home, &name, limits));
             if let Err(why) = made {
                 warnings.push(format!(
                     "the {} limit is not in force: {why}",
@@ -104,7 +130,7 @@ impl Cgroup {
         controller: Controller,
         home: &Home,
         name: &str,
-        settings: &[Setting],
+        limits: &Limits,
     ) -> Result<(), String> {
         let explain = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
         let (parent, unified) = match home {
@@ -119,21 +145,12 @@ impl Cgroup {
             fs::create_dir(&directory).map_err(|error| explain(&directory, error))?;
             self.directories.push(directory.clone());
         }
-        for setting in settings {
-            let file = directory.join(if unified {
-                setting.unified
-            } else {
-                setting.legacy
-            });
-            let value = if unified {
-                &setting.unified_value
-            } else {
-                &setting.legacy_value
-            };
+        for Setting { name, value } in settings(controller, limits, unified, parent) {
+            let file = directory.join(name);
             match fs::write(&file, value) {
                 Ok(()) => {}
                 // Without swap accounting the file is not there.
-                Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if name.contains("sw") && error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(explain(&file, error)),
             }
         }
@@ -147,6 +164,24 @@ impl Cgroup {
             self.legacy.push((controller, directory));
         }
         Ok(())
+    }
+
+    /// Goes down to a group below the root of a hierarchy, making what is missing of it.
+    fn below(&mut self, home: Home, parent: Option<&str>) -> Result<Home, String> {
+        let Some(parent) = parent else {
+            return Ok(home);
+        };
+        let mut directory = home.root().to_path_buf();
+        for name in parent.split('/') {
+            directory.push(name);
+            match fs::create_dir(&directory) {
+                // Removed with the group, the innermost first, if nobody else uses it.
+                Ok(()) => self.parents.insert(0, directory.clone()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(format!("{}: {error}", directory.display())),
+            }
+        }
+        Ok(home.at(directory))
     }
 
     /// Moves the calling process into the group; returns what did not work.
@@ -185,61 +220,138 @@ impl Cgroup {
                 Ok(()) => false,
                 Err(error) => error.raw_os_error() == Some(libc::EBUSY),
             });
-        (!self.directories.is_empty()).then_some(self)
+        if self.directories.is_empty() {
+            for parent in &self.parents {
+                // Somebody else may be in it by now.
+                let _ = fs::remove_dir(parent);
+            }
+            return None;
+        }
+        Some(self)
     }
 }
 
-/// One file of a controller with its value, by version.
+/// One file of a controller with its value.
+#[derive(Debug, PartialEq, Eq)]
 struct Setting {
-    unified: &'static str,
-    unified_value: String,
-    legacy: &'static str,
-    legacy_value: String,
-    optional: bool,
+    name: &'static str,
+    value: String,
 }
 
-fn settings(controller: Controller, limits: &Limits) -> Vec<Setting> {
+fn concerns(controller: Controller, limits: &Limits) -> bool {
     match controller {
-        Controller::Memory => limits.memory.map_or_else(Vec::new, |bytes| {
-            vec![
-                Setting {
-                    unified: "memory.max",
-                    unified_value: bytes.to_string(),
-                    legacy: "memory.limit_in_bytes",
-                    legacy_value: bytes.to_string(),
-                    optional: false,
-                },
-                // As much swap again, as Docker does.
-                Setting {
-                    unified: "memory.swap.max",
-                    unified_value: bytes.to_string(),
-                    legacy: "memory.memsw.limit_in_bytes",
-                    legacy_value: bytes.saturating_mul(2).to_string(),
-                    optional: true,
-                },
-            ]
-        }),
-        Controller::Cpu => limits.cpus.map_or_else(Vec::new, |cpus| {
-            // The kernel refuses less than a millisecond.
-            let quota = ((cpus * f64::from(CPU_PERIOD)).round() as u64).max(1000);
-            vec![Setting {
-                unified: "cpu.max",
-                unified_value: format!("{quota} {CPU_PERIOD}"),
-                legacy: "cpu.cfs_quota_us",
-                legacy_value: quota.to_string(),
-                optional: false,
-            }]
-        }),
-        Controller::Pids => limits.pids.map_or_else(Vec::new, |pids| {
-            vec![Setting {
-                unified: "pids.max",
-                unified_value: pids.to_string(),
-                legacy: "pids.max",
-                legacy_value: pids.to_string(),
-                optional: false,
-            }]
-        }),
+        Controller::Memory => limits.memory.is_some(),
+        Controller::Cpu => {
+            limits.cpus.is_some()
+                || limits.cpu_shares.is_some()
+                || limits.cpu_period.is_some()
+                || limits.cpu_quota.is_some()
+        }
+        Controller::Cpuset => limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some(),
+        Controller::Pids => limits.pids.is_some(),
     }
+}
+
+/// What to write for a controller of version 2 (`unified`) or 1, in this order.
+fn settings(controller: Controller, limits: &Limits, unified: bool, parent: &Path) -> Vec<Setting> {
+    let setting = |name, value: String| Setting { name, value };
+    match controller {
+        Controller::Memory => memory_settings(limits, unified),
+        Controller::Cpu => cpu_settings(limits, unified),
+        Controller::Cpuset => {
+            // Of version 1 both have to be there before a process may enter.
+            let inherited = |name: &str| {
+                let text = fs::read_to_string(parent.join(name)).unwrap_or_default();
+                (!unified).then(|| text.trim().to_owned())
+            };
+            [
+                ("cpuset.cpus", &limits.cpuset_cpus),
+                ("cpuset.mems", &limits.cpuset_mems),
+            ]
+            .into_iter()
+            .filter_map(|(name, list)| {
+                let list = list.clone().or_else(|| inherited(name))?;
+                Some(setting(name, list))
+            })
+            .collect()
+        }
+        Controller::Pids => limits
+            .pids
+            .map(|pids| setting("pids.max", pids.to_string()))
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn memory_settings(limits: &Limits, unified: bool) -> Vec<Setting> {
+    let Some(bytes) = limits.memory else {
+        return Vec::new();
+    };
+    let swap = match limits.swap {
+        Swap::AsMuchAgain => Some(bytes),
+        Swap::Bytes(swap) => Some(swap),
+        Swap::Unlimited => None,
+    };
+    let (memory, both) = if unified {
+        ("memory.max", "memory.swap.max")
+    } else {
+        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+    };
+    let swap = match swap {
+        Some(swap) if unified => swap.to_string(),
+        Some(swap) => bytes.saturating_add(swap).to_string(),
+        None if unified => "max".to_owned(),
+        None => "-1".to_owned(),
+    };
+    vec![
+        Setting {
+            name: memory,
+            value: bytes.to_string(),
+        },
+        Setting {
+            name: both,
+            value: swap,
+        },
+    ]
+}
+
+fn cpu_settings(limits: &Limits, unified: bool) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let mut add = |name, value: String| settings.push(Setting { name, value });
+    if let Some(shares) = limits.cpu_shares {
+        if unified {
+            // The same line from 2…262144 to 1…10000 as everybody has.
+            let shares = shares.clamp(2, 262_144);
+            add(
+                "cpu.weight",
+                (1 + (shares - 2) * 9999 / 262_142).to_string(),
+            );
+        } else {
+            add("cpu.shares", shares.to_string());
+        }
+    }
+    let period = limits.cpu_period.unwrap_or(CPU_PERIOD.into());
+    let quota = match limits.cpus {
+        // The kernel refuses less than a millisecond.
+        Some(cpus) => Some(((cpus * f64::from(CPU_PERIOD)).round() as u64).max(1000)),
+        None => limits.cpu_quota,
+    };
+    if quota.is_some() || limits.cpu_period.is_some() {
+        if unified {
+            let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+            add("cpu.max", format!("{quota} {period}"));
+        } else {
+            add("cpu.cfs_period_us", period.to_string());
+            if let Some(quota) = quota {
+                add("cpu.cfs_quota_us", quota.to_string());
+            }
+        }
+    }
+    settings
+}
+
+fn is_writable(directory: &Path) -> bool {
+    rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 /// Lets groups below `parent` use a controller.
@@ -250,14 +362,34 @@ fn enable(parent: &Path, controller: Controller) -> Result<(), String> {
     if enabled.split_whitespace().any(|word| word == name) {
         return Ok(());
     }
-    fs::write(&file, format!("+{name}")).map_err(|error| {
-        let why = if error.raw_os_error() == Some(libc::EBUSY) {
-            " (the group has processes of its own, so it cannot have limited groups in it)"
-        } else {
-            ""
-        };
-        format!("{}: {error}{why}", file.display())
-    })
+    let explain = |error: io::Error| format!("{}: {error}", file.display());
+    match fs::write(&file, format!("+{name}")) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            // A group with processes of its own cannot have limited groups in it: they go aside.
+            move_aside(parent)?;
+            fs::write(&file, format!("+{name}")).map_err(explain)
+        }
+        result => result.map_err(explain),
+    }
+}
+
+/// Moves all processes of a group into a group below it.
+fn move_aside(parent: &Path) -> Result<(), String> {
+    let aside = parent.join(format!("{}-supervisor", owner_name()));
+    let explain = |error: io::Error| format!("{}: {error}", aside.display());
+    match fs::create_dir(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(explain(error)),
+        _ => {}
+    }
+    let processes = fs::read_to_string(parent.join("cgroup.procs")).map_err(explain)?;
+    for process in processes.lines() {
+        match fs::write(aside.join("cgroup.procs"), process) {
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            result => result.map_err(explain)?,
+        }
+    }
+    Ok(())
 }
 
 /// Says which limits can be held here, and by which version.
@@ -284,6 +416,8 @@ pub(crate) fn describe() -> Result<String, String> {
 #[derive(Debug, Default)]
 struct Hierarchies {
     unified: Option<PathBuf>,
+    /// Our own group in it.
+    own: Option<PathBuf>,
     /// Names of controllers and the directory.
     legacy: Vec<(Vec<String>, PathBuf)>,
 }
@@ -298,6 +432,7 @@ impl Hierarchies {
     /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup`.
     fn parse(mounts: &str, groups: &str) -> Self {
         let mut found = Self::default();
+        let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
         for line in mounts.lines() {
             let Some((left, right)) = line.split_once(" - ") else {
                 continue;
@@ -332,6 +467,11 @@ impl Hierarchies {
                 _ => {}
             }
         }
+        found.own = found
+            .unified
+            .as_deref()
+            .zip(own)
+            .map(|(root, own)| root.join(own));
         found
     }
 
@@ -340,7 +480,12 @@ impl Hierarchies {
         if let Some(root) = &self.unified {
             let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
             if offered.split_whitespace().any(|word| word == name) {
-                return Some(Home::Unified(root.clone()));
+                // Without rights at the root, below our own group: that may be given to this user.
+                let home = match &self.own {
+                    Some(own) if !is_writable(root) => own.clone(),
+                    _ => root.clone(),
+                };
+                return Some(Home::Unified(home));
             }
         }
         let (_, directory) = self
@@ -444,6 +589,7 @@ pub(crate) fn mount_view(
         let (name, key) = match controller {
             Controller::Memory => ("memory", c"memory"),
             Controller::Cpu => ("cpu", c"cpu"),
+            Controller::Cpuset => ("cpuset", c"cpuset"),
             Controller::Pids => ("pids", c"pids"),
         };
         mkdirat(&parent, name, Mode::from_raw_mode(0o755)).step(step)?;
@@ -482,6 +628,47 @@ mod tests {
             own_group("4:memory:/a/b\n", &["rw".into(), "memory".into()]),
             Some("/a/b")
         );
+    }
+
+    #[test]
+    fn limits_are_written_in_the_words_of_each_version() {
+        let limits = Limits {
+            memory: Some(100),
+            swap: Swap::Bytes(20),
+            cpus: Some(1.5),
+            cpu_shares: Some(1024),
+            ..Limits::default()
+        };
+        let written = |controller, unified| -> Vec<String> {
+            settings(controller, &limits, unified, Path::new("/"))
+                .into_iter()
+                .map(|Setting { name, value }| format!("{name}={value}"))
+                .collect()
+        };
+        assert_eq!(
+            written(Controller::Memory, true),
+            ["memory.max=100", "memory.swap.max=20"]
+        );
+        assert_eq!(
+            written(Controller::Memory, false),
+            [
+                "memory.limit_in_bytes=100",
+                "memory.memsw.limit_in_bytes=120"
+            ]
+        );
+        assert_eq!(
+            written(Controller::Cpu, true),
+            ["cpu.weight=39", "cpu.max=150000 100000"]
+        );
+        assert_eq!(
+            written(Controller::Cpu, false),
+            [
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=150000"
+            ]
+        );
+        assert!(!concerns(Controller::Cpuset, &limits) && !concerns(Controller::Pids, &limits));
     }
 
     #[test]

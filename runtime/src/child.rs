@@ -12,6 +12,7 @@
 //! Everything that is opened here is closed by exec, the setup socket included: its end tells the
 //! program that the command runs.
 
+mod chroot;
 mod command;
 mod devices;
 mod identity;
@@ -28,12 +29,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::cgroup::Cgroup;
+use crate::isolation::isolation;
 use crate::mount::{Detached, READ_ONLY, Stage};
 use crate::overlay;
 use crate::spec::{Network, Sandbox};
 use crate::sys::{self, CloneFlags};
+use crate::userns::in_user_namespace;
 use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
-use crate::{net, seccomp};
+use crate::{emulation, net, seccomp};
 
 /// The setup socket, as the child uses it.
 pub(crate) struct Report<'a>(BorrowedFd<'a>);
@@ -46,11 +49,23 @@ impl Report<'_> {
     }
 }
 
+impl Report<'_> {
+    /// Hands the calls out that need ids which this process does not have.
+    fn hand_out_calls(&self) -> Step<()> {
+        let step = "hand system calls about owners out";
+        let listener = sys::install_listener(&emulation::filter()).step(step)?;
+        wire::tell(self.0, &Setup::Owners, &[listener.as_fd()]).step(step)
+    }
+}
+
 /// Namespaces to clone the child into.
 ///
 /// The cgroup namespace comes later if the child must first move into a control group, the network
 /// namespace if it must first be connected from outside.
 pub(crate) fn namespaces(sandbox: &Sandbox) -> CloneFlags {
+    if !isolation().has_namespaces() {
+        return 0;
+    }
     let mut flags =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if sandbox.limits.is_empty() {
@@ -93,6 +108,9 @@ fn set_up(
     state_dir: &Path,
 ) -> Step<Never> {
     let report = Report(request.setup.as_fd());
+    if !isolation().has_namespaces() {
+        return chroot::set_up(sandbox, request, cgroup, &report);
+    }
     if let Some(cgroup) = cgroup {
         for warning in cgroup.join() {
             report.warn(warning);
@@ -106,7 +124,7 @@ fn set_up(
         Network::None => net::loopback_up()?,
         Network::Private => net::connect(state_dir)?,
     }
-    rustix::system::sethostname(sandbox.hostname.as_bytes()).step("set the host name")?;
+    set_host_name(&sandbox.hostname, &report)?;
 
     let proc = kernel::make_proc(&sandbox.security)?;
     let mut stage = Stage::new()?;
@@ -135,6 +153,17 @@ fn set_up(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     identity::give_up_rights(sandbox, filter.as_deref(), &report)?;
     Err(command::execute(&sandbox.process))
+}
+
+/// Sets the host name; some containers around us refuse that, and next to nobody needs it.
+fn set_host_name(name: &str, report: &Report<'_>) -> Step<()> {
+    match rustix::system::sethostname(name.as_bytes()) {
+        Err(rustix::io::Errno::PERM) if in_user_namespace() => {
+            report.warn("the container around this process keeps its host name: it cannot be set");
+            Ok(())
+        }
+        result => result.step("set the host name"),
+    }
 }
 
 /// Mounts the root file system aside.

@@ -24,7 +24,9 @@
 
 mod cgroup;
 mod child;
+pub mod emulation;
 mod error;
+mod isolation;
 mod mount;
 mod net;
 mod overlay;
@@ -40,13 +42,12 @@ mod wire;
 pub mod probe;
 
 pub use error::SandboxError;
+pub use isolation::{Ground, Isolation, isolation, settle};
 pub use probe::{Ability, HostReport, probe};
 pub use running::{ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use spec::{
     CapabilitySet, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind, RootFs,
-    Sandbox, Seccomp, Security, UpperDir, User,
+    Sandbox, Seccomp, Security, Swap, UpperDir, User,
 };
-pub use userns::{
-    enter_user_namespace, has_private_network, in_user_namespace, needs_user_namespace,
-};
+pub use userns::{has_private_network, in_user_namespace};

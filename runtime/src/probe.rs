@@ -143,7 +143,7 @@ impl From<String> for Detail {
     }
 }
 
-fn overlay() -> Result<(), String> {
+pub(crate) fn overlay() -> Result<(), String> {
     let text = |failure: Failure| crate::SandboxError::from(failure).to_string();
     sys::unshare(libc::CLONE_NEWNS).map_err(|error| error.to_string())?;
     let base = FileSystem::new("tmpfs").map_err(text)?;
@@ -187,7 +187,7 @@ fn seccomp() -> Result<String, String> {
 
 fn user_namespace() -> Result<String, String> {
     // A process with threads may not enter one: a process of its own tries.
-    sys::try_in_child(|| sys::unshare(libc::CLONE_NEWUSER))
+    sys::try_in_child(0, || sys::unshare(libc::CLONE_NEWUSER))
         .map(|()| String::new())
         .map_err(|error: io::Error| error.to_string())
 }

@@ -40,6 +40,7 @@ pub struct Running {
     pub(crate) warnings: Vec<String>,
     pub(crate) status: Option<ExitStatus>,
     pub(crate) cpu_time: Option<Duration>,
+    pub(crate) out_of_memory: bool,
     /// Keeps the spawner alive.
     pub(crate) _spawner: Arc<runtime::Spawner>,
 }
@@ -64,6 +65,7 @@ impl Running {
             match wire::hear::<Status>(&self.status_socket, flags) {
                 Ok(Some((Status::Exited(exit), _))) => {
                     self.cpu_time = Some(Duration::from_millis(exit.cpu_ms));
+                    self.out_of_memory = exit.out_of_memory;
                     self.status = Some(exit.into());
                 }
                 Ok(Some((Status::Started, _))) => {}
@@ -78,6 +80,12 @@ impl Running {
             }
         }
         Ok(self.status)
+    }
+
+    /// Says whether a process of the sandbox was killed because it had too little memory; known when the
+    /// sandbox has ended.
+    pub fn was_out_of_memory(&self) -> bool {
+        self.out_of_memory
     }
 
     /// Returns a descriptor of the process, readable when the sandbox is gone.

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::isolation::isolation;
 use crate::wire::{self, Failure, Request, Setup, Status};
-use crate::{Running, Sandbox, SandboxError, Stdio, running, sys};
+use crate::{Running, Sandbox, SandboxError, Stdio, emulation, running, sys};
 
 /// What a [`Runtime`] needs from its user.
 #[derive(Debug, Clone)]
@@ -157,6 +158,11 @@ fn follow(
     {
         match message {
             Setup::Warning(text) => warnings.push(text),
+            Setup::Owners => {
+                if let Some(listener) = descriptors.into_iter().next() {
+                    emulation::start(listener).map_err(host("start a thread"))?;
+                }
+            }
             Setup::Terminal => terminal = descriptors.into_iter().next(),
             Setup::Failed(found) => failure = failure.or(Some(found)),
         }
@@ -178,6 +184,7 @@ fn follow(
         warnings,
         status: None,
         cpu_time: None,
+        out_of_memory: false,
         _spawner: Arc::clone(spawner),
     };
     match failure {
@@ -202,6 +209,7 @@ impl Spawner {
         let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
         let hello = wire::Hello {
             state_dir: options.state_dir.clone(),
+            isolation: isolation(),
         };
         wire::tell(control, &hello, &[]).map_err(|_| SandboxError::SpawnerGone)?;
         match wire::hear::<wire::Ready>(control, RecvFlags::empty()) {
@@ -221,12 +229,7 @@ fn not_permitted(source: io::Error) -> SandboxError {
     let what = "make the namespaces of a sandbox".to_owned();
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            let hint = if rustix::process::geteuid().is_root() {
-                "this process is root without CAP_SYS_ADMIN, as in an ordinary container: start \
-                 the container with --privileged or --cap-add SYS_ADMIN and seccomp=unconfined"
-            } else {
-                "run as root, for example with sudo: sandboxes without root are not supported yet"
-            };
+            let hint = "`rbuild doctor` tells what this host allows";
             SandboxError::NotPermitted {
                 what,
                 hint: hint.into(),

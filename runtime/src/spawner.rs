@@ -11,10 +11,14 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::RecvFlags;
-use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions, set_dumpable_behavior, waitid};
+use rustix::process::{
+    DumpableBehavior, WaitId, WaitIdOptions, getpid, set_child_subreaper, set_dumpable_behavior,
+    waitid,
+};
 
 use crate::cgroup::Cgroup;
 use crate::child;
+use crate::isolation::{self, isolation};
 use crate::net;
 use crate::spec::{Network, Sandbox};
 use crate::sys::{self, Birth, Cloned};
@@ -23,6 +27,7 @@ use crate::wire::{self, Exit, Failure, Hello, InStep as _, Ready, Request, Setup
 
 /// A sandbox as the spawner sees it.
 struct Child {
+    pid: i32,
     pidfd: OwnedFd,
     status: OwnedFd,
     cgroup: Option<Cgroup>,
@@ -44,6 +49,7 @@ pub(crate) fn run(birth: Birth) {
     let Ok(Some((hello, _))) = wire::hear::<Hello>(&birth.control, RecvFlags::empty()) else {
         return;
     };
+    isolation::inherit(hello.isolation);
     let ready = prepare();
     let usable = ready.is_ok();
     let answer = ready.map_or_else(Ready::No, |()| Ready::Yes);
@@ -77,6 +83,10 @@ fn prepare() -> Step<()> {
     .step_at("open", "/dev/null")?;
     rustix::stdio::dup2_stdin(&null).step("replace standard input")?;
     rustix::stdio::dup2_stdout(&null).step("replace standard output")?;
+    if !isolation().has_namespaces() {
+        // What a killed step leaves behind shall become our child, so that it can be killed.
+        return set_child_subreaper(Some(getpid())).step("become the parent of orphans");
+    }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).step("make all mounts private")
 }
@@ -100,7 +110,8 @@ impl Spawner {
             for index in (0..self.children.len()).rev() {
                 if ready[index + 2] {
                     let child = self.children.swap_remove(index);
-                    self.emptied.extend(reap(child));
+                    let pid = child.pid;
+                    self.emptied.extend(reap(child, || self.kill_strays(pid)));
                 }
             }
             if !self.emptied.is_empty() {
@@ -146,10 +157,11 @@ impl Spawner {
         let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
         match sys::clone_process(child::namespaces(&sandbox)) {
             Ok(Cloned::Child) => child::run(&sandbox, request, cgroup.as_ref(), &self.state_dir),
-            Ok(Cloned::Parent { pidfd, .. }) => {
+            Ok(Cloned::Parent { pid, pidfd }) => {
                 // An error means that the program has gone, which the loop will notice.
                 let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
                 self.children.push(Child {
+                    pid,
                     pidfd,
                     status,
                     cgroup,
@@ -163,14 +175,30 @@ impl Spawner {
         }
     }
 
+    /// Without pid namespaces: kills what a step has left that was killed with its supervisor.
+    fn kill_strays(&self, ended: i32) {
+        if isolation().has_namespaces() {
+            return;
+        }
+        let known = self.children.iter().map(|child| child.pid).chain([ended]);
+        let known: Vec<i32> = known.collect();
+        sys::kill_children(&known);
+    }
+
     /// Kills what runs and leaves the host as it was.
     fn end(mut self) {
         for child in &self.children {
             // An error means that it has ended already.
             let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
         }
-        self.emptied
-            .extend(self.children.drain(..).filter_map(reap));
+        self.emptied.extend(
+            self.children
+                .drain(..)
+                .filter_map(|child| reap(child, || {})),
+        );
+        if !isolation().has_namespaces() {
+            sys::kill_children(&[]);
+        }
         // What is still busy will be found by its name.
         self.emptied
             .drain(..)
@@ -181,8 +209,10 @@ impl Spawner {
     }
 }
 
-/// Collects an ended child: its pid namespace is empty by then. Returns its control group.
-fn reap(child: Child) -> Option<Cgroup> {
+/// Collects an ended child: its pid namespace is empty by then; where it has none, `kill_strays` sees to
+/// that. Returns its control group.
+fn reap(child: Child, kill_strays: impl FnOnce()) -> Option<Cgroup> {
+    kill_strays();
     // Children are reaped one at a time, so the difference is this one's.
     let before = sys::children_cpu_time();
     let found = rustix::io::retry_on_intr(|| {

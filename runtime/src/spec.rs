@@ -71,6 +71,10 @@ pub struct RootFs {
     pub upper: Option<UpperDir>,
     /// Makes the root read-only although there is an upper directory.
     pub readonly: bool,
+    /// A plain directory with everything in it, in place of layers: for
+    /// [`Isolation::Chroot`](crate::Isolation::Chroot), which can mount nothing.
+    #[serde(with = "bytes::option")]
+    pub plain: Option<PathBuf>,
 }
 
 /// The writable directory of an overlay with its work directory, on one file system.
@@ -302,19 +306,45 @@ impl RlimitKind {
 }
 
 /// Limits of all processes of a sandbox together. What the host cannot enforce becomes a warning.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes.
     pub memory: Option<u64>,
+    /// Swap beyond that; counts with a limit of memory only.
+    pub swap: Swap,
     /// Processor time as a number of processors, such as `1.5`.
     pub cpus: Option<f64>,
+    /// Weight against others; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// Scheduling period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Processor time in each period in microseconds.
+    pub cpu_quota: Option<u64>,
+    /// Processors, as the kernel writes lists: `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes.
+    pub cpuset_mems: Option<String>,
     /// Number of processes and threads.
     pub pids: Option<u64>,
+    /// Control group to be below, from the root of each hierarchy; no `..` in it.
+    pub parent: Option<String>,
+}
+
+/// How much swap there is beyond a limit of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swap {
+    /// As much as memory, as in Docker.
+    #[default]
+    AsMuchAgain,
+    /// This many bytes.
+    Bytes(u64),
+    /// Any amount.
+    Unlimited,
 }
 
 impl Limits {
     /// Says whether nothing is limited.
     pub fn is_empty(&self) -> bool {
-        self.memory.is_none() && self.cpus.is_none() && self.pids.is_none()
+        *self == Self::default()
     }
 }

@@ -10,12 +10,17 @@ mod birth;
 mod calls;
 mod clone;
 mod init;
+mod notify;
 
 pub(crate) use birth::{Birth, spawn_spawner};
 pub(crate) use calls::{
-    Instruction, children_cpu_time, close_on_exec_from, enable_extended_acks, execute, exit_now,
-    install_seccomp, is_known, join_new_session_keyring, mount_setattr, reset_signals, send_signal,
-    try_in_child, unshare, unshare_file_system,
+    Instruction, children_cpu_time, close_on_exec_from, die_with_parent, enable_extended_acks,
+    execute, exit_now, install_seccomp, is_known, join_new_session_keyring, mount_setattr,
+    reset_signals, send_signal, try_in_child, unshare, unshare_file_system,
 };
 pub(crate) use clone::{CloneFlags, Cloned, clone_process};
-pub(crate) use init::{be_init, block_signals, restore_signals};
+pub(crate) use init::{be_init, be_supervisor, block_signals, kill_children, restore_signals};
+pub(crate) use notify::{
+    Notification, answer_fast, install_listener, is_still_asking, next_notification, read_memory,
+    read_text, send_answer, write_memory,
+};

@@ -16,6 +16,7 @@ use rustix::process::{Gid, Pid, Uid, WaitOptions, getegid, geteuid, getpid, wait
 use rustix::thread::{CapabilitySet, capabilities, set_thread_res_gid, set_thread_res_uid};
 
 use crate::SandboxError;
+use crate::isolation::{Isolation, isolation};
 use crate::sys::{self, Cloned};
 
 /// Where the set-user-id programs that write id maps are.
@@ -25,26 +26,24 @@ const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/usr/l
 /// they may be the same in one below it.
 const FIRST_NAMESPACE: u64 = 0xefff_fffd;
 
-/// Says whether this process needs a user namespace before it can make sandboxes: it is not root, or
-/// root without the right to mount, as in an ordinary container.
-pub fn needs_user_namespace() -> bool {
-    let may_mount =
-        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-    !may_mount
+/// Says whether this process has a single user id, so that it cannot give files to others.
+pub(crate) fn has_single_id() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    matches!(parse_map(&map)[..], [[_, _, 1]])
 }
 
 /// Says whether this process is in a user namespace other than the first.
 ///
-/// Asked once in a process; [`enter_user_namespace`] comes before.
+/// Asked once in a process; [`settle`](crate::settle) comes before.
 pub fn in_user_namespace() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(find_user_namespace)
 }
 
 /// Says whether [`Network::Private`](crate::Network::Private) is possible: not in a user namespace,
-/// which cannot connect itself to the network outside.
+/// which cannot connect itself to the network outside, nor without namespaces.
 pub fn has_private_network() -> bool {
-    !in_user_namespace()
+    !in_user_namespace() && isolation() == Isolation::Root
 }
 
 fn find_user_namespace() -> bool {
@@ -58,8 +57,46 @@ fn find_user_namespace() -> bool {
 /// of a container) maps all ids that it has.
 ///
 /// The caller must have a single thread: the kernel refuses the others.
-pub fn enter_user_namespace() -> Result<(), SandboxError> {
+pub(crate) fn enter_with_ranges() -> Result<(), SandboxError> {
     let mapper = Mapper::find()?;
+    enter(Some(&mapper))
+}
+
+/// Enters a new user and mount namespace as its user 0, which is the caller; there is no other.
+pub(crate) fn enter_with_single_id() -> Result<(), SandboxError> {
+    let (uid, gid) = own_ids();
+    if !is_unmapped() {
+        enter(None)?;
+    }
+    map_single_id(uid, gid).map_err(host("map the user's own id"))?;
+    become_root()
+}
+
+/// Ids of this process before it entered a namespace.
+fn own_ids() -> (u32, u32) {
+    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
+    *IDS.get_or_init(|| (geteuid().as_raw(), getegid().as_raw()))
+}
+
+/// Says whether this process is in a user namespace whose ids nobody could map.
+pub(crate) fn is_unmapped() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.trim().is_empty())
+}
+
+/// Maps user and group 0 of the namespace of this process to ids outside, which are its own.
+pub(crate) fn map_single_id(uid: u32, gid: u32) -> io::Result<()> {
+    // Groups could be dropped whose members have fewer rights: the kernel wants this first.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+fn enter(mapper: Option<&Mapper>) -> Result<(), SandboxError> {
+    own_ids();
+    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+    let Some(mapper) = mapper else {
+        return sys::unshare(namespaces).map_err(refused);
+    };
     let target = getpid();
     let (mut wait_for_namespace, namespace_made) = io::pipe().map_err(host("make a pipe"))?;
     let (mut answer, mut to_answer) = io::pipe().map_err(host("make a pipe"))?;
@@ -80,7 +117,7 @@ pub fn enter_user_namespace() -> Result<(), SandboxError> {
         Cloned::Parent { pid, .. } => pid,
     };
     drop((wait_for_namespace, to_answer));
-    let entered = sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
+    let entered = sys::unshare(namespaces);
     let mut namespace_made = namespace_made;
     if entered.is_ok() {
         namespace_made
@@ -192,25 +229,37 @@ fn host(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
 }
 
 fn refused(source: io::Error) -> SandboxError {
-    let hint = match source.raw_os_error() {
-        Some(libc::ENOSPC | libc::EUSERS) => {
-            "the limit is in /proc/sys/user/max_user_namespaces".to_owned()
-        }
-        _ if Path::new("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists() => {
-            "set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0, give rbuild an \
-             AppArmor profile that allows `userns`, or run as root"
-                .to_owned()
-        }
-        _ => "the kernel (sysctl kernel.unprivileged_userns_clone) or the container around \
-              this process (a seccomp profile without `unshare`) forbids user namespaces: allow \
-              them, or run as root"
-            .to_owned(),
-    };
     SandboxError::NotPermitted {
         what: "make a user namespace".to_owned(),
-        hint,
+        hint: setting_that_forbids(),
         source,
     }
+}
+
+/// Names the one setting that keeps this process from user namespaces, as far as that can be seen.
+pub(crate) fn setting_that_forbids() -> String {
+    let number = |path: &str| -> Option<u64> { fs::read_to_string(path).ok()?.trim().parse().ok() };
+    if number("/proc/sys/user/max_user_namespaces") == Some(0) {
+        return "set the sysctl `user.max_user_namespaces` to 15000".to_owned();
+    }
+    if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        return "set the sysctl `kernel.unprivileged_userns_clone` to 1".to_owned();
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let filtered = status.lines().any(|line| {
+        line.strip_prefix("Seccomp:")
+            .is_some_and(|mode| mode.trim() == "2")
+    });
+    if filtered {
+        return "start the container around this process with `--security-opt seccomp=unconfined` \
+                (Docker, Podman) or `seccompProfile: {type: Unconfined}` (Kubernetes), so that user \
+                namespaces are allowed"
+            .to_owned();
+    }
+    if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        return "set the sysctl `kernel.apparmor_restrict_unprivileged_userns` to 0".to_owned();
+    }
+    "allow user namespaces to this user, or run as root".to_owned()
 }
 
 fn no_range(file: &str, name: &str) -> SandboxError {

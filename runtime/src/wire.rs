@@ -24,7 +24,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::SandboxError;
+use crate::{Isolation, SandboxError};
 
 /// Largest packet; well below the default socket buffer, which bounds a packet.
 pub(crate) const INLINE: usize = 64 << 10;
@@ -37,6 +37,8 @@ pub(crate) struct Hello {
     /// See [`RuntimeOptions`](crate::RuntimeOptions).
     #[serde(with = "crate::spec::bytes")]
     pub(crate) state_dir: PathBuf,
+    /// The rung of the program.
+    pub(crate) isolation: Isolation,
 }
 
 /// The spawner's answer to [`Hello`].
@@ -77,6 +79,8 @@ pub(crate) enum Setup {
     Warning(String),
     /// Comes with the controlling side of the terminal.
     Terminal,
+    /// Comes with the descriptor that system calls about ids and owners are answered by.
+    Owners,
     /// The set-up ended here.
     Failed(Failure),
 }

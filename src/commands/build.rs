@@ -21,7 +21,7 @@ use rbuild_builder::request::{ArchiveTarget, Destination, OutputKind};
 use rbuild_builder::{BuildError, BuildErrorKind, BuildRequest, BuildResult, Engine};
 use rbuild_cache::{Collector, Digest};
 use rbuild_parser::parse_size;
-use rbuild_runtime::{Runtime, RuntimeOptions, SandboxError};
+use rbuild_runtime::{Isolation, Runtime, RuntimeOptions, isolation};
 
 use crate::bounds::bounds;
 use crate::config::Settings;
@@ -65,6 +65,7 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         return call::run(settings, call, &requested(settings, args, &mut session)?);
     }
     let mode = progress_mode(settings, args)?;
+    announce(mode);
     let ready = get_ready(settings, args, mode)?;
     if args.explain.is_some() && writes_to_stdout(&ready.request) {
         return Err(Failure::new(
@@ -104,8 +105,6 @@ pub(super) struct Ready {
     pub(super) engine: Engine,
     pub(super) request: BuildRequest,
     pub(super) running: Running,
-    /// Why this host runs no commands.
-    pub(super) refusal: Option<SandboxError>,
 }
 
 /// Makes the request and all that it is carried out with.
@@ -117,9 +116,12 @@ pub(super) fn get_ready(
     let remote = remote(settings, download_limit(args).map_err(failed)?);
     // The sandbox's helper is started first, while this process is small and has one thread. A host
     // that does not allow sandboxes can still build what runs no command.
-    let runtime = Runtime::start(RuntimeOptions {
-        state_dir: settings.state_dir()?,
-    });
+    let runtime = match isolation() {
+        Isolation::Nothing => None,
+        _ => Some(Runtime::start(RuntimeOptions {
+            state_dir: settings.state_dir()?,
+        })?),
+    };
     let mut session = Session::new(settings, mode, remote).logging_to(args.logfile.as_deref());
     let Requested { request, .. } = requested(settings, args, &mut session)?;
     validate_outputs(&request, settings.stdout_terminal).map_err(|error| {
@@ -131,10 +133,6 @@ pub(super) fn get_ready(
     let store = session.store().map_err(failed)?;
     let bounds = bounds(&settings.environment, store.space()?).map_err(failed)?;
     let (running, remote) = session.start()?;
-    let (runtime, refusal) = match runtime {
-        Ok(runtime) => (Some(runtime), None),
-        Err(error) => (None, Some(error)),
-    };
     Ok(Ready {
         engine: Engine {
             store,
@@ -145,8 +143,18 @@ pub(super) fn get_ready(
         },
         request,
         running,
-        refusal,
     })
+}
+
+/// Names the isolation of the build if there could be a better one.
+fn announce(mode: ProgressMode) {
+    let isolation = isolation();
+    if isolation != Isolation::Root && matches!(mode, ProgressMode::Plain | ProgressMode::Tty) {
+        ui::message(&format!(
+            "isolation {isolation}: {}\n",
+            isolation.describe()
+        ));
+    }
 }
 
 fn download_limit(args: &BuildArgs) -> Result<Option<u64>, Failure> {
@@ -201,7 +209,6 @@ pub(super) fn build(
         engine,
         request,
         running,
-        refusal,
     } = ready;
     let Running {
         progress,
@@ -221,8 +228,7 @@ pub(super) fn build(
         }
         Err(error) => {
             let cancelled = error.kind == BuildErrorKind::Cancelled;
-            let refusal = refusal.as_ref();
-            let status = tell_failure(settings, mode, error, &journal, refusal, &received);
+            let status = tell_failure(settings, mode, error, &journal, &received);
             if args.on_error == Some(OnError::Shell) && !cancelled {
                 open_shell(settings, &engine, &request, &journal);
             }
@@ -237,14 +243,13 @@ pub(super) fn tell_failure(
     mode: ProgressMode,
     mut error: BuildError,
     journal: &Journal,
-    refusal: Option<&SandboxError>,
     received: &Received,
 ) -> u8 {
     if error.kind == BuildErrorKind::Host
-        && let Some(refusal) = refusal
+        && isolation() == Isolation::Nothing
+        && let Some(hint) = settings.ground.as_deref().and_then(super::doctor::way_out)
     {
-        let causes = Failure::new("").because(refusal).causes;
-        error.causes.extend(causes);
+        error.help.insert(0, hint);
     }
     if let Some(trouble) = error.disk {
         error.help.extend(super::disk::hints(trouble, settings));
@@ -309,9 +314,15 @@ fn succeed(
         ProgressMode::Quiet | ProgressMode::Rawjson => Ok(()),
         _ => {
             let mut warnings = result.warnings.clone();
-            // Those about the host are not part of what the build gave.
-            let others = journal.warnings().iter().cloned();
-            warnings.extend(others.filter(|warning| !result.warnings.contains(warning)));
+            // What steps had to go without is no property of the Dockerfile, and told once.
+            for warning in journal.warnings() {
+                if warnings
+                    .iter()
+                    .all(|known| known.message != warning.message)
+                {
+                    warnings.push(warning.clone());
+                }
+            }
             ui::message(&report::warnings(
                 &warnings,
                 &settings.palette,

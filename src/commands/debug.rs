@@ -173,12 +173,12 @@ impl Visit {
             ui::message(&format!("note: {}\n", visible(note)));
         }
         let sandbox = look.sandbox();
-        let ended = if terminal {
+        let (ended, out_of_memory) = if terminal {
             run::with_terminal(settings, runtime, sandbox, true)?
         } else {
             run::with_streams(settings, runtime, sandbox, true)?
         };
-        Ok(run::exit_code(settings, sandbox, ended))
+        Ok(run::exit_code(settings, sandbox, ended, out_of_memory))
     }
 
     /// What one is looking at, and how to do again what the step did.

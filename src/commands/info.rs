@@ -1,7 +1,7 @@
 //! `rbuild info`.
 
 use rbuild_parser::Platform;
-use rbuild_runtime::{HostReport, enter_user_namespace, needs_user_namespace, probe};
+use rbuild_runtime::{HostReport, isolation, probe};
 
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -21,6 +21,7 @@ pub(crate) struct InfoArgs {
 /// Shows what the host allows.
 pub(crate) fn run(settings: &Settings, args: &InfoArgs) -> Result<(), Failure> {
     let isolation = isolation();
+    let isolation = format!("{isolation} ({})", isolation.describe());
     let report = probe();
     let root = settings.store_root()?.to_string_lossy().into_owned();
     match args.format.as_deref() {
@@ -29,18 +30,6 @@ pub(crate) fn run(settings: &Settings, args: &InfoArgs) -> Result<(), Failure> {
         Some(template) => {
             ui::println(&Template::parse(template)?.render(&value(&root, &isolation, &report))?)
         }
-    }
-}
-
-/// Names what builds and containers have around them here; enters it, so that what is tried next is
-/// tried in the same place.
-fn isolation() -> String {
-    if !needs_user_namespace() {
-        return "root".to_owned();
-    }
-    match enter_user_namespace() {
-        Ok(()) => "user namespace (the host's network, no resource limits)".to_owned(),
-        Err(error) => format!("none: {error}"),
     }
 }
 

@@ -32,7 +32,7 @@ wrong command line."
 )]
 pub(crate) struct ReproArgs {
     #[command(flatten)]
-    build: BuildArgs,
+    pub(crate) build: BuildArgs,
 }
 
 /// Builds twice and compares.
@@ -50,7 +50,6 @@ pub(crate) fn run(settings: &Settings, mut args: ReproArgs) -> Result<u8, Failur
         engine,
         request,
         running,
-        refusal,
     } = build::get_ready(settings, &args.build, mode)?;
     let Running {
         progress,
@@ -78,9 +77,8 @@ pub(crate) fn run(settings: &Settings, mut args: ReproArgs) -> Result<u8, Failur
         let result = match result {
             Ok(result) => result,
             Err(error) => {
-                let refusal = refusal.as_ref();
                 return Ok(build::tell_failure(
-                    settings, mode, error, &journal, refusal, &received,
+                    settings, mode, error, &journal, &received,
                 ));
             }
         };
@@ -116,7 +114,6 @@ pub(crate) fn run(settings: &Settings, mut args: ReproArgs) -> Result<u8, Failur
             cancel,
             received,
         },
-        refusal,
     };
     build::build(settings, &args.build, mode, again)
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use rbuild_cache::Store;
 use rbuild_runtime::{
-    ExitStatus, Network, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
-    has_private_network,
+    ExitStatus, Isolation, Network, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
+    has_private_network, isolation,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -52,6 +52,11 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
             .hint("`rbuild run --help` lists the options"));
     }
     let mut options = args.options()?;
+    if isolation() == Isolation::Nothing {
+        let failure = Failure::new("commands cannot be run here");
+        let way_out = settings.ground.as_deref().and_then(super::doctor::way_out);
+        return Err(way_out.into_iter().fold(failure, Failure::hint));
+    }
     if options.network == Network::Private && !has_private_network() {
         ui::warn(
             &settings.palette,
@@ -71,12 +76,12 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
     let found = find_or_pull(settings, args, &store, &image)?;
     let prepared = container::prepare(&store, &found, &options)?;
     let sandbox = &prepared.sandbox;
-    let status = if args.tty {
+    let (status, out_of_memory) = if args.tty {
         with_terminal(settings, &runtime, sandbox, args.interactive)?
     } else {
         with_streams(settings, &runtime, sandbox, args.interactive)?
     };
-    Ok(exit_code(settings, sandbox, status))
+    Ok(exit_code(settings, sandbox, status, out_of_memory))
 }
 
 /// Finds the image, asking its registry as far as `--pull` wants it.
@@ -112,22 +117,21 @@ fn find_or_pull(
     lookup::find(store, image)?.ok_or_else(missing)
 }
 
-pub(super) fn exit_code(settings: &Settings, sandbox: &Sandbox, status: ExitStatus) -> u8 {
+pub(super) fn exit_code(
+    settings: &Settings,
+    sandbox: &Sandbox,
+    status: ExitStatus,
+    out_of_memory: bool,
+) -> u8 {
+    let failed = status != ExitStatus::Code(0);
+    if let Some(limit) = sandbox.limits.memory.filter(|_| out_of_memory && failed) {
+        let limit = ui::units::memory(limit);
+        let text = format!("a process was killed: out of memory (limit {limit})");
+        ui::warn(&settings.palette, &text);
+    }
     match status {
         ExitStatus::Code(code) => code,
-        ExitStatus::Signal(signal, out_of_memory) => {
-            if out_of_memory {
-                let limit = sandbox
-                    .limits
-                    .memory
-                    .map(ui::units::memory)
-                    .unwrap_or_default();
-                let text =
-                    format!("the container ran out of memory (limit {limit}) and was killed");
-                ui::warn(&settings.palette, &text);
-            }
-            (128 + signal) as u8
-        }
+        ExitStatus::Signal(signal, _) => (128 + signal) as u8,
     }
 }
 
@@ -177,7 +181,7 @@ pub(super) fn with_streams(
     runtime: &Runtime,
     sandbox: &Sandbox,
     interactive: bool,
-) -> Result<ExitStatus, Failure> {
+) -> Result<(ExitStatus, bool), Failure> {
     let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stdin_end, stdin) = if interactive {
@@ -208,7 +212,7 @@ pub(super) fn with_streams(
         // A reader of ours that went away has stopped the copy; the container's status counts.
         let _ = copy.join();
     }
-    Ok(status)
+    Ok((status, running.was_out_of_memory()))
 }
 
 /// Runs with a terminal of the container's own.
@@ -217,7 +221,7 @@ pub(super) fn with_terminal(
     runtime: &Runtime,
     sandbox: &Sandbox,
     interactive: bool,
-) -> Result<ExitStatus, Failure> {
+) -> Result<(ExitStatus, bool), Failure> {
     // With a terminal the descriptors are not used, but there have to be some.
     let unused = || rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, 0.into());
     let stdio = Stdio {
@@ -249,7 +253,7 @@ pub(super) fn with_terminal(
     let status = running.wait();
     drop(raw);
     result?;
-    Ok(status?)
+    Ok((status?, running.was_out_of_memory()))
 }
 
 /// The terminal that the user sees, if any.

@@ -33,6 +33,8 @@ mod generated;
 mod hello;
 mod images;
 mod kill;
+mod ladder;
+mod limits;
 mod looks;
 mod manual;
 mod options;

@@ -16,14 +16,14 @@ const UID: u32 = 42_424;
 const NAME: &str = "rbuild-test";
 
 /// A world that belongs to the user, with a copy of the binary that they may execute.
-struct User {
-    env: TestEnv,
+pub(crate) struct User {
+    pub(crate) env: TestEnv,
     rbuild: PathBuf,
 }
 
 impl User {
     /// A user whose subordinate ids are `ranges`, lines of `/etc/subuid` without the name.
-    fn new(ranges: &str) -> Self {
+    pub(crate) fn new(ranges: &str) -> Self {
         let env = TestEnv::new();
         for name in ["newuidmap", "newgidmap"] {
             needs::program(name, "uidmap");
@@ -43,7 +43,7 @@ impl User {
         Self { env, rbuild }
     }
 
-    fn rbuild(&self, args: impl IntoIterator<Item = OsString>) -> Invocation {
+    pub(crate) fn rbuild(&self, args: impl IntoIterator<Item = OsString>) -> Invocation {
         let script = "mount --bind passwd /etc/passwd && mount --bind subuid /etc/subuid && \
              mount --bind subgid /etc/subgid && \
              exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups -- \"$0\" \"${@:2}\"";
@@ -56,7 +56,7 @@ impl User {
             .args(args)
     }
 
-    fn import_busybox(&self) {
+    pub(crate) fn import_busybox(&self) {
         let archive = self.env.join("rootfs.tar");
         fs::copy(base::busybox_rootfs(), &archive).unwrap();
         fs::set_permissions(&archive, fs::Permissions::from_mode(0o644)).unwrap();
@@ -69,7 +69,7 @@ fn own(path: &Path) {
 }
 
 /// Owners, modes, opaque directories, whiteouts, links, capabilities: whatever differs by privilege.
-const DOCKERFILE: &str = "\
+pub(crate) const DOCKERFILE: &str = "\
 FROM busybox AS one
 RUN mkdir -p /d/sub /e && echo x >/d/sub/x && echo y >/d/y && chown -R 5:6 /d && chmod 4711 /d/y
 COPY --chown=70:71 --chmod=2750 Dockerfile /copied/
@@ -82,7 +82,7 @@ WORKDIR /made/here
 RUN id -u >/tmp/id && test \"$(cat /tmp/id)\" = 12
 ";
 
-fn build_args(context: &Path, output: &Path) -> [OsString; 7] {
+pub(crate) fn build_args(context: &Path, output: &Path) -> [OsString; 7] {
     let flag = with_path("type=oci,tar=false,rewrite-timestamp=true,dest=", output);
     args![
         "--build-arg",
@@ -157,18 +157,6 @@ fn files_that_are_written_out_belong_to_the_user() {
     let out = user.env.join("out");
     user.rbuild(args!["-o", &out, &context]).run().ok();
     assert_eq!(fs::metadata(out.join("f")).unwrap().uid(), UID);
-}
-
-#[test]
-fn a_user_without_ids_is_told_how_to_get_them() {
-    let user = User::new("somebody:1000:10\n");
-    let context = user.env.dockerfile("context", "FROM scratch\nCOPY . .\n");
-    let failed = user.rbuild(args!["-t", "x", &context]).run();
-    assert_eq!(failed.code(), 1);
-    for text in ["usermod --add-subuids", NAME, "/etc/subuid"] {
-        assert!(failed.text().contains(text), "{}", failed.text());
-    }
-    assert!(!user.env.store().exists(), "nothing was begun");
 }
 
 /// As in a pod without a seccomp profile: root, but without the right to mount, and with parts of

@@ -24,7 +24,7 @@ impl Failed<'_> {
     /// The error for a command that ended badly; `name` begins the message.
     pub(super) fn status(&self, name: &str, ended: &Exited) -> BuildError {
         let (code, out_of_memory) = match ended.status {
-            ExitStatus::Code(code) => (i32::from(code), false),
+            ExitStatus::Code(code) => (i32::from(code), ended.out_of_memory),
             ExitStatus::Signal(signal, out_of_memory) => (128 + signal, out_of_memory),
         };
         let mut error = BuildError::new(BuildErrorKind::Run, format!("{name}: exit code: {code}"));

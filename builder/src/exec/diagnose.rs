@@ -39,13 +39,12 @@ impl Case<'_> {
     pub(super) fn exit(&self, code: i32, out_of_memory: bool) -> Vec<String> {
         let mut hints = Vec::new();
         match code {
+            _ if out_of_memory => hints.push(format!(
+                "exit code {code}: a process was killed because the step was out of memory: give it \
+                 more (`--memory`), or let it do less at once (for example `make -j1`)"
+            )),
             126 => hints.push(self.not_executable()),
             127 if !self.output.contains("\u{7f}ELF") => hints.push(self.not_found()),
-            137 if out_of_memory => hints.push(
-                "exit code 137: killed, because it used more memory than it may: give it more, or \
-                 let it do less at once (for example `make -j1`)"
-                    .to_owned(),
-            ),
             137 => hints.push(
                 "exit code 137: a process was killed (SIGKILL): by the kernel when the machine ran out \
                  of memory (`dmesg` tells), by a memory limit around rbuild, or by a `kill -9`; let the \

@@ -7,7 +7,9 @@ use rbuild_cache::{
     FileKind, Follow, Layer, RootView, ScaffoldTarget, Scratch, StoreLock, TargetKind, scaffold,
 };
 use rbuild_parser::Sharing;
-use rbuild_runtime::{Mount, MountSource, Network, Rlimit, RlimitKind, UpperDir};
+use rbuild_runtime::{
+    Isolation, Mount, MountSource, Network, Rlimit, RlimitKind, UpperDir, isolation,
+};
 
 use super::mask::Secrets;
 use super::{ExecContext, Prepared, in_kernel_tree, read_secret, sub_directory};
@@ -55,6 +57,12 @@ fn lock_name(id: &str) -> String {
     format!("cache mount {id}")
 }
 
+/// Says whether a cache mount is for one step at a time: by its sharing mode, or because it is moved
+/// to its place.
+fn is_alone(sharing: Sharing) -> bool {
+    sharing == Sharing::Locked || sharing == Sharing::Shared && isolation() == Isolation::Chroot
+}
+
 /// Takes the locks of all cache mounts that want to be alone, in one order for all builds: two
 /// steps with the same two mounts would otherwise wait for each other.
 fn lock_caches(
@@ -65,11 +73,7 @@ fn lock_caches(
         .mounts
         .iter()
         .filter_map(|mount| match &mount.kind {
-            ExecMountKind::Cache {
-                id,
-                sharing: Sharing::Locked,
-                ..
-            } => Some(lock_name(id)),
+            ExecMountKind::Cache { id, sharing, .. } if is_alone(*sharing) => Some(lock_name(id)),
             _ => None,
         });
     let names: BTreeSet<String> = locked.collect();

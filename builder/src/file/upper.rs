@@ -9,15 +9,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::{
-    FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewError, copy_content,
+    FileKind, Follow, Metadata, Resolved, RootView, Timestamp, ViewError, copy_content, owners,
 };
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
-    chownat, fchmod, fchown, fsetxattr, futimens, lsetxattr, mkdirat, mknodat, openat2, symlinkat,
-    unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, futimens,
+    lsetxattr, mkdirat, mknodat, openat2, symlinkat, unlinkat, utimensat,
 };
 
 use crate::cancel::Cancel;
@@ -152,8 +152,7 @@ impl Upper {
         new: &NewFile,
     ) -> Result<(), UpperError> {
         let directory = self.directory(path)?;
-        set_owner_and_mode(&directory, path, new.uid, new.gid, new.mode)?;
-        set_xattrs(directory.as_fd(), path, &new.xattrs)?;
+        set_metadata(directory.as_fd(), path, new)?;
         if let Some(mtime) = new.mtime {
             self.set_directory_time(path, mtime);
         }
@@ -391,25 +390,11 @@ impl<'a> Place<'a> {
 
     /// Makes a fifo or device node.
     pub(super) fn node(&self, metadata: &Metadata, new: &NewFile) -> Result<(), UpperError> {
-        let kind = match metadata.kind {
-            FileKind::CharDevice => FileType::CharacterDevice,
-            FileKind::BlockDevice => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
-        let (major, minor) = metadata.rdev;
-        let device = rustix::fs::makedev(major, minor);
-        let mode = Mode::from_raw_mode(new.mode & 0o7777);
-        mknodat(self.directory, self.name, kind, mode, device)
-            .map_err(|error| failed("create the node", self.path, error))?;
-        finish_by_name(self.directory, self.name, self.path, new)?;
-        // The umask took bits away; the node was made by us and is not a link.
-        rustix::fs::chmodat(
-            self.directory,
-            self.name,
-            Mode::from_raw_mode(new.mode),
-            AtFlags::empty(),
-        )
-        .map_err(|error| failed("set the mode of", self.path, error))
+        let rights = (new.uid, new.gid, new.mode);
+        let name = self.name.as_bytes();
+        owners::make_node(self.directory, name, metadata.kind, metadata.rdev, rights)
+            .map_err(|error| io_failed("create the node", self.path, error))?;
+        finish_by_name(self.directory, self.name, self.path, new)
     }
 }
 
@@ -437,10 +422,8 @@ pub(super) fn set_owner_and_mode(
     gid: u32,
     mode: u32,
 ) -> Result<(), UpperError> {
-    fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .map_err(|error| failed("set the owner of", path, error))?;
-    fchmod(&file, Mode::from_raw_mode(mode & 0o7777))
-        .map_err(|error| failed("set the mode of", path, error))
+    owners::set(file, uid, gid, mode)
+        .map_err(|error| io_failed("set owner and mode of", path, error))
 }
 
 pub(super) fn set_xattrs(
@@ -449,10 +432,33 @@ pub(super) fn set_xattrs(
     xattrs: &[(OsString, Vec<u8>)],
 ) -> Result<(), UpperError> {
     for (name, value) in xattrs {
-        fsetxattr(file, name.as_os_str(), value, XattrFlags::empty())
+        owners::set_attribute(file, name.as_bytes(), value)
             .map_err(|error| failed("set an extended attribute of", path, error))?;
     }
     Ok(())
+}
+
+/// Owner, mode and attributes, in the order in which they do not undo each other: another owner takes
+/// file capabilities away, and where owners are recorded a mode may take the right to set attributes.
+pub(super) fn set_metadata(
+    file: BorrowedFd<'_>,
+    path: &Path,
+    new: &NewFile,
+) -> Result<(), UpperError> {
+    if owners::are_recorded() {
+        set_xattrs(file, path, &new.xattrs)?;
+        return set_owner_and_mode(file, path, new.uid, new.gid, new.mode);
+    }
+    set_owner_and_mode(file, path, new.uid, new.gid, new.mode)?;
+    set_xattrs(file, path, &new.xattrs)
+}
+
+fn io_failed(action: &'static str, path: &Path, source: io::Error) -> UpperError {
+    UpperError::Io {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 pub(super) fn failed(action: &'static str, path: &Path, error: rustix::io::Errno) -> UpperError {
@@ -472,8 +478,7 @@ fn write_failed(path: &Path, source: io::Error) -> UpperError {
 }
 
 fn finish_file(file: &File, path: &Path, new: &NewFile) -> Result<(), UpperError> {
-    set_owner_and_mode(file, path, new.uid, new.gid, new.mode)?;
-    set_xattrs(file.as_fd(), path, &new.xattrs)?;
+    set_metadata(file.as_fd(), path, new)?;
     if let Some(mtime) = new.mtime {
         futimens(file, &times(mtime)).map_err(|error| failed("set the time of", path, error))?;
     }
@@ -486,15 +491,8 @@ fn finish_by_name(
     path: &Path,
     new: &NewFile,
 ) -> Result<(), UpperError> {
-    let (uid, gid) = (Uid::from_raw(new.uid), Gid::from_raw(new.gid));
-    chownat(
-        parent,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(|error| failed("set the owner of", path, error))?;
+    owners::set_owner_at(parent, name.as_bytes(), new.uid, new.gid)
+        .map_err(|error| io_failed("set the owner of", path, error))?;
     for (attribute, value) in &new.xattrs {
         // Only links and nodes come here; most file systems refuse user attributes on them.
         let link = format!("/proc/self/fd/{}/{}", raw(parent), name.to_string_lossy());

@@ -659,6 +659,7 @@ fn run_command(
         runtime,
         secrets: &context.request.secrets,
         ssh: &context.request.ssh,
+        limits: &context.request.limits,
         events: context.events,
         cancel: context.cancel,
         own_mounts: context.own_mounts,

@@ -2,12 +2,13 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Apply, open_directory, times};
 use crate::entry::FileKind;
 use crate::error::StoreError;
+use crate::owners;
 use crate::sys;
 use crate::view::{Follow, ViewEntry, absolute, join, split};
 
@@ -65,14 +66,23 @@ impl Apply<'_> {
     fn same_metadata(&mut self, made: &OwnedFd, below: &ViewEntry) -> Result<(), StoreError> {
         let path = below.key();
         let old = &below.metadata;
-        let (uid, gid) = (Uid::from_raw(old.uid), Gid::from_raw(old.gid));
-        let owned = rustix::fs::fchown(made, Some(uid), Some(gid));
-        self.owner_result(owned, path)?;
-        rustix::fs::fchmod(made, Mode::from_raw_mode(old.mode))
-            .map_err(StoreError::inside("set the mode of", path))?;
+        if owners::are_recorded() {
+            // The mode that follows may take the right to set attributes away.
+            self.same_attributes(made, below)?;
+        }
+        owners::set(made, old.uid, old.gid, old.mode)
+            .map_err(StoreError::inside("set owner and mode of", path))?;
+        if !owners::are_recorded() {
+            self.same_attributes(made, below)?;
+        }
+        Ok(())
+    }
+
+    fn same_attributes(&mut self, made: &OwnedFd, below: &ViewEntry) -> Result<(), StoreError> {
         for (name, value) in self.merged.xattrs(below)? {
-            if let Err(error) = rustix::fs::fsetxattr(made, &name, &value, XattrFlags::empty()) {
-                self.attribute_error(error, path)?;
+            let name = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str());
+            if let Err(error) = owners::set_attribute(made, name, &value) {
+                self.attribute_error(error, below.key())?;
             }
         }
         Ok(())
@@ -108,10 +118,9 @@ impl Apply<'_> {
             (FileKind::Symlink, Some(target)) => {
                 rustix::fs::symlinkat(target, &parent, name).map_err(failed("create"))?;
                 let old = &entry.metadata;
-                let (uid, gid) = (Uid::from_raw(old.uid), Gid::from_raw(old.gid));
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
-                let owned = rustix::fs::chownat(&parent, name, Some(uid), Some(gid), flags);
-                self.owner_result(owned, path)?;
+                owners::set_owner_at(&parent, name, old.uid, old.gid)
+                    .map_err(StoreError::inside("set the owner of", path))?;
                 rustix::fs::utimensat(&parent, name, &times(old.mtime), flags)
                     .map_err(failed("set the times of"))?;
             }

@@ -1,10 +1,12 @@
 //! Entries without data: links, devices, pipes.
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{AtFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Apply, Purpose, clean, is_linkable, paths, times};
+use crate::entry::FileKind;
 use crate::error::StoreError;
+use crate::owners;
 use crate::sys;
 use crate::tar_read::{ArchiveEntry, EntryKind, entry_error};
 use crate::view::{Follow, absolute, join, split};
@@ -35,20 +37,21 @@ impl Apply<'_> {
         name: &[u8],
     ) -> Result<(), StoreError> {
         let kind = match entry.kind {
-            EntryKind::CharDevice => FileType::CharacterDevice,
-            EntryKind::BlockDevice => FileType::BlockDevice,
-            _ => FileType::Fifo,
+            EntryKind::CharDevice => FileKind::CharDevice,
+            EntryKind::BlockDevice => FileKind::BlockDevice,
+            _ => FileKind::Fifo,
         };
-        if kind == FileType::CharacterDevice && entry.device == (0, 0) {
+        if kind == FileKind::CharDevice && entry.device == (0, 0) {
             let reason = "a device 0:0 would be taken for a deletion";
             return Err(entry_error(&entry.path, reason.to_owned()));
         }
-        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let (uid, gid) = self.chown.unwrap_or((entry.uid, entry.gid));
         let mut refused = false;
         let ((), path) = self.make(parent, name, |directory, name| {
-            match rustix::fs::mknodat(directory, name, kind, mode, device) {
-                Err(Errno::PERM) if kind != FileType::Fifo => {
+            let rights = (uid, gid, entry.mode);
+            let made = owners::make_node(directory, name, kind, entry.device, rights);
+            match made.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
+                Err(Errno::PERM) if kind != FileKind::Fifo => {
                     refused = true;
                     Ok(())
                 }
@@ -63,7 +66,7 @@ impl Apply<'_> {
         self.node_metadata(entry, parent, name, &path)
     }
 
-    /// Owner, mode, attributes and times of what cannot be opened.
+    /// Owner of a link, attributes and times of what cannot be opened.
     fn node_metadata(
         &mut self,
         entry: &ArchiveEntry,
@@ -75,19 +78,9 @@ impl Apply<'_> {
         let directory = &self.parent(parent)?.fd;
         let directory = rustix::io::fcntl_dupfd_cloexec(directory, 0)
             .map_err(StoreError::inside("open the directory of", path))?;
-        let owned = rustix::fs::chownat(
-            &directory,
-            name,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        );
-        self.owner_result(owned, path)?;
-        if entry.kind != EntryKind::Symlink {
-            // Just made by us and no symlink, so nothing can be followed.
-            let mode = Mode::from_raw_mode(entry.mode);
-            rustix::fs::chmodat(&directory, name, mode, AtFlags::empty())
-                .map_err(StoreError::inside("set the mode of", path))?;
+        if entry.kind == EntryKind::Symlink {
+            owners::set_owner_at(&directory, name, uid, gid)
+                .map_err(StoreError::inside("set the owner of", path))?;
         }
         let by_name = sys::proc_path(&directory, name);
         for (attribute, value) in &entry.xattrs {

@@ -13,6 +13,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use crate::mount::open_in_root;
 use crate::spec::{Process, User};
 use crate::sys;
+use crate::userns::has_single_id;
 use crate::wire::{Failure, InStep as _, Request, Step};
 
 /// Searched where the environment has no `PATH`.
@@ -58,7 +59,7 @@ pub(super) fn take_streams(request: &Request, terminal: Option<OwnedFd>, user: &
     }
     dup2_stdout(&request.stdout).step(step)?;
     dup2_stderr(&request.stderr).step(step)?;
-    if user.uid == 0 {
+    if user.uid == 0 || has_single_id() {
         return Ok(());
     }
     // A pipe belongs to whoever made it; `echo > /dev/stderr` by another user opens it by name.

@@ -13,7 +13,7 @@ use rustix::mount::MountAttrFlags;
 use super::kernel::system_directory;
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, Stage, open_path};
 use crate::spec::Sandbox;
-use crate::userns::in_user_namespace;
+use crate::userns::{has_single_id, in_user_namespace};
 use crate::wire::{InStep as _, Step};
 
 const NODES: [(&str, u32, u32); 6] = [
@@ -131,7 +131,9 @@ fn mount_pts(dev: BorrowedFd<'_>) -> Step<Detached> {
     devpts.flag(c"newinstance")?;
     devpts.option(c"ptmxmode", "0666")?;
     devpts.option(c"mode", "0620")?;
-    devpts.option(c"gid", "5")?;
+    if !has_single_id() {
+        devpts.option(c"gid", "5")?;
+    }
     let no_programs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = devpts.mount(no_programs)?;
     pts.attach(subdirectory(dev, "pts")?)

@@ -10,8 +10,9 @@ use rustix::thread::{
 };
 
 use super::Report;
-use crate::spec::{CapabilitySet, Rlimit, RlimitKind, Sandbox, Seccomp};
+use crate::spec::{CapabilitySet, Rlimit, RlimitKind, Sandbox, Seccomp, User};
 use crate::sys::{self, Instruction};
+use crate::userns::has_single_id;
 use crate::wire::{InStep as _, Step};
 
 /// Sets resource limits. One that the host refuses is a warning.
@@ -67,6 +68,11 @@ pub(super) fn give_up_rights(
     filter: Option<&[Instruction]>,
     report: &Report<'_>,
 ) -> Step<()> {
+    let user = &sandbox.process.user;
+    let single = has_single_id();
+    if single && user.uid != 0 {
+        become_only_user(user)?;
+    }
     let held = capabilities(None).step("read capabilities")?;
     let wanted = if sandbox.security.privileged {
         CapabilitySet::ALL
@@ -92,17 +98,16 @@ pub(super) fn give_up_rights(
             ));
         }
     }
+    if single && user.uid == 0 {
+        report.hand_out_calls()?;
+    }
     if let Some(filter) = filter {
         sys::install_seccomp(filter).step("install the system call filter")?;
     }
 
-    let user = &sandbox.process.user;
-    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
-    set_thread_groups(&groups).step("set groups")?;
-    let gid = Gid::from_raw(user.gid);
-    set_thread_res_gid(gid, gid, gid).step("set the group id")?;
-    let uid = Uid::from_raw(user.uid);
-    set_thread_res_uid(uid, uid, uid).step("set the user id")?;
+    if !single {
+        set_ids(user)?;
+    }
     // Leaving user 0 has emptied the sets already.
     let left = if user.uid == 0 {
         kept
@@ -119,4 +124,27 @@ pub(super) fn give_up_rights(
         set_no_new_privs(true).step("set no_new_privs")?;
     }
     Ok(())
+}
+
+/// In a user namespace with one id: makes another in which that id has the user's number.
+fn become_only_user(user: &User) -> Step<()> {
+    sys::unshare(libc::CLONE_NEWUSER).step("make a user namespace for the user")?;
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{} 0 1", user.uid)),
+        ("gid_map", format!("{} 0 1", user.gid)),
+    ] {
+        let path = format!("/proc/self/{file}");
+        std::fs::write(&path, text).step_at("map the user's id", path)?;
+    }
+    Ok(())
+}
+
+fn set_ids(user: &User) -> Step<()> {
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    set_thread_groups(&groups).step("set groups")?;
+    let gid = Gid::from_raw(user.gid);
+    set_thread_res_gid(gid, gid, gid).step("set the group id")?;
+    let uid = Uid::from_raw(user.uid);
+    set_thread_res_uid(uid, uid, uid).step("set the user id")
 }

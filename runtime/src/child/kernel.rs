@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::cgroup::{self, Cgroup};
+use crate::isolation::{Isolation, isolation};
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_path};
 use crate::spec::{Network, Sandbox, Security};
 use crate::userns::in_user_namespace;
@@ -37,7 +38,12 @@ const SYS_HIDDEN: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 /// one is shown: it has the outer process numbers, but the pid namespace is still our own, so that
 /// nothing outside can be reached with them.
 pub(super) fn make_proc(security: &Security) -> Step<Detached> {
-    let fresh = FileSystem::new("proc")?.mount(NO_SUID_DEV_EXEC);
+    let fresh = if isolation() == Isolation::Nested {
+        let refused = std::io::Error::from_raw_os_error(libc::EPERM);
+        Err(Failure::new("mount /proc", &refused))
+    } else {
+        FileSystem::new("proc")?.mount(NO_SUID_DEV_EXEC)
+    };
     match fresh {
         Err(failure) if failure.errno == libc::EPERM && in_user_namespace() => {
             if security.privileged {

@@ -16,6 +16,8 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd
 
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::isolation::isolation;
+
 /// `argv[0]` of the spawner, as `ps` shows it.
 const NAME: &CStr = c"rbuild-spawner";
 /// Where the spawner finds its socket.
@@ -75,7 +77,8 @@ fn birth() -> Option<Birth> {
     }
 }
 
-/// Starts the spawner with its end of the control socket, in new mount and pid namespaces.
+/// Starts the spawner with its end of the control socket, in new mount and pid namespaces where there
+/// are any.
 ///
 /// Returns its process id in the caller's namespace. `EPERM` means that this process may not make
 /// namespaces.
@@ -145,8 +148,12 @@ struct Order {
 fn clone_and_execute(order: &Order) -> io::Result<i32> {
     let mut stack = vec![0_u128; STACK / 16];
     let top = stack.as_mut_ptr_range().end;
-    let flags =
-        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::SIGCHLD;
+    let namespaces = if isolation().has_namespaces() {
+        libc::CLONE_NEWPID | libc::CLONE_NEWNS
+    } else {
+        0
+    };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | namespaces | libc::SIGCHLD;
     let argument = std::ptr::from_ref(order).cast_mut().cast::<c_void>();
     // SAFETY: the child runs `execute_spawner` on its own 16-byte aligned stack while this thread
     // sleeps (CLONE_VFORK), so `order` and `stack` outlive it. All signals are blocked meanwhile: no

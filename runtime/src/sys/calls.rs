@@ -55,32 +55,40 @@ pub(crate) fn is_known(number: libc::c_long) -> bool {
     result >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
 }
 
-/// Tries something in a forked child, which tells by its exit code how that went.
+/// Tries something in a copy of this process in new namespaces (`CLONE_NEW*`, or none), which tells
+/// by its exit code how that went.
 ///
-/// The attempt may make system calls only: other threads' locks stay locked in the child.
-pub(crate) fn try_in_child(attempt: fn() -> io::Result<()>) -> io::Result<()> {
-    // SAFETY: the child makes system calls and ends by `_exit`, without returning to the caller.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => exit_now(match attempt() {
+/// In a process with other threads the attempt may make system calls only: their locks stay locked in
+/// the copy.
+pub(crate) fn try_in_child(
+    namespaces: c_int,
+    attempt: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let child = match super::clone_process(namespaces)? {
+        super::Cloned::Child => exit_now(match attempt() {
             Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO).min(255),
         }),
-        child => {
-            let mut status = 0;
-            // SAFETY: `status` lives during the call.
-            while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            match libc::WEXITSTATUS(status) {
-                0 if libc::WIFEXITED(status) => Ok(()),
-                code => Err(io::Error::from_raw_os_error(code)),
-            }
+        super::Cloned::Parent { pid, .. } => pid,
+    };
+    let mut status = 0;
+    // SAFETY: `status` lives during the call.
+    while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
+    match libc::WEXITSTATUS(status) {
+        0 if libc::WIFEXITED(status) => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// Has the kernel kill this process when its parent has died.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    // SAFETY: takes plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into()).map(drop)
 }
 
 /// Processor time of all children that were reaped so far, and of what they had reaped.

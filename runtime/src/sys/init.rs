@@ -1,4 +1,4 @@
-//! The loop of the small init, and its signal mask.
+//! The loops of the small init and of the supervisor that stands in for it, and their signal mask.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -38,6 +38,60 @@ fn full_set() -> libc::sigset_t {
 
 /// Reaps and forwards until the command ends; then ends with its code, or 128 + its signal.
 pub(crate) fn be_init(command: i32, pidfd: OwnedFd) -> ! {
+    serve(command, pidfd, || {})
+}
+
+/// The same without a pid namespace: when the command ends, kills what it has left.
+pub(crate) fn be_supervisor(command: i32, pidfd: OwnedFd) -> ! {
+    serve(command, pidfd, || kill_children(&[]))
+}
+
+/// Kills the children of this process but for `known` ones, and theirs, which become its own by that,
+/// until there are none.
+pub(crate) fn kill_children(known: &[i32]) {
+    let me = std::process::id();
+    loop {
+        let mut found = false;
+        for (pid, parent) in processes() {
+            if parent != me || known.contains(&pid) {
+                continue;
+            }
+            found = true;
+            let mut status = 0;
+            // SAFETY: `status` lives during the call; a child that is gone already is an error of no
+            // interest.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, &raw mut status, 0);
+            }
+        }
+        if !found {
+            return;
+        }
+    }
+}
+
+/// Number and parent of every process in sight.
+fn processes() -> Vec<(i32, u32)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let parent = |stat: &str| -> Option<u32> {
+        // After the name, which may hold anything, come the state and the parent.
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        fields.nth(1)?.parse().ok()
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            Some((pid, parent(&stat)?))
+        })
+        .collect()
+}
+
+fn serve(command: i32, pidfd: OwnedFd, at_end: impl Fn()) -> ! {
     // A copy above all that is closed: the setup socket must not outlive the command's exec.
     let Ok(pidfd) = rustix::io::fcntl_dupfd_cloexec(pidfd, 64) else {
         super::exit_now(127)
@@ -54,6 +108,7 @@ pub(crate) fn be_init(command: i32, pidfd: OwnedFd) -> ! {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if pid.as_raw_nonzero().get() == command {
                 let signal = status.terminating_signal().unwrap_or_default();
+                at_end();
                 super::exit_now(status.exit_status().unwrap_or(128 + signal));
             }
         }

@@ -267,6 +267,7 @@ fn root_control_groups_are_removed() {
         memory: Some(1 << 30),
         pids: Some(100),
         cpus: None,
+        ..Limits::default()
     };
     host.run(&sandbox).text();
     drop(host);

@@ -78,6 +78,7 @@ impl Host {
             lowers,
             upper: Some(upper),
             readonly: false,
+            plain: None,
         };
         let mut sandbox = Sandbox::new(root, args);
         sandbox.process.env = vec!["PATH=/bin".into()];

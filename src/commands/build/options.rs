@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::commands::explain::ExplainFormat;
 use crate::failure::status;
+use crate::limits::LimitArgs;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
 use crate::registries::RegistryArgs;
 use crate::ui::progress::ProgressMode;
@@ -145,6 +146,10 @@ pub(crate) struct BuildArgs {
     /// Limit a resource of RUN, such as `nofile=1024:2048`
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = STEPS)]
     pub(super) ulimit: Vec<String>,
+    /// What steps have around them: `default` (the best that this host allows), `root`, `rootless`,
+    /// `single-id`, `nested`, `chroot` or `none`
+    #[arg(long, value_name = "ISOLATION", help_heading = STEPS)]
+    pub(crate) isolation: Option<String>,
     /// Steps at once; 0 means as many as are useful
     #[arg(short, long, value_name = "N", help_heading = STEPS)]
     pub(super) jobs: Option<usize>,
@@ -320,6 +325,13 @@ pub(crate) struct BuildArgs {
     pub(in crate::commands) call: Option<String>,
 
     #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    /// A limit as NAME=VALUE: memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus,
+    /// cpuset-mems, pids
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Limits")]
+    pub(super) resource: Vec<String>,
+
+    #[command(flatten)]
     pub(super) registries: RegistryArgs,
 
     #[command(flatten)]
@@ -360,16 +372,6 @@ impl RefusedList for BuildRefused {
         value("policy"),
         value("source-policy-file"),
         value("builder").harmless(&["default"]),
-        value("cgroup-parent"),
-        value("resource"),
-        value("memory").short('m'),
-        value("memory-swap"),
-        value("cpu-shares").short('c'),
-        value("cpu-period"),
-        value("cpu-quota"),
-        value("cpuset-cpus"),
-        value("cpuset-mems"),
-        value("isolation").harmless(&["default"]),
         value("os-version"),
         value("userns"),
         value("userns-uid-map"),

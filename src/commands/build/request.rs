@@ -79,6 +79,9 @@ pub(super) fn request(
         .iter()
         .map(|limit| hostflags::ulimit(limit))
         .collect::<Result<_, _>>()?;
+    let mut limits = args.limits.clone();
+    limits.add_resources(&args.resource)?;
+    let limits = limits.limits()?;
     let shm_size = args.shm_size.as_deref().map(parse_size).transpose();
     let shm_size =
         shm_size.map_err(|reason| Failure::new(format!("invalid --shm-size: {reason}")))?;
@@ -144,6 +147,7 @@ pub(super) fn request(
             entitlements,
             shm_size,
             ulimits,
+            limits,
             cache_from: caches::sources(&args.cache_from, args.cache_ttl.as_deref())?,
             cache_to,
             pull: pull_policy(args.pull.as_deref())?,
@@ -219,6 +223,7 @@ pub(super) fn what(
             entitlements: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            limits: rbuild_runtime::Limits::default(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             pull: PullPolicy::Missing,

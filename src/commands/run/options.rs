@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use rbuild_parser::parse_size;
-use rbuild_runtime::{Limits, Network, Rlimit, RlimitKind, Seccomp, Security};
+use rbuild_runtime::{Network, Rlimit, RlimitKind, Seccomp, Security};
 
 use crate::container::environment::{self, Change};
 use crate::container::mounts::{Volume, parse_mount, parse_tmpfs, parse_volume};
 use crate::container::{Options, capabilities};
 use crate::failure::{Failure, status};
 use crate::hostflags;
+use crate::limits::LimitArgs;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
 
 /// Run a command in a new container
@@ -110,20 +111,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
     add_host: Vec<String>,
 
-    /// Most memory
-    #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
-    memory: Option<String>,
-    /// Most processor time, as a number of processors
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    cpus: Option<f64>,
-    /// Most processes; -1 for any number
-    #[arg(
-        long,
-        value_name = "N",
-        allow_negative_numbers = true,
-        help_heading = "Limits"
-    )]
-    pids_limit: Option<i64>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Limit a resource of each process, such as `nofile=1024:2048`
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
     ulimit: Vec<String>,
@@ -147,6 +136,10 @@ pub(crate) struct RunArgs {
     /// `seccomp=unconfined`, `no-new-privileges`
     #[arg(long, value_name = "OPTION", help_heading = "Rights")]
     security_opt: Vec<String>,
+    /// What it has around it: `default` (the best that this host allows), `root`, `rootless`,
+    /// `single-id`, `nested` or `chroot`
+    #[arg(long, value_name = "ISOLATION", help_heading = "Rights")]
+    pub(crate) isolation: Option<String>,
     /// Give it all rights
     #[arg(long, help_heading = "Rights")]
     privileged: bool,
@@ -185,23 +178,16 @@ impl RefusedList for RunRefused {
         value("stop-signal"),
         value("stop-timeout"),
         value("oom-score-adj"),
-        value("memory-swap"),
         value("memory-reservation"),
         value("memory-swappiness"),
-        value("cpu-shares").short('c'),
-        value("cpu-period"),
-        value("cpu-quota"),
         value("cpu-rt-period"),
         value("cpu-rt-runtime"),
-        value("cpuset-cpus"),
-        value("cpuset-mems"),
         value("blkio-weight"),
         value("blkio-weight-device"),
         value("device-read-bps"),
         value("device-read-iops"),
         value("device-write-bps"),
         value("device-write-iops"),
-        value("cgroup-parent"),
         value("cgroupns"),
         value("volumes-from"),
         value("volume-driver"),
@@ -237,9 +223,6 @@ impl RefusedList for RunRefused {
         value("log-opt"),
     ];
 }
-
-/// Smallest memory limit, as in Docker.
-const LEAST_MEMORY: u64 = 6 << 20;
 
 impl RunArgs {
     /// The image and the command behind it.
@@ -280,7 +263,7 @@ impl RunArgs {
                 .iter()
                 .map(|limit| rlimit(limit))
                 .collect::<Result<_, _>>()?,
-            limits: self.limits()?,
+            limits: self.limits.limits()?,
         })
     }
 
@@ -338,32 +321,6 @@ impl RunArgs {
             }
         }
         Ok(security)
-    }
-
-    fn limits(&self) -> Result<Limits, Failure> {
-        let memory = self
-            .memory
-            .as_deref()
-            .map(|size| bytes("--memory", size))
-            .transpose()?;
-        let memory = memory.filter(|bytes| *bytes > 0);
-        if memory.is_some_and(|bytes| bytes < LEAST_MEMORY) {
-            return Err(Failure::new("Minimum memory limit allowed is 6MB"));
-        }
-        if self
-            .cpus
-            .is_some_and(|cpus| !cpus.is_finite() || cpus < 0.0)
-        {
-            return Err(Failure::new("invalid --cpus: it must be a positive number"));
-        }
-        Ok(Limits {
-            memory,
-            cpus: self.cpus.filter(|cpus| *cpus > 0.0),
-            pids: self
-                .pids_limit
-                .filter(|pids| *pids > 0)
-                .map(i64::unsigned_abs),
-        })
     }
 }
 

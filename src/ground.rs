@@ -1,0 +1,122 @@
+//! Where commands stand: the rung of the ladder of isolation that this host allows, or that was asked
+//! for.
+
+use rbuild_runtime::{Ground, Isolation, settle};
+
+use crate::cli::{BuilderCommand, Command, ImageCommand, ImagetoolsCommand, SystemCommand};
+use crate::config::Settings;
+use crate::env::Variable;
+use crate::failure::{Failure, status};
+
+/// Settles on a rung if the command handles files of many owners.
+///
+/// Must come before the first thread: most rungs are in a user namespace.
+pub(crate) fn enter(settings: &Settings, command: &Command) -> Result<Option<Ground>, Failure> {
+    if !handles_owners(command) {
+        return Ok(None);
+    }
+    let wanted = wanted(settings, command)?;
+    settle(wanted).map(Some).map_err(|error| {
+        let failure = Failure::from(error).within(match wanted {
+            Some(rung) => format!("the isolation `{rung}` is not possible here"),
+            None => "could not work as this user".to_owned(),
+        });
+        let failure = failure.hint("`rbuild doctor` tells what this host allows");
+        match command {
+            Command::Run(_) | Command::Debug(_) => failure.with_status(status::ENGINE),
+            _ => failure,
+        }
+    })
+}
+
+/// The rung that the user asks for.
+fn wanted(settings: &Settings, command: &Command) -> Result<Option<Isolation>, Failure> {
+    let flag = match command {
+        Command::Build(args) | Command::Image(ImageCommand::Build(args)) => &args.isolation,
+        Command::Run(args) => &args.isolation,
+        Command::Repro(args) => &args.build.isolation,
+        _ => &None,
+    };
+    if let Some(word) = flag {
+        return parse(word).map_err(|failure| failure.within("invalid --isolation"));
+    }
+    match &settings.environment.isolation {
+        Some((Variable { name, .. }, word)) => {
+            parse(word).map_err(|failure| failure.within(format!("{name}: invalid isolation")))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Finds a rung by our name or by the word that buildah has for it.
+fn parse(word: &str) -> Result<Option<Isolation>, Failure> {
+    match word {
+        // The best sandbox there is, which is what buildah means by a runtime.
+        "default" | "oci" => Ok(None),
+        word => Isolation::from_name(word).map(Some).ok_or_else(|| {
+            let known = Isolation::LADDER.map(Isolation::name).join(", ");
+            Failure::new(format!("{word:?} is not known"))
+                .hint(format!("known: default, {known}"))
+                .with_status(status::USAGE)
+        }),
+    }
+}
+
+/// Says whether a command makes, reads or removes layers, whose files have many owners.
+fn handles_owners(command: &Command) -> bool {
+    match command {
+        Command::Build(_)
+        | Command::Repro(_)
+        | Command::Run(_)
+        | Command::Debug(_)
+        | Command::Layers(_)
+        | Command::Diff(_)
+        | Command::Rmi(_)
+        | Command::Save(_)
+        | Command::Load(_)
+        | Command::Import(_)
+        | Command::Pull(_)
+        | Command::Push(_)
+        | Command::Imagetools(ImagetoolsCommand::Create(_))
+        | Command::Doctor(_)
+        | Command::Info(_)
+        | Command::Prune(_)
+        | Command::Fsck(_)
+        | Command::Builder(BuilderCommand::Prune(_))
+        | Command::System(SystemCommand::Prune(_) | SystemCommand::Info(_))
+        | Command::Image(
+            ImageCommand::Build(_)
+            | ImageCommand::Rm(_)
+            | ImageCommand::Prune(_)
+            | ImageCommand::Save(_)
+            | ImageCommand::Load(_)
+            | ImageCommand::Import(_)
+            | ImageCommand::Pull(_)
+            | ImageCommand::Push(_),
+        ) => true,
+        Command::Check(_)
+        | Command::Fmt(_)
+        | Command::Images(_)
+        | Command::Inspect(_)
+        | Command::History(_)
+        | Command::Explain(_)
+        | Command::Graph(_)
+        | Command::Timeline(_)
+        | Command::Context(_)
+        | Command::Watch(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Search(_)
+        | Command::Tag(_)
+        | Command::Image(_)
+        | Command::Builder(_)
+        | Command::System(_)
+        | Command::Du(_)
+        | Command::Imagetools(_)
+        | Command::Manifest(_)
+        | Command::Login(_)
+        | Command::Logout(_)
+        | Command::Version(_)
+        | Command::Missing(_) => false,
+    }
+}
