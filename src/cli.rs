@@ -334,6 +334,27 @@ mod tests {
     }
 
     #[test]
+    fn every_command_has_examples() {
+        let mut open = vec![command()];
+        let mut lacking = Vec::new();
+        while let Some(command) = open.pop() {
+            let inner = command
+                .get_subcommands()
+                .filter(|inner| !inner.is_hide_set());
+            let inner: Vec<clap::Command> = inner.cloned().collect();
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            if inner.is_empty() && !help.contains("Examples:\n") {
+                lacking.push(command.get_name().to_owned());
+            }
+            open.extend(inner);
+        }
+        assert!(lacking.is_empty(), "no examples: {lacking:?}");
+    }
+
+    #[test]
     fn the_overview_names_every_command() {
         let help = command().render_help().to_string();
         for command in command()

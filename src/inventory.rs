@@ -38,7 +38,12 @@ impl Unpacked {
             .history
             .iter()
             .filter(|entry| !entry.empty_layer);
-        let mut texts: Vec<String> = made.map(|entry| entry.created_by.clone()).collect();
+        // An imported layer has no instruction, but a word about where it came from.
+        let words = made.map(|entry| match entry.created_by.as_str() {
+            "" => entry.comment.clone().unwrap_or_default(),
+            text => text.to_owned(),
+        });
+        let mut texts: Vec<String> = words.collect();
         texts.resize(self.layers.len(), String::new());
         texts
     }

@@ -85,8 +85,9 @@ fn parse() -> Result<Cli, ExitCode> {
         ui::fail(&Palette::default(), "ERROR:", failure);
         ExitCode::from(failure.status)
     };
-    let arguments = arguments::normalise(&tree, std::env::args_os().collect())
-        .map_err(|failure| refuse(&failure))?;
+    let given: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let mistyped = mistyped_command(&given);
+    let arguments = arguments::normalise(&tree, given).map_err(|failure| refuse(&failure))?;
     if arguments.len() <= 1 {
         return Err(match ui::print(cli::SHORT_HELP) {
             Ok(()) => ExitCode::SUCCESS,
@@ -100,6 +101,9 @@ fn parse() -> Result<Cli, ExitCode> {
             // A reader that went away is no news; clap writes help to standard output, errors to
             // standard error.
             let _ = error.print();
+            if let Some(command) = mistyped.filter(|_| error.kind() == ErrorKind::UnknownArgument) {
+                ui::message(&format!("hint: did you mean the command `{command}`?\n"));
+            }
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
                 // As Docker: what the container's own status cannot be.
@@ -107,6 +111,16 @@ fn parse() -> Result<Cli, ExitCode> {
                 _ => ExitCode::from(status::USAGE),
             }
         })
+}
+
+/// The command that the first word was perhaps meant to be, if it is neither one nor a context.
+fn mistyped_command(arguments: &[std::ffi::OsString]) -> Option<String> {
+    let word = arguments.get(1)?.to_str()?;
+    let known = word.starts_with('-') || std::path::Path::new(word).exists();
+    if known {
+        return None;
+    }
+    cli::similar_command(word).filter(|command| command != word)
 }
 
 /// The developers' log: `RBUILD_LOG`, or everything of interest with `--debug`.

@@ -39,7 +39,10 @@ fn commands() -> String {
         ),
         (status::USAGE, "The command line is wrong."),
         (101, "A bug in rbuild."),
-        (status::ENGINE, "`run`: the container could not be started."),
+        (
+            status::ENGINE,
+            "`run`, `debug`: the container or shell could not be started.",
+        ),
         (
             status::NOT_EXECUTABLE,
             "`run`: the command was found but cannot be executed.",
@@ -183,6 +186,14 @@ fn shell_words(line: &str) -> Vec<String> {
     words
 }
 
+/// A line of a usage, which names what is to be filled in.
+#[cfg(test)]
+fn is_usage(line: &str) -> bool {
+    ["[OPTIONS]", "COMMAND [", "<"]
+        .iter()
+        .any(|mark| line.contains(mark))
+}
+
 #[test]
 fn every_command_of_the_manual_is_one() {
     let mut tree = cli::command();
@@ -209,9 +220,9 @@ fn every_command_of_the_manual_is_one() {
                 .split_once("| rbuild ")
                 .or(line.split_once("| sudo rbuild "));
             let command = match piped {
-                _ if line.starts_with('|') => continue,
-                Some((_, rest)) if page != "commands.md" => format!("rbuild {rest}"),
-                None if line.starts_with("rbuild ") && page != "commands.md" => line.to_owned(),
+                _ if line.starts_with('|') || is_usage(line) => continue,
+                Some((_, rest)) => format!("rbuild {rest}"),
+                None if line.starts_with("rbuild ") => line.to_owned(),
                 _ => continue,
             };
             // What a workflow fills in.

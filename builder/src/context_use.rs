@@ -93,7 +93,7 @@ pub fn context_use(store: &Store, request: &BuildRequest) -> Result<ContextUse, 
         mark(&mut visible, Path::new(name), "the build itself");
     }
     Ok(ContextUse {
-        directory: path.clone(),
+        directory: std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
         ignore_file: ignore.as_ref().map(|(name, _)| name.clone()),
         visible: visible.into_values().collect(),
         ignored,

@@ -2,7 +2,7 @@
 //! report, the logs of its steps), and what a failed step left of its root file system.
 //!
 //! ```text
-//! builds/<milliseconds in hex>-<random>/      locked (named lock) while its build runs or it is looked into
+//! builds/<microseconds in hex>-<random>/      locked while its build runs or it is looked into
 //!     …                                  files of the builder
 //!     failed/                            upper directory of the step that failed
 //! ```
@@ -10,14 +10,13 @@
 //! Nothing here is needed to build: it is written without flushing, and what a killed build left
 //! goes with the next one.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::lock::{Hold, StoreLock};
 use crate::recover::list;
 use crate::remove::remove_tree;
 use crate::store::Store;
@@ -30,7 +29,8 @@ const FAILED: &str = "failed";
 pub struct BuildDirectory {
     name: String,
     path: PathBuf,
-    _lock: StoreLock,
+    /// Open and locked.
+    _lock: File,
 }
 
 impl BuildDirectory {
@@ -71,22 +71,22 @@ impl Store {
             rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
                 .map_err(StoreError::io("make a random name in", &parent))?;
             let [a, b] = bytes;
-            let name = format!("{:011x}-{a:02x}{b:02x}", now_millis());
+            let name = format!("{:013x}-{a:02x}{b:02x}", now_micros());
             let path = parent.join(&name);
-            // Locked before it is there, so that nobody takes it for one that was given up.
-            let Some(lock) = self.lock_build(&name)? else {
-                continue;
-            };
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => {
-                    return Ok(BuildDirectory {
-                        name,
-                        path,
-                        _lock: lock,
-                    });
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(StoreError::io("create the directory", &path)(error)),
+            }
+            // Somebody who empties the store may have been faster.
+            if let Some(lock) = lock(&path)?
+                && path.is_dir()
+            {
+                return Ok(BuildDirectory {
+                    name,
+                    path,
+                    _lock: lock,
+                });
             }
         }
     }
@@ -115,11 +115,16 @@ impl Store {
     ///
     /// Waits while the build runs or somebody else has it.
     pub fn open_build(&self, name: &str) -> Result<Option<BuildDirectory>, StoreError> {
-        if self.build_path(name).is_none() {
+        let Some(path) = self.build_path(name) else {
             return Ok(None);
-        }
-        let lock = StoreLock::wait(&self.build_lock(name), Hold::Exclusive)?;
-        Ok(self.build_path(name).map(|path| BuildDirectory {
+        };
+        let lock = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
+        };
+        lock.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(path.is_dir().then(|| BuildDirectory {
             name: name.to_owned(),
             path,
             _lock: lock,
@@ -138,26 +143,32 @@ impl Store {
             if index >= old && !failed.exists() {
                 continue;
             }
-            if let Some(_lock) = self.lock_build(name)? {
+            if let Some(_lock) = lock(&path)? {
                 remove_tree(if index < old { &path } else { &failed })?;
             }
         }
         Ok(())
     }
+}
 
-    fn build_lock(&self, name: &str) -> PathBuf {
-        self.layout().named_lock(&format!("build:{name}"))
-    }
-
-    fn lock_build(&self, name: &str) -> Result<Option<StoreLock>, StoreError> {
-        StoreLock::try_now(&self.build_lock(name), Hold::Exclusive)
+/// Takes the lock of a directory if it is there and free.
+fn lock(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("open", path)(error)),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
     }
 }
 
-/// Milliseconds since 1970.
-fn now_millis() -> u128 {
+/// Microseconds since 1970.
+fn now_micros() -> u128 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis())
+    since.map_or(0, |since| since.as_micros())
 }
 
 fn is_build_name(name: &str) -> bool {

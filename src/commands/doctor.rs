@@ -11,6 +11,9 @@ use crate::ui;
 ///
 /// Tries what a sandbox needs. Exit status: 0 when commands can run here, 1 when they cannot.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild doctor
+  rbuild doctor --format json")]
 pub(crate) struct DoctorArgs {
     /// `json` for programs
     #[arg(short, long, value_name = "FORMAT")]

@@ -23,6 +23,10 @@ pub(crate) enum ExplainFormat {
 /// Each step with hit or miss, its time, the size of its layer, and all that was not as when it
 /// last ran: arguments, variables, files. Without BUILD, of the last build on this store.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild explain
+  rbuild explain app
+  rbuild explain --format json | jq '.steps[].reason'")]
 pub(crate) struct ExplainArgs {
     /// A build, by its name in `rbuild history builds`, or an image that was built here
     #[arg(value_name = "BUILD", conflicts_with = "last")]

@@ -9,6 +9,9 @@ use crate::ui;
 /// Reads every blob and layer and compares them with their digests. Exit status 1 if anything is
 /// wrong and was not repaired.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild fsck
+  rbuild fsck --repair")]
 pub(crate) struct FsckArgs {
     /// Remove what is damaged, so that it is made or fetched again
     #[arg(long)]

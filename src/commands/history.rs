@@ -23,7 +23,12 @@ use crate::ui::{self, units};
     subcommand_negates_reqs = true,
     override_usage = "rbuild history [OPTIONS] IMAGE\n       rbuild history builds [OPTIONS]",
     after_help = "Placeholders of --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size \
-.Comment"
+.Comment
+
+Examples:
+  rbuild history app
+  rbuild history --no-trunc --format '{{.CreatedBy}}' app
+  rbuild history builds"
 )]
 pub(crate) struct HistoryArgs {
     #[command(subcommand)]

@@ -20,7 +20,12 @@ use crate::ui::{self, units};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Placeholders of --format: .ID .Repository .Tag .Digest .CreatedSince \
-.CreatedAt .Size .VirtualSize .SharedSize .UniqueSize .Containers"
+.CreatedAt .Size .VirtualSize .SharedSize .UniqueSize .Containers
+
+Examples:
+  rbuild images
+  rbuild images -q -f dangling=true
+  rbuild images --format '{{.Repository}}:{{.Tag}} {{.Size}}'"
 )]
 pub(crate) struct ImagesArgs {
     /// Show only images of this repository, or with this name; wildcards are allowed

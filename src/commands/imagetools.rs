@@ -10,6 +10,9 @@ use crate::ui;
 
 /// Show what a name in a registry points to
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild imagetools inspect alpine:3.20
+  rbuild imagetools inspect --raw alpine:3.20 | jq '.manifests[].platform'")]
 pub(crate) struct InspectArgs {
     /// Name of the image
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
@@ -25,6 +28,8 @@ pub(crate) struct InspectArgs {
 ///
 /// The platforms of all sources become one index. What the registry of the new name lacks is copied.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild imagetools create -t r.example/app:1 r.example/app:1-amd64 r.example/app:1-arm64")]
 pub(crate) struct CreateArgs {
     /// Names of images and indexes
     #[arg(value_name = "SOURCE", required = true)]

@@ -12,6 +12,9 @@ use crate::ui;
 ///
 /// Tries what a sandbox needs, and tells how each of it went.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild info
+  rbuild info -f '{{.Isolation}}'")]
 pub(crate) struct InfoArgs {
     /// Show it by a Go template, or `json`
     #[arg(short, long, value_name = "FORMAT")]

@@ -16,6 +16,9 @@ use crate::ui;
 /// Takes what `docker save`, `podman save` and `rbuild save` write, and OCI layouts, compressed or
 /// not.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild load <app.tar.zst
+  rbuild load -i app.tar")]
 pub(crate) struct LoadArgs {
     /// Read a file instead of standard input
     #[arg(short, long, value_name = "FILE")]

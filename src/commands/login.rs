@@ -17,6 +17,9 @@ const LONGEST: u64 = 64 << 10;
 ///
 /// Credentials are checked, then kept where Docker and Podman look for them too.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild login registry.example
+  echo \"$TOKEN\" | rbuild login -u robot --password-stdin registry.example")]
 pub(crate) struct LoginArgs {
     /// Host of the registry [default: Docker Hub]
     #[arg(value_name = "SERVER")]

@@ -9,6 +9,8 @@ use crate::ui;
 
 /// Log out of a registry
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild logout registry.example")]
 pub(crate) struct LogoutArgs {
     /// Host of the registry [default: Docker Hub]
     #[arg(value_name = "SERVER")]

@@ -20,6 +20,8 @@ const LARGEST: u64 = 1 << 20;
 ///
 /// The list stays here until it is pushed.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild manifest create r.example/app:1 r.example/app:1-amd64 r.example/app:1-arm64")]
 pub(crate) struct CreateArgs {
     /// The new name
     #[arg(value_name = "LIST")]
@@ -36,6 +38,8 @@ pub(crate) struct CreateArgs {
 
 /// Say what platform an image of a list is for
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild manifest annotate --arch arm64 r.example/app:1 r.example/app:1-arm64")]
 pub(crate) struct AnnotateArgs {
     /// The list
     #[arg(value_name = "LIST")]
@@ -61,6 +65,8 @@ pub(crate) struct AnnotateArgs {
 ///
 /// What the registry of the list lacks is mounted or copied.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild manifest push r.example/app:1")]
 pub(crate) struct PushArgs {
     /// The list
     #[arg(value_name = "LIST")]
@@ -74,6 +80,8 @@ pub(crate) struct PushArgs {
 
 /// Forget lists
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild manifest rm r.example/app:1")]
 pub(crate) struct RmArgs {
     /// The lists
     #[arg(value_name = "LIST", required = true)]

@@ -15,6 +15,10 @@ use crate::ui::{self, units};
 ///
 /// Without options, removes what no image, no build record and no running build needs.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild prune
+  rbuild prune --keep-storage 20GB --force
+  rbuild prune --all --filter until=48h")]
 pub(crate) struct CachePruneArgs {
     /// Remove all build cache, also what the next build would use
     #[arg(short, long)]
@@ -47,6 +51,8 @@ pub(crate) struct CachePruneArgs {
 
 /// Remove images without a name
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild image prune --force")]
 pub(crate) struct ImagePruneArgs {
     /// Remove images with names too
     #[arg(short, long)]
@@ -61,6 +67,8 @@ pub(crate) struct ImagePruneArgs {
 
 /// Remove build cache and images without a name
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild system prune --force")]
 pub(crate) struct SystemPruneArgs {
     /// Remove images with names and all build cache too
     #[arg(short, long)]

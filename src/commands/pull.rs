@@ -17,6 +17,9 @@ use crate::ui::counter::Counter;
 
 /// Download images from a registry
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild pull alpine:3.20
+  rbuild pull --platform linux/arm64 alpine")]
 pub(crate) struct PullArgs {
     /// Names of images
     #[arg(value_name = "NAME[:TAG|@DIGEST]", required = true)]

@@ -20,6 +20,9 @@ use crate::ui::counter::Counter;
 /// The name says which: `registry.example/team/app:1.2`. Layers that were built here are compressed
 /// first, once; layers that the registry has are not sent again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild push registry.example/team/app:1.2
+  rbuild push -a registry.example/team/app")]
 pub(crate) struct PushArgs {
     /// Name of the image
     #[arg(value_name = "NAME[:TAG]")]

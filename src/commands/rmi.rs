@@ -15,6 +15,9 @@ use crate::ui;
 /// A name is taken away; with its last name the image goes. Layers that the build cache still needs
 /// stay until `rbuild prune`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild rmi app:1.1
+  rbuild images -q -f dangling=true | xargs rbuild rmi")]
 pub(crate) struct RmiArgs {
     /// Names or IDs of images
     #[arg(value_name = "IMAGE", required = true)]

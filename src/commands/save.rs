@@ -14,6 +14,9 @@ use crate::outfile::OutFile;
 ///
 /// The archive is an OCI image layout and at the same time what `docker save` writes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild save -o app.tar app:1.2
+  rbuild save app:1.2 | zstd >app.tar.zst")]
 pub(crate) struct SaveArgs {
     /// Names or IDs of images
     #[arg(value_name = "IMAGE", required = true)]

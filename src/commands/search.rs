@@ -18,7 +18,13 @@ const DESCRIPTION: usize = 45;
 /// Docker Hub is searched by name and description. Other registries, named before the term, are mostly
 /// asked for the names of all their repositories, which not all of them tell.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Placeholders of --format: .Name .Description .StarCount .IsOfficial")]
+#[command(
+    after_help = "Placeholders of --format: .Name .Description .StarCount .IsOfficial
+
+Examples:
+  rbuild search nginx
+  rbuild search --limit 5 registry.example/app"
+)]
 pub(crate) struct SearchArgs {
     /// What to look for, for example `nginx` or `registry.example/nginx`
     #[arg(value_name = "[REGISTRY/]TERM")]

@@ -13,6 +13,9 @@ use crate::ui::{self, units};
 
 /// Show disk usage
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild du
+  rbuild du --verbose")]
 pub(crate) struct DfArgs {
     /// Show every item
     #[arg(short, long)]

@@ -8,6 +8,9 @@ use crate::failure::Failure;
 
 /// Give an image another name
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild tag app:latest app:1.2
+  rbuild tag app registry.example/team/app:1.2")]
 pub(crate) struct TagArgs {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]

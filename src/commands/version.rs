@@ -8,6 +8,9 @@ use crate::ui;
 
 /// Show the version
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild version
+  rbuild version -f json")]
 pub(crate) struct VersionArgs {
     /// Show it by a Go template, or `json`
     #[arg(short, long, value_name = "FORMAT")]

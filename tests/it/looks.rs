@@ -151,6 +151,11 @@ fn layers_tell_what_was_in_vain_and_who_is_to_blame() {
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["waste"][0]["bytes"], 50_006);
     assert_eq!(json["layers"][1]["wasted"], 50_006);
+    assert!(text.contains("  Imported from "), "{text}");
+    env.rbuild(["biuld", "-t", "x", "."])
+        .run()
+        .exits(2)
+        .says("hint: did you mean the command `build`?");
     env.rbuild(["layers", "nothing"])
         .run()
         .fails_with("No such image: nothing");

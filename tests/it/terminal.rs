@@ -280,6 +280,30 @@ fn a_build_on_a_terminal_draws_its_steps() {
 }
 
 #[test]
+fn a_failing_build_opens_a_shell_on_the_terminal() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let context = env.dockerfile("c", "FROM busybox\nRUN echo half >/half; exit 3\n");
+    let context = context.to_str().unwrap();
+    let mut shell = OnTerminal::start(&env, &["--on-error=shell", "-t", "x", context]);
+    let before = shell.settings();
+    shell.expect("`exit` ends it");
+    shell.expect("# ");
+    shell.type_in("cat /half; stty size; tty; echo done-$((1 + 1))\n");
+    let text = shell.expect("done-2");
+    assert!(text.contains("half\r\n40 100\r\n/dev/"), "{text:?}");
+    shell.type_in("exit 9\n");
+    let (status, _) = shell.end();
+    assert_eq!(status, 1, "the build has failed, whatever the shell says");
+    assert_eq!(shell.settings().local_modes, before.local_modes);
+    let mut again = OnTerminal::start(&env, &["debug"]);
+    again.expect("[2/2] RUN echo half");
+    again.expect("# ");
+    again.type_in("exit 9\n");
+    assert_eq!(again.end().0, 9);
+}
+
+#[test]
 fn archives_are_not_written_to_a_terminal() {
     let env = TestEnv::new();
     let context = env.dockerfile("c", "FROM scratch\nENV a=b\n");

@@ -287,3 +287,40 @@ fn usage_tells_what_is_for_what() {
         (2, 2, 1)
     );
 }
+
+#[test]
+fn past_builds_are_forgotten_but_not_those_that_run() {
+    let test = TestStore::new();
+    let names: Vec<String> = (0..3)
+        .map(|_| test.store.new_build().unwrap().name().to_owned())
+        .collect();
+    let running = test.store.new_build().unwrap();
+    assert_eq!(test.store.builds().unwrap().len(), 4);
+    test.store.draft().unwrap().keep(&running).unwrap();
+    assert!(running.failed_upper().is_some());
+    test.store.forget_builds(2).unwrap();
+    assert_eq!(
+        test.store.builds().unwrap(),
+        [names[2].as_str(), running.name()]
+    );
+    // What a failed step left stays as long as somebody looks at it.
+    test.store.forget_builds(0).unwrap();
+    assert_eq!(test.store.builds().unwrap(), [running.name()]);
+    assert!(running.failed_upper().is_some());
+    let name = running.name().to_owned();
+    drop(running);
+    let opened = test.store.open_build(&name).unwrap().unwrap();
+    assert!(opened.failed_upper().is_some());
+    drop(opened);
+    test.store.forget_builds(9).unwrap();
+    let opened = test.store.open_build(&name).unwrap().unwrap();
+    assert!(opened.failed_upper().is_none());
+    drop(opened);
+    test.store.forget_builds(0).unwrap();
+    assert!(test.store.open_build(&name).unwrap().is_none());
+    assert!(test.store.build_path("../trees").is_none());
+    assert_eq!(
+        test.store.fsck(false).unwrap().problems,
+        Vec::<String>::new()
+    );
+}
