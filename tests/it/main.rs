@@ -22,6 +22,7 @@ mod changed_copy;
 mod check;
 mod concurrency;
 mod context;
+mod cve;
 mod debian;
 mod debug;
 mod disk_faults;

@@ -259,6 +259,10 @@ impl CopyWords {
         }
         for source in &self.sources {
             match source {
+                // The history goes where the image goes (CVE-2023-26054).
+                ExpandedSource::Path(path) if is_add && path.starts_with("http") => {
+                    text.push_str(&format!(" {}", crate::source::http::public(path)));
+                }
                 ExpandedSource::Path(path) => text.push_str(&format!(" {path}")),
                 ExpandedSource::Heredoc(name, _) | ExpandedSource::Replaced(name) => {
                     text.push_str(&format!(" <<{name}"));

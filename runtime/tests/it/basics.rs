@@ -105,7 +105,7 @@ fn root_a_plain_user_is_told_what_is_missing() {
         said.contains("not permitted to make the namespaces of a sandbox"),
         "{said}"
     );
-    assert!(said.contains("run as root"), "{said}");
+    assert!(said.contains("rbuild doctor"), "{said}");
 }
 
 #[test]
