@@ -150,6 +150,12 @@ impl Beside {
         failed.take()
     }
 
+    /// Where the records of a target go.
+    pub(crate) fn record_place(&self, number: usize) -> Option<&Location> {
+        let target = self.records.iter().find(|one| one.number == number)?;
+        Some(&target.location)
+    }
+
     /// Nothing more comes. The value that this returns does it on drop, however the build ends.
     pub(crate) fn closing(&self) -> Closing<'_> {
         Closing(self)

@@ -153,6 +153,7 @@ pub fn open(
         events,
         cancel,
         own_mounts: None,
+        mounts: None,
         vertex: VertexId(request.step.vertex),
         recorder: None,
     };

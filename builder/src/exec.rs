@@ -27,6 +27,7 @@ use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::file::{PathMaker, commit_options, upper_build_error};
 use crate::ops::ExecOp;
+use crate::remote_cache::MountSources;
 use crate::report::{Recorder, log_path};
 use crate::request::{SecretSource, SshSource};
 use crate::source::AgentSocket;
@@ -56,6 +57,8 @@ pub(crate) struct ExecContext<'a> {
     pub cancel: &'a Cancel,
     /// Where cache mounts live that are thrown away with the build; none for those of the store.
     pub own_mounts: Option<&'a Scratch>,
+    /// What new cache mounts are filled from, if from anywhere.
+    pub mounts: Option<&'a MountSources>,
     /// The vertex, for events.
     pub vertex: VertexId,
     /// Where the log goes and what a failed step leaves; none when nothing is built.

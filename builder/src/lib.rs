@@ -177,6 +177,7 @@ fn build_with(
     let imports = remote_cache::import(store, cache_client, sources, &request.platforms, events);
     let wrong = |error: image::ImageError| BuildError::user(chain(&error).join(": "));
     let records = remote_cache::Records::new(cache_client, sources).map_err(wrong)?;
+    let mounts = remote_cache::MountSources::new(cache_client, sources).map_err(wrong)?;
     let lost = remote_cache::Lost::default();
     let recorder = Recorder::new(store);
     let lease = engine
@@ -200,6 +201,7 @@ fn build_with(
             cache_client,
             imports: &imports,
             records: &records,
+            mounts: &mounts,
             lost: &lost,
             beside: &beside,
             foreseen: OnceLock::new(),

@@ -9,10 +9,12 @@
 //!
 //! A cache is a help and no source: one that cannot be read is a warning.
 
+mod artifact;
 mod config;
 mod export;
 mod import;
 mod layer;
+mod mounts;
 mod records;
 
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +24,7 @@ use crate::event::VertexId;
 pub(crate) use export::{export, inline};
 pub(crate) use import::{Hit, Imports, import};
 pub(crate) use layer::layer_blob;
+pub(crate) use mounts::MountSources;
 pub(crate) use records::{RecordTarget, Records, record_targets, send_step};
 
 /// Vertices of caches are numbered from here: no graph is as large.

@@ -25,7 +25,7 @@ use crate::event::{Event, EventSink, VertexId, Warning};
 use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
-use crate::remote_cache::{Imports, Lost, Records, is_cache};
+use crate::remote_cache::{Imports, Lost, MountSources, Records, is_cache};
 use crate::report::Recorder;
 use crate::request::BuildRequest;
 use crate::source::Remote;
@@ -47,6 +47,8 @@ pub(crate) struct SolveContext<'a> {
     pub imports: &'a Imports,
     /// What other builds have found out, to be asked.
     pub records: &'a Records,
+    /// What new cache mounts are filled from.
+    pub mounts: &'a MountSources,
     /// The caches that do not deliver.
     pub lost: &'a Lost,
     /// Sends results while the build goes on.

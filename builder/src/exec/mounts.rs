@@ -384,7 +384,15 @@ impl Place<'_> {
         let mount = mount.map_err(|error| failed(&error))?;
         if mount.created {
             set_directory(&mount.path, *mode, *uid, *gid).map_err(|error| failed(&error))?;
+            let fetched = match (self.context.mounts, self.context.own_mounts) {
+                (Some(mounts), None) => {
+                    let (events, vertex) = (self.context.events, self.context.vertex);
+                    mounts.fill(store, events, vertex, &id, &mount.path)
+                }
+                _ => false,
+            };
             if let Some((input, source)) = seed
+                && !fetched
                 && let Err(error) = self.seed(&mount.path, *input, source)
             {
                 // The next build shall fill it again, and not find a part.

@@ -49,6 +49,19 @@ pub(super) struct CacheRecord {
     #[serde(rename = "layers", default, skip_serializing_if = "Vec::is_empty")]
     pub(super) results: Vec<CacheResult>,
     pub(super) digest: Digest,
+    /// For each input of the step, the records that it may be the result of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) inputs: Vec<Vec<CacheInput>>,
+}
+
+/// A record that another one builds on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CacheInput {
+    /// What of the input is used; BuildKit's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) selector: String,
+    /// Position of the record.
+    pub(super) link: usize,
 }
 
 /// A result: a layer and all below it.
@@ -82,11 +95,12 @@ mod tests {
         assert_eq!(config.layers[0].parent, -1);
         assert_eq!(config.layers[1].parent, 0);
         assert_eq!(serde_json::to_string(&config).unwrap(), text);
-        // Inputs and other fields of BuildKit's own records are passed over.
+        // Other fields of BuildKit's own records are passed over.
         let foreign = format!(
             r#"{{"records":[{{"digest":"{digest}","inputs":[[{{"link":0}}]],"chains":[{{"layers":[0]}}]}}]}}"#
         );
         let config: CacheConfig = serde_json::from_str(&foreign).unwrap();
         assert!(config.records[0].results.is_empty());
+        assert_eq!(config.records[0].inputs[0][0].link, 0);
     }
 }

@@ -6,9 +6,10 @@ use std::time::Instant;
 use rbuild_cache::DiffId;
 
 use super::config::{
-    CONFIG, CacheConfig, CacheLayer, CacheRecord, CacheResult, INLINE, LayerAnnotations,
+    CONFIG, CacheConfig, CacheInput, CacheLayer, CacheRecord, CacheResult, INLINE, LayerAnnotations,
 };
 use super::layer::{LayerBlob, layer_blob};
+use super::mounts::save_mounts;
 use crate::error::{BuildError, chain};
 use crate::event::{Event, VertexId, Warning};
 use crate::image::bundle::{Bundle, Content};
@@ -24,6 +25,7 @@ use crate::solve::{LayerRef, SolveContext, VertexOutput};
 
 /// A step's result that goes into a cache.
 struct Exported<'a> {
+    vertex: VertexId,
     output: &'a VertexOutput,
     layer: &'a LayerRef,
 }
@@ -34,15 +36,17 @@ fn exported<'a>(
     image: Option<&[DiffId]>,
 ) -> Vec<Exported<'a>> {
     let mut found: Vec<Exported<'a>> = Vec::new();
-    for output in outputs
-        .iter()
-        .flatten()
-        .filter(|output| !output.keys.is_empty())
-    {
-        if let Some(layer) = output.layers().last()
+    for (number, output) in outputs.iter().enumerate() {
+        if let Some(output) = output.as_ref().filter(|output| !output.keys.is_empty())
+            && let Some(layer) = output.layers().last()
             && image.is_none_or(|image| image.contains(&layer.diff_id))
         {
-            found.push(Exported { output, layer });
+            let vertex = VertexId(number as u32);
+            found.push(Exported {
+                vertex,
+                output,
+                layer,
+            });
         }
     }
     found
@@ -69,7 +73,14 @@ pub(crate) fn export(
         let records = matches!(target.place, CachePlace::Records(_));
         let result = if records {
             // They are written while the build goes on.
-            context.beside.wait_for_records(number).map_or(Ok(()), Err)
+            let written = context.beside.wait_for_records(number).map_or(Ok(()), Err);
+            let place = context
+                .beside
+                .record_place(number)
+                .filter(|_| target.mounts);
+            written.and_then(|()| {
+                place.map_or(Ok(()), |place| save_mounts(context, outputs, place, vertex))
+            })
         } else {
             let steps = exported(outputs, (!target.all).then_some(image));
             write(context, target, &steps, vertex)
@@ -120,6 +131,7 @@ fn write(
     let mut layers: Vec<LayerBlob> = Vec::new();
     let mut positions: BTreeMap<DiffId, usize> = BTreeMap::new();
     let mut config = CacheConfig::default();
+    let mut written: BTreeMap<VertexId, Vec<CacheInput>> = BTreeMap::new();
     for step in steps {
         let diff_id = step.layer.diff_id;
         let known = positions.get(&diff_id).copied();
@@ -135,7 +147,20 @@ fn write(
             layers.push(blob);
             positions.insert(diff_id, position);
         }
-        config.records.extend(records(step.output, position));
+        // Steps come behind those that they build on.
+        let inputs = context.graph.vertex(step.vertex).inputs.iter();
+        let links = inputs.map(|input| written.get(input).cloned().unwrap_or_default());
+        let links: Vec<Vec<CacheInput>> = links.collect();
+        let first = config.records.len();
+        config
+            .records
+            .extend(records(step.output, position, &links));
+        let own = first..config.records.len();
+        let own = own.map(|link| CacheInput {
+            selector: String::new(),
+            link,
+        });
+        written.insert(step.vertex, own.collect());
     }
     // Which layer lies below which, as far as it is in the cache: keys name what is below anyway.
     let mut parents: BTreeMap<usize, i64> = BTreeMap::new();
@@ -166,14 +191,25 @@ fn write(
     send(context, target, &layers, bytes, vertex)
 }
 
-/// The records of a step.
-fn records(output: &VertexOutput, layer: usize) -> impl Iterator<Item = CacheRecord> + '_ {
+/// The records of a step, which builds on others.
+fn records<'a>(
+    output: &'a VertexOutput,
+    layer: usize,
+    inputs: &'a [Vec<CacheInput>],
+) -> impl Iterator<Item = CacheRecord> + 'a {
+    // Without any link there is nothing to say.
+    let inputs = if inputs.iter().all(Vec::is_empty) {
+        &[]
+    } else {
+        inputs
+    };
     output.keys.iter().map(move |key| CacheRecord {
         digest: *key,
         results: vec![CacheResult {
             layer,
             created: output.created.clone(),
         }],
+        inputs: inputs.to_vec(),
     })
 }
 
@@ -287,7 +323,7 @@ pub(crate) fn inline(
     for step in exported(outputs, Some(&layers)) {
         let position = layers.iter().position(|id| *id == step.layer.diff_id);
         if let Some(position) = position {
-            all.extend(records(step.output, position));
+            all.extend(records(step.output, position, &[]));
         }
     }
     let text = base64_encode(&crate::image::json::compact(&all));

@@ -663,6 +663,7 @@ fn run_command(
         events: context.events,
         cancel: context.cancel,
         own_mounts: context.own_mounts,
+        mounts: Some(context.mounts),
         vertex: id,
         recorder: Some(context.recorder),
     };

@@ -124,7 +124,18 @@ fn the_format_is_buildkits() {
                 diff_id
             );
         }
-        assert!(config["records"][0]["layers"][0]["layer"].is_u64());
+        let records = config["records"].as_array().unwrap();
+        assert!(records[0]["layers"][0]["layer"].is_u64());
+        // Records build on records before them, and all but the first of a stage on one.
+        let mut links = 0;
+        for (position, record) in records.iter().enumerate() {
+            let inputs = record["inputs"].as_array().into_iter().flatten();
+            for link in inputs.flat_map(|input| input.as_array().unwrap()) {
+                assert!(link["link"].as_u64().unwrap() < position as u64);
+                links += 1;
+            }
+        }
+        assert!(links >= 3, "{config}");
         (
             config["layers"].as_array().unwrap().len(),
             config["records"].as_array().unwrap().len(),
@@ -205,4 +216,33 @@ fn a_dead_cache_never_fails_a_build() {
         outcome.stderr
     );
     env.assert_sound_store();
+}
+
+/// The fixture is written by hand after the schema; see its README.
+#[test]
+fn caches_that_buildkit_wrote_are_read_and_found_to_be_of_no_use() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/buildkit-cache");
+    let env = TestEnv::new();
+    env.import_busybox();
+    let folder = env.dockerfile("context", "FROM busybox\nRUN echo built >/built\n");
+    for tag in ["manifest", "index"] {
+        let from = format!("type=local,src={},tag={tag}", fixture.display());
+        let flags = [
+            "--no-cache-filter",
+            "none",
+            "-t",
+            "app",
+            "--cache-from",
+            &from,
+        ];
+        let outcome = build(&env, &folder, &flags).ok();
+        assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("importing cache manifest from"),
+            "{}",
+            outcome.stderr
+        );
+    }
+    let ran = ["run", "--rm", "app", "cat", "/built"];
+    assert_eq!(env.rbuild(ran).run().ok().out(), "built\n");
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::args;
 use crate::support::process::Outcome;
@@ -268,25 +269,30 @@ fn a_registry_that_fails_never_fails_the_build() {
     .ok();
     let to = format!("type=registry,ref={},mode=max", registry.name("other"));
     build(&env, &app, &["--cache-to", &to]).ok();
-    let proxy = Proxy::before(&registry, |method, target, _| {
-        if method == "GET" && target.contains("/blobs/") && !target.contains("/base/") {
+    let configs = AtomicUsize::new(0);
+    let proxy = Proxy::before(&registry, move |method, target, _| {
+        // The one is read by three requests: for name, manifest and config.
+        let config = target.contains("/other/") && configs.fetch_add(1, Ordering::SeqCst) < 3;
+        if method == "GET" && target.contains("/blobs/") && !target.contains("/base/") && !config {
             Action::Answer(500, "X-Nothing: x")
         } else {
             Action::Forward
         }
     });
-    let other = format!("type=records,ref={}", proxy.name("cache"));
-    let fresh = TestEnv::new();
-    let folder = context(&fresh, &proxy.name("base"), "cat /one /tool /file >/last");
-    let outcome = build(&fresh, &folder, &["-t", "app", "--cache-from", &other]).ok();
-    let said = &outcome.stderr;
-    assert!(
-        said.contains("does not deliver what it has promised"),
-        "{said}"
-    );
-    let ran = ["run", "--rm", "app", "cat", "/last"];
-    assert_eq!(fresh.rbuild(ran).run().ok().out(), "one\ntool\ncontent\n");
-    fresh.assert_sound_store();
+    for (kind, name) in [("records", "cache"), ("registry", "other")] {
+        let from = format!("type={kind},ref={}", proxy.name(name));
+        let fresh = TestEnv::new();
+        let folder = context(&fresh, &proxy.name("base"), "cat /one /tool /file >/last");
+        let outcome = build(&fresh, &folder, &["-t", "app", "--cache-from", &from]).ok();
+        let said = &outcome.stderr;
+        assert!(
+            said.contains("does not deliver what it has promised"),
+            "{said}"
+        );
+        let ran = ["run", "--rm", "app", "cat", "/last"];
+        assert_eq!(fresh.rbuild(ran).run().ok().out(), "one\ntool\ncontent\n");
+        fresh.assert_sound_store();
+    }
 }
 
 #[test]
@@ -315,4 +321,74 @@ fn records_that_lie_are_not_believed() {
         assert_eq!(fresh.rbuild(ran).run().ok().out(), "one\n");
         fresh.assert_sound_store();
     }
+}
+
+#[test]
+fn cache_mounts_travel_and_only_what_is_new_in_them() {
+    let registry = Registry::plain();
+    let base = registry.name("base");
+    push_base(&base);
+    let step = |env: &TestEnv, command: &str| {
+        let text = format!("FROM {base}\nRUN --mount=type=cache,target=/cache {command}\n");
+        env.dockerfile("context", &text)
+    };
+    let both = |proxy: &Proxy| format!("{},mounts=true", records(&proxy.name("cache")));
+    let run = |env: &TestEnv, command: &str, proxy: &Proxy| {
+        let cache = both(proxy);
+        let folder = step(env, command);
+        let flags = ["-t", "app", "--cache-from", &cache, "--cache-to", &cache];
+        build(env, &folder, &flags).ok()
+    };
+    let forward = || Proxy::before(&registry, |_, _, _| Action::Forward);
+    let seen = |env: &TestEnv| {
+        let cat = ["run", "--rm", "app", "cat", "/seen"];
+        env.rbuild(cat).run().ok().out()
+    };
+    let (env, first) = (TestEnv::new(), forward());
+    let fill = "head -c 12000000 /dev/urandom >/cache/data && ln -s data /cache/link && \
+                echo one >/cache/version && chmod 640 /cache/version && chown 7:8 /cache/version";
+    run(&env, fill, &first);
+    let chunks = first.seen("POST", "/cache/blobs/uploads/").len();
+    assert!(chunks > 6, "{chunks}");
+
+    // Another machine finds it, changes a little, and sends little.
+    let (other, second) = (TestEnv::new(), forward());
+    let change = "(stat -c '%a %u:%g %n' /cache/version; cat /cache/version; readlink /cache/link; \
+                  wc -c </cache/data) >/seen && echo two >/cache/version";
+    run(&other, change, &second);
+    assert_eq!(
+        seen(&other),
+        "640 7:8 /cache/version\none\ndata\n12000000\n"
+    );
+    assert!(downloaded(&second) > 12_000_000);
+    // The layer, the chunk with the version, the order of the chunks.
+    let sent = second.seen("POST", "/cache/blobs/uploads/").len();
+    assert!(sent < 6 && sent < chunks, "{sent} of {chunks}");
+    other.assert_sound_store();
+
+    // A mount that is there is not fetched again; one that is not sound begins empty.
+    let third = forward();
+    run(&other, "cat /cache/version >/seen", &third);
+    assert_eq!(seen(&other), "two\n");
+    assert!(downloaded(&third) < 4096);
+    let bent = Proxy::before(&registry, |method, target, _| {
+        if method == "GET" && target.contains("/cache/blobs/") {
+            Action::Flip(40)
+        } else {
+            Action::Forward
+        }
+    });
+    let fresh = TestEnv::new();
+    let outcome = run(&fresh, "ls -A /cache >/seen", &bent);
+    let said = &outcome.stderr;
+    assert!(
+        said.contains("the cache mount cache begins empty"),
+        "{said}"
+    );
+    assert_eq!(seen(&fresh), "");
+    fresh.assert_sound_store();
+    // What was lost on the way is not lost in the registry.
+    let (last, fourth) = (TestEnv::new(), forward());
+    run(&last, "cp /cache/version /seen", &fourth);
+    assert_eq!(seen(&last), "two\n");
 }

@@ -1,24 +1,18 @@
 //! The artifact of a step.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use rbuild_cache::{DiffId, Digest};
-use serde::{Deserialize, Serialize};
 
 use crate::image::manifest::ANNOTATION_CREATED;
-use crate::image::media::{self, OCI_MANIFEST};
-use crate::image::{BaseLayer, Descriptor, ImageError, json};
+use crate::image::media;
+use crate::image::{BaseLayer, ImageError};
+use crate::remote_cache::artifact::{Artifact, Part, empty};
 use crate::remote_cache::config::UNCOMPRESSED;
 
 /// Type of the artifact.
 const ARTIFACT: &str = "application/vnd.rbuild.step.v1+json";
-/// Media type of the config that every artifact has: `{}`. OCI image specification, "Guidance for
-/// an Empty Descriptor".
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
-/// That config.
-pub(super) const EMPTY: &[u8] = b"{}";
 /// Annotation with the keys, separated by commas.
 const KEYS: &str = "dev.rbuild.step.keys";
 /// Annotation with the step as the build showed it.
@@ -39,82 +33,34 @@ pub(super) struct StepRecord {
     pub(super) layer: BaseLayer,
 }
 
-/// The manifest, in the order of the specification.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Artifact {
-    schema_version: u32,
-    media_type: String,
-    #[serde(rename = "artifactType")]
-    kind: String,
-    config: Part,
-    layers: Vec<Part>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-/// A descriptor.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Part {
-    media_type: String,
-    digest: Digest,
-    size: u64,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
-}
-
 /// The tag of a key.
 pub(super) fn tag(key: &Digest) -> String {
     format!("step-{}", key.hex())
-}
-
-/// Describes the config that every artifact has.
-pub(super) fn empty() -> Descriptor {
-    Descriptor::new(EMPTY_TYPE, Digest::of(EMPTY), EMPTY.len() as u64)
 }
 
 impl StepRecord {
     /// The manifest.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
-        let mut annotations = BTreeMap::from([
+        let mut layer = Part::from(self.layer.descriptor());
+        let diff_id = (UNCOMPRESSED.to_owned(), self.layer.diff_id.to_string());
+        layer.annotations.extend([diff_id]);
+        let mut artifact = Artifact::new(ARTIFACT, empty(), vec![layer]);
+        artifact.annotations.extend([
             (KEYS.to_owned(), keys.join(",")),
             (NAME.to_owned(), self.name.clone()),
         ]);
         if let Some(created) = &self.created {
-            annotations.insert(ANNOTATION_CREATED.to_owned(), created.clone());
+            let created = (ANNOTATION_CREATED.to_owned(), created.clone());
+            artifact.annotations.extend([created]);
         }
-        let diff_id = (UNCOMPRESSED.to_owned(), self.layer.diff_id.to_string());
-        let empty = empty();
-        json::compact(&Artifact {
-            schema_version: 2,
-            media_type: OCI_MANIFEST.to_owned(),
-            kind: ARTIFACT.to_owned(),
-            config: Part {
-                media_type: empty.media_type,
-                digest: empty.digest,
-                size: empty.size,
-                annotations: BTreeMap::new(),
-            },
-            layers: vec![Part {
-                media_type: self.layer.media_type.clone(),
-                digest: self.layer.blob,
-                size: self.layer.size,
-                annotations: BTreeMap::from([diff_id]),
-            }],
-            annotations,
-        })
+        artifact.to_bytes()
     }
 
     /// Reads a manifest that somebody wrote; `what` names it in errors.
     pub(super) fn parse(what: &str, bytes: &[u8]) -> Result<StepRecord, ImageError> {
         let refuse = |reason: &str| ImageError::document(what, reason);
-        let mut read: Artifact =
-            serde_json::from_slice(bytes).map_err(|error| ImageError::document(what, error))?;
-        if read.schema_version != 2 || read.kind != ARTIFACT {
-            return Err(refuse("it is no record of a build step"));
-        }
+        let mut read = Artifact::parse(what, ARTIFACT, bytes)?;
         let (Some(layer), None) = (read.layers.pop(), read.layers.pop()) else {
             return Err(refuse("it does not have one layer"));
         };
@@ -190,7 +136,11 @@ mod tests {
     fn other_documents_are_refused() {
         let text = String::from_utf8(record().to_bytes()).unwrap();
         for (from, to, reason) in [
-            ("rbuild.step", "other", "no record of a build step"),
+            (
+                "rbuild.step",
+                "other",
+                "it is no `application/vnd.rbuild.step",
+            ),
             ("tar+gzip", "zip", "unknown kind"),
             (UNCOMPRESSED, "x", "no diff ID"),
             (KEYS, "x", "no keys"),

@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use rbuild_cache::{Compression, Digest, Store};
 use rbuild_registry::{Client, Location, Reference};
 
-use super::document::{EMPTY, StepRecord, empty, tag};
+use super::document::{StepRecord, tag};
 use crate::image::media::OCI_MANIFEST;
 use crate::image::push::push_blob;
 use crate::image::{BaseLayer, ImageError, OutgoingBlob, location_of};
 use crate::output::OutputError;
+use crate::remote_cache::artifact::{EMPTY, empty};
 use crate::remote_cache::layer::layer_blob;
 use crate::request::{CachePlace, CacheTarget};
 use crate::solve::VertexOutput;
@@ -21,7 +22,7 @@ pub(crate) struct RecordTarget {
     pub(crate) number: usize,
     /// The steps of all stages, not only those that the image is made of.
     pub(crate) all: bool,
-    location: Location,
+    pub(crate) location: Location,
     compression: Compression,
     max_layer: Option<u64>,
     /// Why nothing more is written.
