@@ -49,47 +49,59 @@ pub struct CommitOptions {
     pub owner: Option<(u32, u32)>,
 }
 
+/// Makes an upper and a work directory in `place`.
+fn make_directories(place: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
+    let (upper, work) = (place.join("upper"), place.join("work"));
+    for path in [&upper, &work] {
+        DirBuilder::new()
+            .mode(0o755)
+            .create(path)
+            .map_err(StoreError::io("create the directory", path))?;
+    }
+    // The process's umask must not show in an image.
+    rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755))
+        .map_err(StoreError::io("set the mode of", &upper))?;
+    Ok((upper, work))
+}
+
+/// Makes an upper and a work directory over `parents` (bottom first) in a directory of the caller's,
+/// for what outlives the process.
+pub fn writable_over(place: &Path, parents: &[Layer]) -> Result<(PathBuf, PathBuf), StoreError> {
+    let (upper, work) = make_directories(place)?;
+    inherit_root(&upper, parents)?;
+    Ok((upper, work))
+}
+
+/// Gives the upper directory the mode, owner and time that `/` has in `parents`.
+///
+/// Overlay shows the root of the topmost directory, and that is this one.
+fn inherit_root(path: &Path, parents: &[Layer]) -> Result<(), StoreError> {
+    let root = RootView::new(parents).root_entry()?.metadata;
+    let upper = File::open(path).map_err(StoreError::io("open", path))?;
+    owners::set(&upper, root.uid, root.gid, root.mode)
+        .map_err(StoreError::io("set owner and mode of", path))?;
+    let time = Timespec {
+        tv_sec: root.mtime.seconds,
+        tv_nsec: i64::from(root.mtime.nanoseconds),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::futimens(&upper, &times).map_err(StoreError::io("set the times of", path))
+}
+
 impl Draft {
     pub(crate) fn new(store: &Store) -> Result<Draft, StoreError> {
         store.check_owners()?;
         let scratch = store.scratch()?;
-        let upper = scratch.path().join("upper");
-        let work = scratch.path().join("work");
-        for path in [&upper, &work] {
-            DirBuilder::new()
-                .mode(0o755)
-                .create(path)
-                .map_err(StoreError::io("create the directory", path))?;
-        }
-        // The process's umask must not show in an image.
-        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755))
-            .map_err(StoreError::io("set the mode of", &upper))?;
+        let (upper, work) = make_directories(scratch.path())?;
         Ok(Draft {
             store: store.clone(),
             upper,
             work,
             scratch,
         })
-    }
-
-    /// Gives the upper directory the mode, owner and time that `/` has in `parents`.
-    ///
-    /// Overlay shows the root of the topmost directory, and that is this one.
-    pub(crate) fn inherit_root(&self, parents: &[Layer]) -> Result<(), StoreError> {
-        let root = RootView::new(parents).root_entry()?.metadata;
-        let upper = File::open(&self.upper).map_err(StoreError::io("open", &self.upper))?;
-        owners::set(&upper, root.uid, root.gid, root.mode)
-            .map_err(StoreError::io("set owner and mode of", &self.upper))?;
-        let time = Timespec {
-            tv_sec: root.mtime.seconds,
-            tv_nsec: i64::from(root.mtime.nanoseconds),
-        };
-        let times = Timestamps {
-            last_access: time,
-            last_modification: time,
-        };
-        rustix::fs::futimens(&upper, &times)
-            .map_err(StoreError::io("set the times of", &self.upper))
     }
 
     /// Returns the upper directory of the overlay mount.
@@ -141,7 +153,7 @@ impl Store {
     /// in `parents` (bottom first).
     pub fn draft_on(&self, parents: &[Layer]) -> Result<Draft, StoreError> {
         let draft = Draft::new(self)?;
-        draft.inherit_root(parents)?;
+        inherit_root(&draft.upper, parents)?;
         Ok(draft)
     }
 }

@@ -56,7 +56,7 @@ pub use compress::{
 };
 pub use digest::{ChainId, DiffId, Digest, DigestWriter, Hasher, ParseDigestError};
 pub use disk::{DiskSpace, DiskTrouble};
-pub use draft::{CommitOptions, Draft};
+pub use draft::{CommitOptions, Draft, writable_over};
 pub use entry::{FileKind, Metadata, Timestamp};
 pub use error::{StoreError, ViewError};
 pub use extract::{ExtractOptions, Extracted, extract};

@@ -17,6 +17,7 @@ mod command;
 mod devices;
 mod identity;
 mod init;
+pub(crate) mod join;
 mod kernel;
 mod mounts;
 mod terminal;
@@ -151,7 +152,8 @@ fn set_up(
     command::take_streams(request, terminal, &sandbox.process.user)?;
     sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    identity::give_up_rights(sandbox, filter.as_deref(), &report)?;
+    let (security, user) = (&sandbox.security, &sandbox.process.user);
+    identity::give_up_rights(security, user, filter.as_deref(), &report)?;
     Err(command::execute(&sandbox.process))
 }
 

@@ -123,8 +123,8 @@ pub fn isolation() -> Isolation {
 }
 
 /// Takes over the rung of the program that has started this process.
-pub(crate) fn inherit(isolation: Isolation) {
-    // Nobody settles in the spawner.
+pub fn inherit(isolation: Isolation) {
+    // Whoever inherits does not settle.
     let _ = CURRENT.set(isolation);
 }
 

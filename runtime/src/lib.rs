@@ -24,6 +24,7 @@
 
 mod cgroup;
 mod child;
+pub mod container;
 pub mod emulation;
 mod error;
 mod isolation;
@@ -47,7 +48,7 @@ pub use probe::{Ability, HostReport, probe};
 pub use running::{ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use spec::{
-    CapabilitySet, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind, RootFs,
-    Sandbox, Seccomp, Security, Swap, UpperDir, User,
+    CapabilitySet, Joining, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind,
+    RootFs, Sandbox, Seccomp, Security, Swap, UpperDir, User,
 };
 pub use userns::{has_private_network, in_user_namespace};

@@ -1,7 +1,7 @@
 //! The handle of the spawner: starts it with the first sandbox, and talks to it.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::isolation::isolation;
 use crate::wire::{self, Failure, Request, Setup, Status};
-use crate::{Running, Sandbox, SandboxError, Stdio, emulation, running, sys};
+use crate::{Joining, Running, Sandbox, SandboxError, Stdio, emulation, running, sys};
 
 /// What a [`Runtime`] needs from its user.
 #[derive(Debug, Clone)]
@@ -88,10 +88,37 @@ impl Runtime {
 
     /// Starts a sandbox. Returns when its command was executed or its set-up has failed.
     pub fn spawn(&self, sandbox: &Sandbox, stdio: Stdio) -> Result<Running, SandboxError> {
-        let spawner = self.spawner()?;
-        let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
         let body = serde_json::to_vec(sandbox)
             .map_err(|error| SandboxError::Invalid(error.to_string()))?;
+        self.ask(body, stdio, None)
+    }
+
+    /// Starts a process in a sandbox that runs. Returns as [`spawn`](Self::spawn) does.
+    ///
+    /// The process ends with the sandbox at the latest. Killing the result kills who waits for the
+    /// process, not the process.
+    pub fn join(
+        &self,
+        sandbox: BorrowedFd<'_>,
+        joining: &Joining,
+        stdio: Stdio,
+    ) -> Result<Running, SandboxError> {
+        let body = serde_json::to_vec(joining)
+            .map_err(|error| SandboxError::Invalid(error.to_string()))?;
+        let target = sandbox
+            .try_clone_to_owned()
+            .map_err(host("duplicate a descriptor"))?;
+        self.ask(body, stdio, Some(target))
+    }
+
+    fn ask(
+        &self,
+        body: Vec<u8>,
+        stdio: Stdio,
+        target: Option<OwnedFd>,
+    ) -> Result<Running, SandboxError> {
+        let spawner = self.spawner()?;
+        let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
         let (status, its_status) = wire::pair().map_err(host("make a socket"))?;
         let (setup, its_setup) = wire::pair().map_err(host("make a socket"))?;
         let Stdio {
@@ -106,6 +133,7 @@ impl Runtime {
             stdout,
             stderr,
             stdin,
+            target,
         };
         let answer = match request.send(control.as_fd()) {
             Ok(()) => {

@@ -20,7 +20,8 @@ use crate::cgroup::Cgroup;
 use crate::child;
 use crate::isolation::{self, isolation};
 use crate::net;
-use crate::spec::{Network, Sandbox};
+use crate::running::pid_of;
+use crate::spec::{Joining, Network, Sandbox};
 use crate::sys::{self, Birth, Cloned};
 use crate::userns::in_user_namespace;
 use crate::wire::{self, Exit, Failure, Hello, InStep as _, Ready, Request, Setup, Status, Step};
@@ -140,6 +141,9 @@ impl Spawner {
     }
 
     fn try_begin(&mut self, request: &Request) -> Step<()> {
+        if let Some(target) = &request.target {
+            return self.join(request, target);
+        }
         let sandbox: Sandbox = serde_json::from_slice(&request.body)
             .map_err(|error| Failure::new("read the request", &error.into()))?;
         if sandbox.network == Network::Private && self.membership.is_none() {
@@ -183,6 +187,44 @@ impl Spawner {
         let known = self.children.iter().map(|child| child.pid).chain([ended]);
         let known: Vec<i32> = known.collect();
         sys::kill_children(&known);
+    }
+
+    /// Starts a process in a sandbox that runs.
+    fn join(&mut self, request: &Request, target: &OwnedFd) -> Step<()> {
+        if !isolation().has_namespaces() {
+            let cannot = io::Error::from_raw_os_error(libc::ENOSYS);
+            return Err(Failure::new("join the sandbox", &cannot)
+                .because("without namespaces of its own there is nothing to join"));
+        }
+        let joining: Joining = serde_json::from_slice(&request.body)
+            .map_err(|error| Failure::new("read the request", &error.into()))?;
+        let pid = pid_of(target);
+        let sandbox = self
+            .children
+            .iter()
+            .find(|child| pid_of(&child.pidfd) == pid);
+        let Some(sandbox) = sandbox.filter(|_| pid != 0) else {
+            let gone = io::Error::from_raw_os_error(libc::ESRCH);
+            return Err(Failure::new("join the sandbox", &gone).because("it has ended"));
+        };
+        let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
+        match sys::clone_process(0) {
+            Ok(Cloned::Child) => {
+                child::join::run(&joining, request, target, sandbox.cgroup.as_ref())
+            }
+            Ok(Cloned::Parent { pid, pidfd }) => {
+                // An error means that the program has gone, which the loop will notice.
+                let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
+                self.children.push(Child {
+                    pid,
+                    pidfd,
+                    status,
+                    cgroup: None,
+                });
+                Ok(())
+            }
+            Err(error) => Err(Failure::new("clone a process", &error)),
+        }
     }
 
     /// Kills what runs and leaves the host as it was.

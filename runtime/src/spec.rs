@@ -61,6 +61,17 @@ impl Sandbox {
     }
 }
 
+/// A process that joins a running sandbox: same root, namespaces and control group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Joining {
+    /// What to run.
+    pub process: Process,
+    /// What it may do.
+    pub security: Security,
+    /// Resource limits of the process.
+    pub rlimits: Vec<Rlimit>,
+}
+
 /// A root file system: an overlay of unpacked layers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {

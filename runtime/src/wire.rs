@@ -270,10 +270,13 @@ pub(crate) struct Request {
     pub(crate) stderr: OwnedFd,
     /// Standard input, if it is not an empty pipe.
     pub(crate) stdin: Option<OwnedFd>,
+    /// The first process of a sandbox to join; the body is a [`Joining`](crate::Joining) then.
+    pub(crate) target: Option<OwnedFd>,
 }
 
 const HAS_STDIN: u8 = 1;
 const IN_MEMORY_FILE: u8 = 2;
+const HAS_TARGET: u8 = 4;
 
 impl Request {
     /// Sends the request to the spawner.
@@ -288,6 +291,10 @@ impl Request {
         if let Some(stdin) = &self.stdin {
             flags |= HAS_STDIN;
             descriptors.push(stdin.as_fd());
+        }
+        if let Some(target) = &self.target {
+            flags |= HAS_TARGET;
+            descriptors.push(target.as_fd());
         }
         if self.body.len() < INLINE {
             let packet = [&[flags], self.body.as_slice()].concat();
@@ -326,6 +333,11 @@ impl Request {
             } else {
                 Some(next()?)
             },
+            target: if flags & HAS_TARGET == 0 {
+                None
+            } else {
+                Some(next()?)
+            },
         };
         if flags & IN_MEMORY_FILE == 0 {
             request.body = body.to_vec();
@@ -351,6 +363,7 @@ mod tests {
             stdout: end(),
             stderr: end(),
             stdin: None,
+            target: None,
         }
     }
 

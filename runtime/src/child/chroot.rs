@@ -60,7 +60,8 @@ pub(super) fn set_up(
         }
         filter
     };
-    identity::give_up_rights(&sandbox, filter.as_deref(), report)?;
+    let (security, user) = (&sandbox.security, &sandbox.process.user);
+    identity::give_up_rights(security, user, filter.as_deref(), report)?;
     Err(command::execute(&sandbox.process))
 }
 

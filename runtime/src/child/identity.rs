@@ -10,7 +10,7 @@ use rustix::thread::{
 };
 
 use super::Report;
-use crate::spec::{CapabilitySet, Rlimit, RlimitKind, Sandbox, Seccomp, User};
+use crate::spec::{CapabilitySet, Rlimit, RlimitKind, Seccomp, Security, User};
 use crate::sys::{self, Instruction};
 use crate::userns::has_single_id;
 use crate::wire::{InStep as _, Step};
@@ -64,20 +64,20 @@ fn resource(kind: RlimitKind) -> Resource {
 /// Inheritable and ambient sets end up empty (CVE-2022-24769). The filter is installed while the
 /// right to do so without `no_new_privs` is still there; it allows the calls that follow.
 pub(super) fn give_up_rights(
-    sandbox: &Sandbox,
+    security: &Security,
+    user: &User,
     filter: Option<&[Instruction]>,
     report: &Report<'_>,
 ) -> Step<()> {
-    let user = &sandbox.process.user;
     let single = has_single_id();
     if single && user.uid != 0 {
         become_only_user(user)?;
     }
     let held = capabilities(None).step("read capabilities")?;
-    let wanted = if sandbox.security.privileged {
+    let wanted = if security.privileged {
         CapabilitySet::ALL
     } else {
-        sandbox.security.capabilities
+        security.capabilities
     };
     let kept = held
         .permitted
@@ -90,7 +90,7 @@ pub(super) fn give_up_rights(
         }
     }
     clear_ambient_capability_set().step("clear the ambient capabilities")?;
-    if sandbox.security.privileged || sandbox.security.seccomp == Seccomp::Unconfined {
+    if security.privileged || security.seccomp == Seccomp::Unconfined {
         // Elsewhere the filter denies keyrings altogether.
         if let Err(error) = sys::join_new_session_keyring() {
             report.warn(format!(
@@ -120,7 +120,7 @@ pub(super) fn give_up_rights(
         inheritable: Capabilities::empty(),
     };
     set_capabilities(None, sets).step("set capabilities")?;
-    if sandbox.security.no_new_privileges {
+    if security.no_new_privileges {
         set_no_new_privs(true).step("set no_new_privs")?;
     }
     Ok(())

@@ -21,6 +21,27 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Closes all descriptors but the standard ones, waits for a child and ends with its exit code, or
+/// with 128 and the number of the signal that killed it.
+pub(crate) fn wait_and_end_alike(child: i32) -> ! {
+    // SAFETY: the caller never runs again, so that no owner of a closed descriptor can use it; the
+    // process was forked and has one thread. `status` lives during the calls.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32);
+        let mut status = 0;
+        while libc::waitpid(child, &raw mut status, 0) < 0 {
+            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                libc::_exit(127);
+            }
+        }
+        libc::_exit(if libc::WIFSIGNALED(status) {
+            128 + libc::WTERMSIG(status)
+        } else {
+            libc::WEXITSTATUS(status)
+        })
+    }
+}
+
 /// Marks all descriptors from `first` on to be closed by exec (Linux 5.11).
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: marking a descriptor close-on-exec invalidates no descriptor that Rust code owns.

@@ -1,0 +1,82 @@
+//! A process that joins a sandbox which runs already.
+//!
+//! The spawner clones a *waiter*. It joins control group and namespaces of the sandbox; a process
+//! cannot move into another pid namespace itself, so it clones the command, which is born there,
+//! waits for it and ends as it ended.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::{Never, Report, command, identity, terminal};
+use crate::cgroup::Cgroup;
+use crate::seccomp;
+use crate::spec::Joining;
+use crate::sys::{self, Cloned};
+use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
+
+/// The whole life of the waiter, and of the command until it is executed.
+pub(crate) fn run(
+    joining: &Joining,
+    request: &Request,
+    target: &OwnedFd,
+    cgroup: Option<&Cgroup>,
+) -> ! {
+    let attempt = std::panic::catch_unwind(|| set_up(joining, request, target, cgroup));
+    let failure = match attempt {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(never)) => match never {},
+        Err(_) => Failure::new(
+            "join the sandbox",
+            &io::Error::other("internal error (panic)"),
+        ),
+    };
+    // Without a reader there is nobody left to tell.
+    let _ = wire::tell(&request.setup, &Setup::Failed(failure), &[]);
+    sys::exit_now(127)
+}
+
+fn set_up(
+    joining: &Joining,
+    request: &Request,
+    target: &OwnedFd,
+    cgroup: Option<&Cgroup>,
+) -> Step<Never> {
+    let report = Report(request.setup.as_fd());
+    let filter = seccomp::filter_of(&joining.security);
+    if let Some(cgroup) = cgroup {
+        for warning in cgroup.join() {
+            report.warn(warning);
+        }
+    }
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::PROCESS_ID
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    move_into_thread_name_spaces(target.as_fd(), all).step("join the namespaces")?;
+    // The root is the sandbox's now, whatever it holds.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(c"/", flags, Mode::empty()).step("open the root")?;
+    let process = &joining.process;
+    match sys::clone_process(0) {
+        Ok(Cloned::Parent { pid, .. }) => sys::wait_and_end_alike(pid),
+        Err(error) => return Err(Failure::new("start the command", &error)),
+        Ok(Cloned::Child) => {}
+    }
+    let terminal = if process.terminal {
+        Some(terminal::open_inside(&process.user, report.0)?)
+    } else {
+        None
+    };
+    identity::set_rlimits(&joining.rlimits, &report);
+    command::enter_directory(root.as_fd(), &process.cwd)?;
+    command::take_streams(request, terminal, &process.user)?;
+    sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    identity::give_up_rights(&joining.security, &process.user, filter.as_deref(), &report)?;
+    Err(command::execute(process))
+}

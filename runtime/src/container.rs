@@ -1,0 +1,386 @@
+//! Containers: sandboxes with a name, a state and a life of their own.
+//!
+//! ```text
+//! containers/names/<name>   the ID of the container with this name
+//! containers/<id>/
+//!     config.json           what was asked for; written once, except for the name
+//!     state.json            how it is; written by its monitor only, once it has one
+//!     lock                  held by the monitor as long as it lives
+//!     change                held while the container is started or removed
+//!     control               the monitor's socket
+//!     log                   what it wrote, a JSON object a line
+//!     upper/ work/ …        what the caller put there: what the container writes
+//! ```
+//!
+//! There is no daemon. A container that runs has a *monitor*: a small process that owns its streams
+//! and log, tells its exit status and answers on its socket. The kernel lets go of the lock when the
+//! monitor dies, however it dies, and the sandbox dies with its monitor; so a state that says
+//! `running` beside a free lock is a container that was killed.
+//!
+//! A container is made beside and renamed into place. Its name is taken before, by a file that can be
+//! made once only; a name whose container is not there is free.
+
+mod control;
+mod error;
+mod log;
+mod monitor;
+mod names;
+mod state;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+pub use control::{Connection, Order, Reply};
+pub use error::ContainerError;
+pub use log::{LogLine, LogReader, Stream};
+pub use monitor::{Event, monitor};
+pub use state::{Config, State, Status};
+
+/// All containers of a store.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    root: PathBuf,
+}
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// What was asked for.
+    pub config: Config,
+    directory: PathBuf,
+    names: PathBuf,
+}
+
+/// The right to start or remove a container.
+#[must_use = "others may start or remove the container without it"]
+#[derive(Debug)]
+pub struct Changing {
+    _lock: File,
+}
+
+/// A container that is being made; dropping it discards it.
+#[must_use = "a draft that is dropped is discarded"]
+#[derive(Debug)]
+pub struct NewContainer {
+    directory: PathBuf,
+    id: String,
+    finished: bool,
+}
+
+impl Containers {
+    /// Uses the directory `root`, which is made when the first container is.
+    pub fn new(root: impl Into<PathBuf>) -> Containers {
+        Containers { root: root.into() }
+    }
+
+    fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    /// Begins a container: a directory of its own for what it needs, and its ID.
+    pub fn begin(&self) -> Result<NewContainer, ContainerError> {
+        let names = self.names();
+        fs::create_dir_all(&names).map_err(ContainerError::io("make the directory", &names))?;
+        let mut bytes = [0_u8; 32];
+        getrandom(&mut bytes, GetRandomFlags::empty())
+            .map_err(|error| ContainerError::io("make an ID in", &self.root)(error.into()))?;
+        let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let directory = self.root.join(&id);
+        fs::create_dir(&directory).map_err(ContainerError::io("make the directory", &directory))?;
+        Ok(NewContainer {
+            directory,
+            id,
+            finished: false,
+        })
+    }
+
+    /// All containers, the newest first. One that is just being made or removed is not among them.
+    pub fn list(&self) -> Result<Vec<Container>, ContainerError> {
+        let mut found = Vec::new();
+        for id in self.ids()? {
+            found.extend(self.open(&id)?);
+        }
+        found.sort_by(|a, b| b.config.created.cmp(&a.config.created));
+        Ok(found)
+    }
+
+    fn ids(&self) -> Result<Vec<String>, ContainerError> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(ContainerError::io("list", &self.root)(error)),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| is_id(name)).collect())
+    }
+
+    fn open(&self, id: &str) -> Result<Option<Container>, ContainerError> {
+        let directory = self.root.join(id);
+        let config = state::read(&directory.join("config.json"))?;
+        Ok(config.map(|config| Container {
+            config,
+            directory,
+            names: self.names(),
+        }))
+    }
+
+    /// The container with this name, ID or unique beginning of an ID; a name counts first.
+    pub fn find(&self, query: &str) -> Result<Container, ContainerError> {
+        let name = query.strip_prefix('/').unwrap_or(query);
+        if names::is_valid(name)
+            && let Some(id) = self.owner(name)?
+            && let Some(container) = self.open(&id)?
+        {
+            return Ok(container);
+        }
+        let not_found = || ContainerError::NotFound(query.to_owned());
+        if query.is_empty() || !query.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(not_found());
+        }
+        let mut ids = self.ids()?;
+        ids.retain(|id| id.starts_with(query));
+        match ids.as_slice() {
+            [id] => self.open(id)?.ok_or_else(not_found),
+            [] => Err(not_found()),
+            ids => Err(ContainerError::Ambiguous {
+                query: query.to_owned(),
+                matches: ids.len(),
+            }),
+        }
+    }
+
+    /// Who has a name, whether the container is there or not.
+    fn owner(&self, name: &str) -> Result<Option<String>, ContainerError> {
+        let path = self.names().join(name);
+        match fs::read_to_string(&path) {
+            Ok(id) => Ok(Some(id).filter(|id| is_id(id))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ContainerError::io("read", path)(error)),
+        }
+    }
+
+    /// Takes a name for a container; without one, finds a free one.
+    pub fn take_name(
+        &self,
+        new: &NewContainer,
+        wanted: Option<&str>,
+    ) -> Result<String, ContainerError> {
+        if let Some(name) = wanted {
+            if !names::is_valid(name) {
+                return Err(ContainerError::InvalidName(name.to_owned()));
+            }
+            self.reserve(name, &new.id)?;
+            return Ok(name.to_owned());
+        }
+        let mut tries = 0;
+        loop {
+            let name = names::generate(&new.id, tries);
+            match self.reserve(&name, &new.id) {
+                Err(ContainerError::NameTaken { .. }) => tries += 1,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(name),
+            }
+        }
+    }
+
+    fn reserve(&self, name: &str, id: &str) -> Result<(), ContainerError> {
+        let path = self.names().join(name);
+        // One at a time, so that two do not both find that a name's owner is gone.
+        let all = File::open(self.names()).map_err(ContainerError::io("open", self.names()))?;
+        flock(&all, FlockOperation::LockExclusive)
+            .map_err(|error| ContainerError::io("lock", self.names())(error.into()))?;
+        if let Some(owner) = self.owner(name)?
+            && self.root.join(&owner).is_dir()
+        {
+            return Err(ContainerError::NameTaken {
+                name: name.to_owned(),
+                id: owner,
+            });
+        }
+        let beside = self.names().join(format!(".{id}"));
+        let written = File::create(&beside).and_then(|mut file| {
+            file.write_all(id.as_bytes())?;
+            fs::rename(&beside, &path)
+        });
+        written.map_err(ContainerError::io("write", path))
+    }
+}
+
+impl NewContainer {
+    /// The container's ID.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where its files go.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes it a container: from now on it is listed.
+    pub fn finish(mut self, config: &Config) -> Result<(), ContainerError> {
+        state::write(&self.directory.join("config.json"), config)?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewContainer {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What is left without a config is no container, and its name is free with it.
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+impl Container {
+    /// Directory of its files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The first twelve digits of its ID.
+    pub fn short_id(&self) -> &str {
+        &self.config.id[..12]
+    }
+
+    /// File with what it wrote.
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.directory.join("state.json")
+    }
+
+    /// How it is, also if its monitor can no longer tell.
+    pub fn state(&self) -> Result<State, ContainerError> {
+        loop {
+            let state: State = state::read(&self.state_file())?.unwrap_or_default();
+            if state.status != Status::Running || self.is_monitored()? {
+                return Ok(state);
+            }
+            // The monitor may have written the end since the state was read.
+            let again: State = state::read(&self.state_file())?.unwrap_or_default();
+            if again == state {
+                let seen = fs::metadata(self.log()).and_then(|log| log.modified());
+                let finished = seen
+                    .ok()
+                    .and_then(|time| jiff::Timestamp::try_from(time).ok())
+                    .map_or_else(state::now, |time| time.to_string());
+                return Ok(state.lost(finished));
+            }
+        }
+    }
+
+    /// Whether a monitor holds the lock.
+    fn is_monitored(&self) -> Result<bool, ContainerError> {
+        let lock = self.lock_file("lock")?;
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(ContainerError::io("lock", &self.directory)(error.into())),
+        }
+    }
+
+    /// Takes one of the locks; whoever looks whether there is a monitor has it for a moment.
+    fn lock(&self, name: &str) -> Result<File, ContainerError> {
+        let lock = self.lock_file(name)?;
+        rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
+            .map_err(|error| ContainerError::io("lock", &self.directory)(error.into()))?;
+        Ok(lock)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File, ContainerError> {
+        let path = self.directory.join(name);
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(ContainerError::io("open", path))
+    }
+
+    /// Keeps others from starting or removing the container; fails if it runs.
+    pub fn change(&self) -> Result<Changing, ContainerError> {
+        let lock = self.lock("change")?;
+        if self.state()?.status == Status::Running {
+            return Err(ContainerError::Running(self.config.id.clone()));
+        }
+        Ok(Changing { _lock: lock })
+    }
+
+    /// Speaks with its monitor.
+    pub fn connect(&self) -> Result<Connection, ContainerError> {
+        match Connection::open(&self.directory) {
+            Ok(connection) => Ok(connection),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Err(ContainerError::NotRunning(self.config.id.clone()))
+            }
+            Err(source) => Err(ContainerError::Monitor {
+                action: "speak with the container's monitor",
+                source,
+            }),
+        }
+    }
+
+    /// Removes it with all that it wrote. It must not run.
+    pub fn remove(&self) -> Result<(), ContainerError> {
+        let _changing = self.change()?;
+        // A monitor that has told the end may still be at work.
+        let _lock = self.lock("lock")?;
+        self.take_away()
+    }
+
+    /// Gives it another name; its monitor, if it has one, goes by its ID.
+    pub fn rename(&mut self, containers: &Containers, name: &str) -> Result<(), ContainerError> {
+        if !names::is_valid(name) {
+            return Err(ContainerError::InvalidName(name.to_owned()));
+        }
+        containers.reserve(name, &self.config.id)?;
+        let before = std::mem::replace(&mut self.config.name, name.to_owned());
+        state::write(&self.directory.join("config.json"), &self.config)?;
+        let before = self.names.join(before);
+        fs::remove_file(&before).map_err(ContainerError::io("remove", before))
+    }
+
+    /// Removes the files: first what makes it a container, so that a half is never listed.
+    fn take_away(&self) -> Result<(), ContainerError> {
+        let config = self.directory.join("config.json");
+        let name = self.names.join(&self.config.name);
+        for path in [&config, &name] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ContainerError::io("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ContainerError::io("remove", &self.directory)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_id(name: &str) -> bool {
+    name.len() == 64
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests;
