@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
+use crate::commands::containers::{
+    create, exec, kill, logs, ps, remove, rename, start, stop, wait,
+};
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
     images, imagetools, import, info, inspect, layers, load, login, logout, manifest, prune, pull,
@@ -114,6 +117,20 @@ Build and run:
   watch      Build again, and run again, whenever a file changes
   run        Run a command in a new container
 
+Containers:
+  create     Make a container without starting it
+  start      Start containers
+  stop       Stop containers (and `restart`)
+  kill       Kill containers, or send them another signal
+  rm         Remove containers
+  ps         List containers
+  logs       Show what a container has written
+  exec       Run a command in a container that runs
+  wait       Wait until containers have ended
+  rename     Give a container another name
+  restart    Stop containers and start them again
+  container  All of these, and prune
+
 Look into builds:
   explain    Tell why the steps of a build ran or did not run
   debug      Open a shell in the state of a build's step
@@ -180,6 +197,20 @@ pub(crate) enum Command {
     Repro(Box<repro::ReproArgs>),
     Fmt(fmt::FmtArgs),
     Run(Box<run::RunArgs>),
+    Create(Box<create::CreateArgs>),
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Restart(stop::StopArgs),
+    Kill(kill::KillArgs),
+    Rm(remove::RmArgs),
+    Ps(ps::PsArgs),
+    Logs(logs::LogsArgs),
+    Exec(exec::ExecArgs),
+    Wait(wait::WaitArgs),
+    Rename(rename::RenameArgs),
+    /// Manage containers
+    #[command(subcommand)]
+    Container(ContainerCommand),
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
@@ -227,6 +258,28 @@ pub(crate) enum Command {
     /// Commands that other tools have and this one does not have yet
     #[command(flatten)]
     Missing(MissingCommand),
+}
+
+/// `rbuild container …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum ContainerCommand {
+    Run(Box<run::RunArgs>),
+    Create(Box<create::CreateArgs>),
+    Start(start::StartArgs),
+    Stop(stop::StopArgs),
+    Restart(stop::StopArgs),
+    Kill(kill::KillArgs),
+    #[command(alias = "remove")]
+    Rm(remove::RmArgs),
+    #[command(alias = "list", alias = "ps")]
+    Ls(ps::PsArgs),
+    Logs(logs::LogsArgs),
+    Exec(exec::ExecArgs),
+    Wait(wait::WaitArgs),
+    Rename(rename::RenameArgs),
+    Inspect(inspect::InspectArgs),
+    Prune(remove::ContainerPruneArgs),
 }
 
 /// `rbuild image …`.
@@ -316,12 +369,12 @@ macro_rules! missing_commands {
 
 missing_commands! {
     Attach = "attach", Bake = "bake", Buildx = "buildx", Commit = "commit",
-    Container = "container", Cp = "cp", Create = "create", Events = "events",
-    Exec = "exec", Export = "export", Kill = "kill", Logs = "logs", Network = "network",
-    Pause = "pause", Port = "port", Ps = "ps", Rename = "rename",
-    Restart = "restart", Rm = "rm", Serve = "serve", Start = "start",
-    Stats = "stats", Stop = "stop", Top = "top", Unpause = "unpause", Update = "update",
-    Volume = "volume", Wait = "wait",
+    Cp = "cp", Events = "events",
+    Export = "export", Network = "network",
+    Pause = "pause", Port = "port",
+    Serve = "serve",
+    Stats = "stats", Top = "top", Unpause = "unpause", Update = "update",
+    Volume = "volume",
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod containers;
 pub(crate) mod context;
 pub(crate) mod debug;
 pub(crate) mod diff;
@@ -43,7 +44,8 @@ pub(crate) mod watch;
 use rbuild_cache::{Store, StoreOptions};
 
 use crate::cli::{
-    BuilderCommand, Command, ImageCommand, ImagetoolsCommand, ManifestCommand, SystemCommand,
+    BuilderCommand, Command, ContainerCommand, ImageCommand, ImagetoolsCommand, ManifestCommand,
+    SystemCommand,
 };
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -62,13 +64,26 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Check(args) => check::run(settings, &args),
         Command::Repro(args) => repro::run(settings, *args),
         Command::Fmt(args) => fmt::run(settings, &args),
-        Command::Run(args) => run::run(settings, &args),
+        Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => {
+            run::run(settings, &args)
+        }
+        Command::Container(command) => container(settings, command),
+        Command::Create(args) => done(containers::create::run(settings, &args)),
+        Command::Start(args) => containers::start::run(settings, &args),
+        Command::Stop(args) => containers::stop::run(settings, &args),
+        Command::Restart(args) => containers::stop::restart(settings, &args),
+        Command::Kill(args) => containers::kill::run(settings, &args),
+        Command::Rm(args) => containers::remove::run(settings, &args),
+        Command::Ps(args) => done(containers::ps::run(settings, &args)),
+        Command::Logs(args) => done(containers::logs::run(settings, &args)),
+        Command::Exec(args) => containers::exec::run(settings, &args),
+        Command::Wait(args) => containers::wait::run(settings, &args),
+        Command::Rename(args) => done(containers::rename::run(settings, &args)),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
             done(images::run(settings, &args))
         }
-        Command::Inspect(args) | Command::Image(ImageCommand::Inspect(args)) => {
-            inspect::run(settings, &args)
-        }
+        Command::Inspect(args) => inspect::run(settings, &args),
+        Command::Image(ImageCommand::Inspect(args)) => inspect::images(settings, &args),
         Command::History(args) | Command::Image(ImageCommand::History(args)) => {
             done(history::run(settings, &args))
         }
@@ -145,6 +160,29 @@ pub(crate) fn write_or_print(file: Option<&std::path::Path>, text: &str) -> Resu
             Failure::from(error).within(format!("could not write `{}`", path.display()))
         }),
     }
+}
+
+/// Carries out `rbuild container …`: the same commands under their long names.
+fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failure> {
+    let command = match command {
+        ContainerCommand::Run(args) => Command::Run(args),
+        ContainerCommand::Create(args) => Command::Create(args),
+        ContainerCommand::Start(args) => Command::Start(args),
+        ContainerCommand::Stop(args) => Command::Stop(args),
+        ContainerCommand::Restart(args) => Command::Restart(args),
+        ContainerCommand::Kill(args) => Command::Kill(args),
+        ContainerCommand::Rm(args) => Command::Rm(args),
+        ContainerCommand::Ls(args) => Command::Ps(args),
+        ContainerCommand::Logs(args) => Command::Logs(args),
+        ContainerCommand::Exec(args) => Command::Exec(args),
+        ContainerCommand::Wait(args) => Command::Wait(args),
+        ContainerCommand::Rename(args) => Command::Rename(args),
+        ContainerCommand::Inspect(args) => return inspect::containers(settings, &args),
+        ContainerCommand::Prune(args) => {
+            return containers::remove::prune(settings, &args).map(|()| 0);
+        }
+    };
+    dispatch(settings, command)
 }
 
 /// Opens the store and tells what was found damaged.

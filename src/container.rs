@@ -1,8 +1,10 @@
 //! From an image and the options of `rbuild run` to a sandbox.
 
 pub(crate) mod capabilities;
+pub(crate) mod details;
 pub(crate) mod environment;
 pub(crate) mod mounts;
+pub(crate) mod signals;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use rbuild_builder::request::NameResolution;
 use rbuild_builder::users::lookup_user;
 use rbuild_cache::{
     Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
+    writable_over,
 };
 use rbuild_runtime::{
     Isolation, Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security,
@@ -79,24 +82,17 @@ pub(crate) struct Prepared {
 /// Paths that the sandbox itself provides.
 const KERNEL_TREES: [&str; 3] = ["/dev", "/proc", "/sys"];
 
-/// Prepares a container of an image.
+/// Prepares a container that is gone when its command ends.
 pub(crate) fn prepare(
     store: &Store,
     found: &Found,
     options: &Options,
 ) -> Result<Prepared, Failure> {
     let lease = protect(store, found)?;
-    let (config, layers) = unpack(store, found)?;
-    let config = &config.config;
-    let view = RootView::new(&layers);
-    let hostname = hostname(options)?;
-    let process = process(&view, options, config, &hostname)?;
     let scratch = store.scratch()?;
-    let scaffold = scratch.path().join("scaffold");
-    let lowers = lowers(&scaffold, &layers);
     let mut drafts = Vec::new();
-    let mut draft = || {
-        let draft = store.draft_on(&layers)?;
+    let mut draft = |layers: &[Layer]| {
+        let draft = store.draft_on(layers)?;
         let upper = UpperDir {
             upper: draft.upper().to_path_buf(),
             work: draft.work().to_path_buf(),
@@ -104,8 +100,66 @@ pub(crate) fn prepare(
         drafts.push(draft);
         Ok(upper)
     };
+    let (mut sandbox, _) = sandbox(store, found, options, scratch.path(), &mut draft)?;
+    let plain = match isolation() {
+        Isolation::Chroot => {
+            refuse_binds(options)?;
+            Some(PlainStep::prepare(&mut sandbox, &scratch).map_err(Failure::from)?)
+        }
+        _ => None,
+    };
+    Ok(Prepared {
+        sandbox,
+        _plain: plain,
+        _lease: lease,
+        _drafts: drafts,
+        _scratch: scratch,
+    })
+}
+
+/// Prepares a container whose files lie in `directory` and outlive this process.
+pub(crate) fn prepare_in(
+    store: &Store,
+    found: &Found,
+    options: &Options,
+    directory: &Path,
+) -> Result<(Sandbox, ContainerConfig), Failure> {
+    if isolation() == Isolation::Chroot {
+        return Err(Failure::new(
+            "this host allows no namespaces, and without them no container can live on its own",
+        )
+        .hint("`rbuild run --rm` in the foreground works; `rbuild doctor` tells what is missing"));
+    }
+    let _lease = protect(store, found)?;
+    let mut number = 0;
+    let mut draft = |layers: &[Layer]| {
+        let place = directory.join(format!("files-{number}"));
+        number += 1;
+        std::fs::create_dir(&place)?;
+        let (upper, work) = writable_over(&place, layers)?;
+        Ok(UpperDir { upper, work })
+    };
+    sandbox(store, found, options, directory, &mut draft)
+}
+
+/// What is started, with its directories for files and mount targets made.
+fn sandbox(
+    store: &Store,
+    found: &Found,
+    options: &Options,
+    directory: &Path,
+    draft: &mut dyn FnMut(&[Layer]) -> Result<UpperDir, Failure>,
+) -> Result<(Sandbox, ContainerConfig), Failure> {
+    let (config, layers) = unpack(store, found)?;
+    let config = config.config;
+    let view = RootView::new(&layers);
+    let hostname = hostname(options)?;
+    let process = process(&view, options, &config, &hostname)?;
+    let scaffold = directory.join("scaffold");
+    let lowers = lowers(&scaffold, &layers);
+    let mut draft = || draft(&layers);
     let mut mounts = system_files(options, &hostname);
-    mounts.extend(volumes(options, config, &lowers, &mut draft)?);
+    mounts.extend(volumes(options, &config, &lowers, &mut draft)?);
     // What lies inside another mount comes after it; among equals the order given counts.
     mounts.sort_by_key(|(mount, _)| mount.target.components().count());
     prepare_targets(&view, &scaffold, &process.cwd, &mut mounts)?;
@@ -114,7 +168,7 @@ pub(crate) fn prepare(
     } else {
         Some(draft()?)
     };
-    let mut sandbox = Sandbox {
+    let sandbox = Sandbox {
         root: RootFs {
             lowers,
             upper,
@@ -131,20 +185,7 @@ pub(crate) fn prepare(
         limits: options.limits.clone(),
         init: options.init,
     };
-    let plain = match isolation() {
-        Isolation::Chroot => {
-            refuse_binds(options)?;
-            Some(PlainStep::prepare(&mut sandbox, &scratch).map_err(Failure::from)?)
-        }
-        _ => None,
-    };
-    Ok(Prepared {
-        sandbox,
-        _plain: plain,
-        _lease: lease,
-        _drafts: drafts,
-        _scratch: scratch,
-    })
+    Ok((sandbox, config))
 }
 
 /// Nothing of this machine can be shown in a container that cannot mount.

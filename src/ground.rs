@@ -3,7 +3,9 @@
 
 use rbuild_runtime::{Ground, Isolation, settle};
 
-use crate::cli::{BuilderCommand, Command, ImageCommand, ImagetoolsCommand, SystemCommand};
+use crate::cli::{
+    BuilderCommand, Command, ContainerCommand, ImageCommand, ImagetoolsCommand, SystemCommand,
+};
 use crate::config::Settings;
 use crate::env::Variable;
 use crate::failure::{Failure, status};
@@ -33,7 +35,7 @@ pub(crate) fn enter(settings: &Settings, command: &Command) -> Result<Option<Gro
 fn wanted(settings: &Settings, command: &Command) -> Result<Option<Isolation>, Failure> {
     let flag = match command {
         Command::Build(args) | Command::Image(ImageCommand::Build(args)) => &args.isolation,
-        Command::Run(args) => &args.isolation,
+        Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => &args.isolation,
         Command::Repro(args) => &args.build.isolation,
         _ => &None,
     };
@@ -68,6 +70,12 @@ fn handles_owners(command: &Command) -> bool {
         Command::Build(_)
         | Command::Repro(_)
         | Command::Run(_)
+        | Command::Create(_)
+        | Command::Start(_)
+        | Command::Restart(_)
+        | Command::Rm(_)
+        | Command::Exec(_)
+        | Command::Container(_)
         | Command::Debug(_)
         | Command::Layers(_)
         | Command::Diff(_)
@@ -95,6 +103,12 @@ fn handles_owners(command: &Command) -> bool {
             | ImageCommand::Push(_),
         ) => true,
         Command::Check(_)
+        | Command::Stop(_)
+        | Command::Kill(_)
+        | Command::Ps(_)
+        | Command::Logs(_)
+        | Command::Wait(_)
+        | Command::Rename(_)
         | Command::Fmt(_)
         | Command::Images(_)
         | Command::Inspect(_)

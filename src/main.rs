@@ -35,6 +35,7 @@ use clap::FromArgMatches as _;
 use clap::error::ErrorKind;
 
 use cli::{Cli, Command, ImageCommand};
+use commands::containers::monitor;
 use config::Settings;
 use env::Environment;
 use failure::{Failure, status};
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
              Please report it with the command and `rbuild version`.\n"
         ));
     }));
+    if let Some(code) = monitor() {
+        return code;
+    }
     let cli = match parse() {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -75,6 +79,23 @@ fn main() -> ExitCode {
             ExitCode::from(failure.status)
         }
     }
+}
+
+/// Stays with a container, if that is what this process was started for: without the tree of commands,
+/// since many of these processes may be there for a long time.
+fn monitor() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != monitor::COMMAND {
+        return None;
+    }
+    let done = monitor::run(arguments);
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            ui::fail(&Palette::default(), "Error:", &failure);
+            ExitCode::from(failure.status)
+        }
+    })
 }
 
 /// Parses the command line; what is left to do otherwise is to exit with a code.

@@ -29,6 +29,7 @@ mod state;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -88,7 +89,9 @@ impl Containers {
         let mut bytes = [0_u8; 32];
         getrandom(&mut bytes, GetRandomFlags::empty())
             .map_err(|error| ContainerError::io("make an ID in", &self.root)(error.into()))?;
-        let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = bytes
+            .iter()
+            .fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
         let directory = self.root.join(&id);
         fs::create_dir(&directory).map_err(ContainerError::io("make the directory", &directory))?;
         Ok(NewContainer {
@@ -316,7 +319,7 @@ impl Container {
     }
 
     /// Speaks with its monitor.
-    pub fn connect(&self) -> Result<Connection, ContainerError> {
+    fn connect(&self) -> Result<Connection, ContainerError> {
         match Connection::open(&self.directory) {
             Ok(connection) => Ok(connection),
             Err(error)
@@ -329,6 +332,31 @@ impl Container {
             }
             Err(source) => Err(ContainerError::Monitor {
                 action: "speak with the container's monitor",
+                source,
+            }),
+        }
+    }
+
+    /// Sends its monitor an order, and descriptors with it.
+    pub fn ask(
+        &self,
+        order: &Order,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Connection, ContainerError> {
+        let connection = self.connect()?;
+        match connection.send(order, descriptors) {
+            Ok(()) => Ok(connection),
+            // A monitor that is about to end may be connected with, but takes no orders any more.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Err(ContainerError::NotRunning(self.config.id.clone()))
+            }
+            Err(source) => Err(ContainerError::Monitor {
+                action: "send an order to the container's monitor",
                 source,
             }),
         }

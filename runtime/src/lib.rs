@@ -43,7 +43,7 @@ mod wire;
 pub mod probe;
 
 pub use error::SandboxError;
-pub use isolation::{Ground, Isolation, isolation, settle};
+pub use isolation::{Ground, Isolation, inherit, isolation, settle};
 pub use probe::{Ability, HostReport, probe};
 pub use running::{ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};

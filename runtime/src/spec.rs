@@ -68,6 +68,8 @@ pub struct Joining {
     pub process: Process,
     /// What it may do.
     pub security: Security,
+    /// What the sandbox sees of the network.
+    pub network: Network,
     /// Resource limits of the process.
     pub rlimits: Vec<Rlimit>,
 }

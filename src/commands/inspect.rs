@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rbuild_builder::image::{ContainerConfig, HealthConfig, ImageConfig, image_config};
 use rbuild_cache::{ImageEntry, Store};
 use rbuild_parser::ImageReference;
+use rbuild_runtime::container::ContainerError;
 
 use super::lookup::{self, familiar, familiar_parts};
 use crate::config::Settings;
@@ -12,15 +13,17 @@ use crate::failure::{Failure, status};
 use crate::format::{NilKind, Template, Value};
 use crate::ui;
 
-/// Show all about images
+/// Show all about images and containers
+///
+/// A container is meant before an image of the same name.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   rbuild inspect app
   rbuild inspect -f '{{.Config.User}}' app
   rbuild inspect -f '{{json .Config.Env}}' app")]
 pub(crate) struct InspectArgs {
-    /// Names or IDs of images
-    #[arg(value_name = "IMAGE", required = true)]
+    /// Names or IDs of images or containers
+    #[arg(value_name = "NAME", required = true)]
     images: Vec<String>,
     /// Show each image by a Go template, or `json`
     #[arg(short, long, value_name = "FORMAT")]
@@ -28,13 +31,32 @@ pub(crate) struct InspectArgs {
     /// Show sizes; they are always shown
     #[arg(short, long, hide = true)]
     size: bool,
-    /// Kind of object; only `image` is there
-    #[arg(long = "type", value_name = "KIND", value_parser = ["image"])]
-    _kind: Option<String>,
+    /// Kind of object: `image` or `container` [default: either]
+    #[arg(
+        long = "type",
+        value_name = "KIND",
+        value_parser = ["image", "container"],
+        hide_possible_values = true
+    )]
+    kind: Option<String>,
 }
 
-/// Inspects images; goes on after errors.
+/// Inspects images and containers; goes on after errors.
 pub(crate) fn run(settings: &Settings, args: &InspectArgs) -> Result<u8, Failure> {
+    of_kind(settings, args, args.kind.as_deref())
+}
+
+/// Inspects containers only.
+pub(crate) fn containers(settings: &Settings, args: &InspectArgs) -> Result<u8, Failure> {
+    of_kind(settings, args, Some("container"))
+}
+
+/// Inspects images only.
+pub(crate) fn images(settings: &Settings, args: &InspectArgs) -> Result<u8, Failure> {
+    of_kind(settings, args, Some("image"))
+}
+
+fn of_kind(settings: &Settings, args: &InspectArgs, kind: Option<&str>) -> Result<u8, Failure> {
     let template = match args.format.as_deref() {
         None | Some("" | "json") => None,
         Some(format) => Some(Template::parse(format)?),
@@ -44,7 +66,7 @@ pub(crate) fn run(settings: &Settings, args: &InspectArgs) -> Result<u8, Failure
     let mut lines = String::new();
     let mut failures = Vec::new();
     for image in &args.images {
-        let rendered = object(&store, image).and_then(|object| {
+        let rendered = object(settings, &store, image, kind).and_then(|object| {
             match &template {
                 Some(template) => lines.push_str(&(template.render(&object)? + "\n")),
                 None => objects.push(object),
@@ -69,7 +91,19 @@ pub(crate) fn run(settings: &Settings, args: &InspectArgs) -> Result<u8, Failure
     })
 }
 
-fn object(store: &Store, query: &str) -> Result<Value, Failure> {
+fn object(
+    settings: &Settings,
+    store: &Store,
+    query: &str,
+    kind: Option<&str>,
+) -> Result<Value, Failure> {
+    if kind != Some("image") {
+        match super::containers::containers(settings)?.find(query) {
+            Ok(container) => return super::containers::inspect::describe(&container),
+            Err(ContainerError::NotFound(_)) if kind.is_none() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let found = lookup::find(store, query)?
         .ok_or_else(|| Failure::new(format!("No such object: {query}")))?;
     let config = image_config(store, &found.entry.record)?;

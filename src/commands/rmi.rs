@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use rbuild_cache::Store;
 use rbuild_parser::ImageReference;
+use rbuild_runtime::container::Container;
 
 use super::lookup::{self, Found, familiar, repository, short_id};
 use crate::config::Settings;
+use crate::container::details::Details;
 use crate::failure::{Failure, status};
 use crate::ui;
 
@@ -34,9 +36,11 @@ pub(crate) struct RmiArgs {
 pub(crate) fn run(settings: &Settings, args: &RmiArgs) -> Result<u8, Failure> {
     let store = super::open_store(settings)?;
     let mut result = 0;
+    let containers = super::containers::containers(settings)?.list()?;
     for image in &args.images {
         let removed = match lookup::find(&store, image) {
-            Ok(Some(found)) => remove(&store, &found, args.force),
+            Ok(Some(found)) => refuse_used(&containers, image, &found, args.force)
+                .and_then(|()| remove(&store, &found, args.force)),
             Ok(None) => {
                 let failure = Failure::new(format!("No such image: {image}"));
                 ui::fail(&settings.palette, "Error:", &failure);
@@ -51,6 +55,31 @@ pub(crate) fn run(settings: &Settings, args: &RmiArgs) -> Result<u8, Failure> {
         }
     }
     Ok(result)
+}
+
+/// An image that a container was made of stays, unless it has another name or that is forced.
+fn refuse_used(
+    containers: &[Container],
+    image: &str,
+    found: &Found,
+    force: bool,
+) -> Result<(), Failure> {
+    if force || (found.name.is_some() && found.entry.names.len() > 1) {
+        return Ok(());
+    }
+    let id = found.entry.record.config.to_string();
+    let user = containers
+        .iter()
+        .find(|container| Details::of(container).image_id == id);
+    match user {
+        None => Ok(()),
+        Some(user) => Err(Failure::new(format!(
+            "conflict: unable to remove repository reference \"{image}\" (must force) - container {} is \
+             using its referenced image {}",
+            user.short_id(),
+            short_id(&found.entry.record.config)
+        ))),
+    }
 }
 
 fn remove(store: &Store, found: &Found, force: bool) -> Result<(), Failure> {

@@ -18,6 +18,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
+use super::containers::{create, start};
 use super::lookup::{self, Found};
 use crate::config::Settings;
 use crate::container;
@@ -68,6 +69,10 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Failure::new("the input device is not a TTY")
             .hint("leave `-t` out when standard input is not a terminal"));
     }
+    let listed = !args.rm || args.name.is_some() || args.cidfile.is_some();
+    if args.detach || (listed && isolation() != Isolation::Chroot) {
+        return as_container(settings, args, &image, options);
+    }
     // First of all: the process is still small and has one thread.
     let runtime = Runtime::start(RuntimeOptions {
         state_dir: settings.state_dir()?,
@@ -84,8 +89,34 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
     Ok(exit_code(settings, sandbox, status, out_of_memory))
 }
 
+/// Runs a container that is listed and has a monitor.
+fn as_container(
+    settings: &Settings,
+    args: &RunArgs,
+    image: &str,
+    options: container::Options,
+) -> Result<u8, Failure> {
+    let store = super::open_store(settings)?;
+    let found = find_or_pull(settings, args, &store, image)?;
+    let container = create::make(settings, args, &store, &found, options)?;
+    drop(store);
+    let done = if args.detach {
+        start::detached(settings, &container).map(|()| 0)
+    } else {
+        start::in_foreground(settings, &container, args.interactive)
+    };
+    if done.is_err() && args.rm {
+        // It has not run: what is told is why.
+        let _ = container.remove();
+    }
+    if args.detach && done.is_ok() {
+        ui::println(&container.config.id)?;
+    }
+    done
+}
+
 /// Finds the image, asking its registry as far as `--pull` wants it.
-fn find_or_pull(
+pub(super) fn find_or_pull(
     settings: &Settings,
     args: &RunArgs,
     store: &Store,
@@ -144,7 +175,7 @@ fn spawn(
 ) -> Result<Running, Failure> {
     let running = runtime
         .spawn(sandbox, stdio)
-        .map_err(|error| spawn_failure(sandbox, error))?;
+        .map_err(|error| spawn_failure(sandbox, &error))?;
     for warning in running.warnings() {
         ui::warn(&settings.palette, warning);
     }
@@ -152,9 +183,13 @@ fn spawn(
 }
 
 /// The command that cannot be executed has exit statuses of its own.
-fn spawn_failure(sandbox: &Sandbox, error: SandboxError) -> Failure {
-    let SandboxError::Exec { source, .. } = &error else {
-        return Failure::from(error);
+pub(super) fn spawn_failure(sandbox: &Sandbox, error: &SandboxError) -> Failure {
+    let SandboxError::Exec { source, .. } = error else {
+        let failure = Failure::new(error.to_string()).with_status(status::ENGINE);
+        return match std::error::Error::source(error) {
+            Some(source) => failure.because(source),
+            None => failure,
+        };
     };
     let program = sandbox
         .process
@@ -338,7 +373,7 @@ mod tests {
             path: program.into(),
             source: kind.into(),
         };
-        spawn_failure(&sandbox, error)
+        spawn_failure(&sandbox, &error)
     }
 
     #[test]

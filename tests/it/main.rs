@@ -21,6 +21,7 @@ mod cases;
 mod changed_copy;
 mod check;
 mod concurrency;
+mod containers;
 mod context;
 mod cve;
 mod debian;

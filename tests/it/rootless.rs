@@ -239,3 +239,31 @@ fn sources_from_outside_come_in_without_root() {
     fs::remove_dir_all(user.env.join("home")).unwrap();
     fs::create_dir(user.env.join("home")).unwrap();
 }
+
+#[test]
+fn containers_live_on_without_root_as_well() {
+    let user = User::new("rbuild-test:100000:65536\n");
+    user.import_busybox();
+    let told = |args: &[&str]| {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        let outcome = user.rbuild(args).run().ok();
+        outcome.out().trim_end().to_owned()
+    };
+    let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 1 & wait $!; done";
+    told(&["run", "-d", "--name", "web", "busybox", "sh", "-c", script]);
+    assert_eq!(
+        told(&["exec", "web", "sh", "-c", "id -u; cat /proc/1/comm"]),
+        "0\nsh"
+    );
+    assert_eq!(told(&["exec", "-u", "5:6", "web", "id", "-u"]), "5");
+    assert_eq!(
+        told(&["ps", "--format", "{{.Names}} {{.State}}"]),
+        "web running"
+    );
+    assert_eq!(told(&["stop", "web"]), "web");
+    assert_eq!(told(&["wait", "web"]), "3");
+    assert_eq!(told(&["logs", "web"]), "ready");
+    assert_eq!(told(&["start", "web"]), "web");
+    assert_eq!(told(&["rm", "-f", "web"]), "web");
+    assert_eq!(told(&["ps", "-aq"]), "");
+}

@@ -276,7 +276,7 @@ fn a_killed_run_leaves_no_process() {
 fn what_run_does_not_know_yet_is_refused() {
     let env = with_busybox();
     for flags in [
-        &["-d"][..],
+        &["--device", "/dev/null"][..],
         &["-p", "80:80"],
         &["--restart", "always"],
         &["-v", "named:/v"],

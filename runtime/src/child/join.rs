@@ -13,7 +13,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use super::{Never, Report, command, identity, terminal};
 use crate::cgroup::Cgroup;
 use crate::seccomp;
-use crate::spec::Joining;
+use crate::spec::{Joining, Network};
 use crate::sys::{self, Cloned};
 use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
 
@@ -51,12 +51,15 @@ fn set_up(
             report.warn(warning);
         }
     }
-    let all = ThreadNameSpaceType::MOUNT
+    let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::CONTROL_GROUP;
+    if joining.network != Network::Host {
+        // Nobody in a user namespace may join the host's network, not even who is in it.
+        all |= ThreadNameSpaceType::NETWORK;
+    }
     move_into_thread_name_spaces(target.as_fd(), all).step("join the namespaces")?;
     // The root is the sandbox's now, whatever it holds.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

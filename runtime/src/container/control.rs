@@ -85,7 +85,7 @@ impl Connection {
     }
 
     /// Sends an order, and descriptors with it.
-    pub fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         wire::tell(&self.socket, order, descriptors)
     }
 

@@ -104,6 +104,9 @@ fn a_running_state_beside_a_free_lock_is_a_container_that_was_killed() {
     let state = one.state().unwrap();
     assert_eq!((state.status, state.exit_code), (Status::Exited, 137));
     assert_eq!(state.error, "its monitor was killed");
-    assert!(matches!(one.connect(), Err(ContainerError::NotRunning(_))));
+    assert!(matches!(
+        one.ask(&Order::Wait, &[]),
+        Err(ContainerError::NotRunning(_))
+    ));
     one.remove().unwrap();
 }

@@ -16,8 +16,9 @@ use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
 
 /// Run a command in a new container
 ///
-/// The container is removed when its command ends, and what it wrote goes with it, with `--rm` and
-/// without. Everything behind IMAGE belongs to the command.
+/// With `--rm` the container is removed when its command ends, and what it wrote goes with it. In the
+/// foreground and without a name such a container is not listed. Everything behind IMAGE belongs to the
+/// command.
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_flag = true,
@@ -25,6 +26,7 @@ use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
     after_help = "Examples:
   rbuild run --rm app
   rbuild run -it --rm -v ./src:/src -w /src app sh
+  rbuild run -d --name web app
 
 Exit status: that of the command; 128 and the number of the signal that killed it; 125 when the
 container could not be started, 126 when the command cannot be executed, 127 when there is none."
@@ -38,17 +40,38 @@ pub(crate) struct RunArgs {
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
-    pub(super) image_and_command: Vec<OsString>,
+    pub(in crate::commands) image_and_command: Vec<OsString>,
 
-    /// Remove the container when it ends; that is done anyway
+    /// Leave it running and print its ID
+    #[arg(short, long)]
+    pub(super) detach: bool,
+    /// Remove the container when it ends
     #[arg(long)]
-    _rm: bool,
+    pub(in crate::commands) rm: bool,
+    /// Name of the container [default: one is made up]
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::commands) name: Option<String>,
+    /// Write the container's ID to a file that must not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::commands) cidfile: Option<PathBuf>,
+    /// Set a label
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(in crate::commands) label: Vec<String>,
+    /// Set labels from a file
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::commands) label_file: Vec<PathBuf>,
+    /// Signal that asks it to end [default: that of the image, or SIGTERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub(in crate::commands) stop_signal: Option<String>,
+    /// Seconds between that signal and SIGKILL; -1 for any time [default: 10]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(in crate::commands) stop_timeout: Option<i64>,
     /// Pass standard input on
     #[arg(short, long)]
-    pub(super) interactive: bool,
+    pub(in crate::commands) interactive: bool,
     /// Give it a terminal
     #[arg(short, long)]
-    pub(super) tty: bool,
+    pub(in crate::commands) tty: bool,
     /// Ask the registry for the image: `always`, `missing` or `never`
     #[arg(
         long,
@@ -56,10 +79,10 @@ pub(crate) struct RunArgs {
         default_value = "missing",
         hide_default_value = true
     )]
-    pub(super) pull: String,
+    pub(in crate::commands) pull: String,
     /// Say nothing about a download
     #[arg(short, long)]
-    pub(super) quiet: bool,
+    pub(in crate::commands) quiet: bool,
     /// Set a variable; `NAME` alone takes the value from the environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -71,13 +94,13 @@ pub(crate) struct RunArgs {
     workdir: Option<String>,
     /// User and group, as names or numbers
     #[arg(short, long, value_name = "USER[:GROUP]")]
-    user: Option<String>,
+    pub(in crate::commands) user: Option<String>,
     /// Replace the image's ENTRYPOINT
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
     /// Host name
     #[arg(short = 'h', long, value_name = "NAME")]
-    hostname: Option<String>,
+    pub(in crate::commands) hostname: Option<String>,
     /// Make a small init process 1, which reaps orphans and passes signals on
     #[arg(long)]
     init: bool,
@@ -106,7 +129,7 @@ pub(crate) struct RunArgs {
         default_value = "bridge",
         help_heading = "Network"
     )]
-    network: String,
+    pub(in crate::commands) network: String,
     /// Add a line to `/etc/hosts`
     #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
     add_host: Vec<String>,
@@ -149,7 +172,7 @@ pub(crate) struct RunArgs {
     help: Option<bool>,
 
     #[command(flatten)]
-    pub(super) refused: Refused<RunRefused>,
+    pub(in crate::commands) refused: Refused<RunRefused>,
 }
 
 /// Options of `docker run` that are not there yet.
@@ -159,7 +182,6 @@ pub(crate) struct RunRefused;
 impl RefusedList for RunRefused {
     const STATUS: u8 = status::ENGINE;
     const OPTIONS: &'static [RefusedOption] = &[
-        flag("detach").short('d'),
         flag("sig-proxy").harmless(&["true"]),
         flag("publish-all").short('P'),
         flag("oom-kill-disable"),
@@ -167,16 +189,10 @@ impl RefusedList for RunRefused {
         flag("disable-content-trust").harmless(&["true", "false"]),
         value("attach").short('a'),
         value("detach-keys"),
-        value("name"),
-        value("cidfile"),
-        value("label").short('l'),
-        value("label-file"),
         value("annotation"),
         value("domainname"),
         value("platform"),
         value("group-add"),
-        value("stop-signal"),
-        value("stop-timeout"),
         value("oom-score-adj"),
         value("memory-reservation"),
         value("memory-swappiness"),
@@ -226,7 +242,7 @@ impl RefusedList for RunRefused {
 
 impl RunArgs {
     /// The image and the command behind it.
-    pub(super) fn image(&self) -> (String, &[OsString]) {
+    pub(in crate::commands) fn image(&self) -> (String, &[OsString]) {
         match self.image_and_command.split_first() {
             Some((image, command)) => (image.to_string_lossy().into_owned(), command),
             None => (String::new(), &[]),
@@ -234,7 +250,7 @@ impl RunArgs {
     }
 
     /// The options in typed form.
-    pub(super) fn options(&self) -> Result<Options, Failure> {
+    pub(in crate::commands) fn options(&self) -> Result<Options, Failure> {
         Ok(Options {
             entrypoint: self.entrypoint.clone(),
             command: self.image().1.to_vec(),

@@ -1,0 +1,149 @@
+//! `rbuild create`, and the first half of `rbuild run`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use jiff::Timestamp;
+use rbuild_cache::Store;
+use rbuild_runtime::container::{Config, Container};
+use rbuild_runtime::{Network, has_private_network};
+
+use crate::commands::lookup::Found;
+use crate::commands::run::{self, RunArgs};
+use crate::config::Settings;
+use crate::container::details::Details;
+use crate::container::{self, Options, signals};
+use crate::failure::{Failure, status};
+use crate::ui;
+
+/// Seconds that a container has to end when it is asked to.
+const STOP_TIMEOUT: i64 = 10;
+
+/// Make a container without starting it
+///
+/// `rbuild start` starts it. The options are those of `rbuild run`.
+#[derive(Debug, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND] [ARG…]",
+    after_help = "Example:
+  rbuild start $(rbuild create --name web app)"
+)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Makes a container and prints its ID.
+pub(crate) fn run(settings: &Settings, args: &CreateArgs) -> Result<(), Failure> {
+    let args = &args.run;
+    let made = make_from(settings, args).map_err(|failure| match failure.status {
+        status::ERROR | status::USAGE => failure.with_status(status::ENGINE),
+        _ => failure,
+    })?;
+    ui::println(&made.config.id)
+}
+
+fn make_from(settings: &Settings, args: &RunArgs) -> Result<Container, Failure> {
+    args.refused.check()?;
+    let (image, _) = args.image();
+    let options = args.options()?;
+    let store = crate::commands::open_store(settings)?;
+    let found = run::find_or_pull(settings, args, &store, &image)?;
+    make(settings, args, &store, &found, options)
+}
+
+/// Makes a container of an image.
+pub(crate) fn make(
+    settings: &Settings,
+    args: &RunArgs,
+    store: &Store,
+    found: &Found,
+    mut options: Options,
+) -> Result<Container, Failure> {
+    if options.network == Network::Private && !has_private_network() {
+        ui::warn(
+            &settings.palette,
+            "an own network needs root: the container uses the host's (`--network host`)",
+        );
+        options.network = Network::Host;
+    }
+    let cid_file = args.cidfile.as_deref().map(new_file).transpose()?;
+    let containers = super::containers(settings)?;
+    let new = containers.begin()?;
+    let id = new.id().to_owned();
+    let name = containers.take_name(&new, args.name.as_deref())?;
+    if options.hostname.is_none() && options.network != Network::Host {
+        options.hostname = Some(id[..12].to_owned());
+    }
+    let (sandbox, config) = container::prepare_in(store, found, &options, new.directory())?;
+    let mut labels = config.labels.clone();
+    labels.extend(given_labels(args)?);
+    let stop_signal = args.stop_signal.as_deref();
+    let stop_signal = stop_signal.or(config.stop_signal.as_deref());
+    let details = Details {
+        image: args.image().0,
+        image_id: found.entry.record.config.to_string(),
+        labels,
+        user: args.user.clone().unwrap_or(config.user),
+        network: args.network.clone(),
+    };
+    let config = Config {
+        id: id.clone(),
+        name,
+        created: Timestamp::now().to_string(),
+        sandbox,
+        interactive: args.interactive,
+        auto_remove: args.rm,
+        stop_signal: stop_signal.map_or(Ok(15), signals::number)?,
+        stop_timeout: args.stop_timeout.unwrap_or(STOP_TIMEOUT),
+        details: serde_json::to_value(details)?,
+    };
+    // From here on its layers stay, also if this process is killed before the next line.
+    store.pin(&owner(&id), &found.entry.record.layers)?;
+    new.finish(&config)?;
+    if let (Some(mut file), Some(path)) = (cid_file, &args.cidfile) {
+        file.write_all(id.as_bytes()).map_err(|error| {
+            Failure::new(format!("could not write `{}`", path.display())).because(&error)
+        })?;
+    }
+    Ok(containers.find(&id)?)
+}
+
+/// Who keeps the layers of a container.
+pub(super) fn owner(id: &str) -> String {
+    format!("container {id}")
+}
+
+fn new_file(path: &Path) -> Result<File, Failure> {
+    File::create_new(path).map_err(|error| {
+        let failure = Failure::new(format!("could not make the file `{}`", path.display()));
+        let failure = failure.because(&error);
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            return failure.hint("it belongs to another container: remove it, or name another one");
+        }
+        failure
+    })
+}
+
+/// `--label` and `--label-file`.
+fn given_labels(args: &RunArgs) -> Result<BTreeMap<String, String>, Failure> {
+    let mut labels = BTreeMap::new();
+    let mut add = |text: &str| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        labels.insert(name.to_owned(), value.to_owned());
+    };
+    for path in &args.label_file {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::new(format!("could not read `{}`", path.display())).because(&error)
+        })?;
+        let lines = text.lines().map(str::trim);
+        lines
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .for_each(&mut add);
+    }
+    args.label.iter().for_each(|label| add(label));
+    Ok(labels)
+}

@@ -1,0 +1,132 @@
+//! What `rbuild inspect` shows of a container.
+
+use std::collections::BTreeMap;
+
+use rbuild_runtime::container::{Container, State, Status};
+use rbuild_runtime::{MountSource, Network};
+
+use super::ps::word;
+use crate::container::details::Details;
+use crate::failure::Failure;
+use crate::format::Value;
+
+/// Go's zero time, for what has not happened.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// The object that `docker inspect` shows.
+pub(crate) fn describe(container: &Container) -> Result<Value, Failure> {
+    let config = &container.config;
+    let state = container.state()?;
+    let details = Details::of(container);
+    let words = config.sandbox.process.args.iter();
+    let mut words = words.map(|word| word.to_string_lossy().into_owned());
+    let path = words.next().unwrap_or_default();
+    let args: Vec<Value> = words.map(Value::from).collect();
+    let log = container.log().display().to_string();
+    Ok(Value::Struct(vec![
+        ("Id", config.id.clone().into()),
+        ("Created", config.created.clone().into()),
+        ("Path", path.into()),
+        ("Args", Value::List(args)),
+        ("State", state_of(&state)),
+        ("Image", details.image_id.clone().into()),
+        ("LogPath", log.into()),
+        ("Name", format!("/{}", config.name).into()),
+        ("RestartCount", Value::Int(0)),
+        ("Driver", "overlayfs".into()),
+        ("Platform", "linux".into()),
+        ("HostConfig", host_config(container, &details)),
+        ("Mounts", mounts(container)),
+        ("Config", config_of(container, &details)),
+    ]))
+}
+
+fn state_of(state: &State) -> Value {
+    let time = |time: &str| Value::from(if time.is_empty() { NEVER } else { time }.to_owned());
+    Value::Struct(vec![
+        ("Status", word(state.status).into()),
+        ("Running", Value::Bool(state.status == Status::Running)),
+        ("Paused", Value::Bool(false)),
+        ("Restarting", Value::Bool(false)),
+        ("OOMKilled", Value::Bool(state.out_of_memory)),
+        ("Dead", Value::Bool(false)),
+        ("Pid", Value::Int(state.pid.into())),
+        ("ExitCode", Value::Int(state.exit_code.into())),
+        ("Error", state.error.clone().into()),
+        ("StartedAt", time(&state.started)),
+        ("FinishedAt", time(&state.finished)),
+    ])
+}
+
+fn host_config(container: &Container, details: &Details) -> Value {
+    let sandbox = &container.config.sandbox;
+    let limits = &sandbox.limits;
+    Value::Struct(vec![
+        ("NetworkMode", details.network.clone().into()),
+        ("AutoRemove", Value::Bool(container.config.auto_remove)),
+        ("Privileged", Value::Bool(sandbox.security.privileged)),
+        ("ReadonlyRootfs", Value::Bool(sandbox.root.readonly)),
+        ("Init", Value::Bool(sandbox.init)),
+        ("ShmSize", Value::Int(sandbox.shm_size as i64)),
+        ("Memory", Value::Int(limits.memory.unwrap_or(0) as i64)),
+        (
+            "NanoCpus",
+            Value::Int(limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64)),
+        ),
+        ("PidsLimit", Value::Int(limits.pids.unwrap_or(0) as i64)),
+    ])
+}
+
+fn mounts(container: &Container) -> Value {
+    let mounts = container.config.sandbox.mounts.iter();
+    let shown = mounts.filter_map(|mount| {
+        let (kind, source) = match &mount.source {
+            MountSource::Bind { source, .. } => ("bind", source.display().to_string()),
+            MountSource::Tmpfs { .. } => ("tmpfs", String::new()),
+            MountSource::Overlay { .. } => ("volume", String::new()),
+            MountSource::File { .. } => return None,
+        };
+        Some(Value::Struct(vec![
+            ("Type", kind.into()),
+            ("Source", source.into()),
+            ("Destination", mount.target.display().to_string().into()),
+            ("RW", Value::Bool(!mount.readonly)),
+        ]))
+    });
+    Value::List(shown.collect())
+}
+
+fn config_of(container: &Container, details: &Details) -> Value {
+    let config = &container.config;
+    let process = &config.sandbox.process;
+    let texts = |words: &[std::ffi::OsString]| {
+        Value::List(
+            words
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned().into())
+                .collect(),
+        )
+    };
+    let labels: BTreeMap<String, Value> = details
+        .labels
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().into()))
+        .collect();
+    let hostname = match config.sandbox.network {
+        Network::Host => "",
+        _ => &config.sandbox.hostname,
+    };
+    Value::Struct(vec![
+        ("Hostname", hostname.to_owned().into()),
+        ("User", details.user.clone().into()),
+        ("Tty", Value::Bool(process.terminal)),
+        ("OpenStdin", Value::Bool(config.interactive)),
+        ("Env", texts(&process.env)),
+        ("Cmd", texts(&process.args)),
+        ("Image", details.image.clone().into()),
+        ("WorkingDir", process.cwd.display().to_string().into()),
+        ("Labels", Value::Map(labels)),
+        ("StopSignal", Value::Int(config.stop_signal.into())),
+        ("StopTimeout", Value::Int(config.stop_timeout)),
+    ])
+}

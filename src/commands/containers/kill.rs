@@ -1,0 +1,27 @@
+//! `rbuild kill`.
+
+use super::each;
+use crate::config::Settings;
+use crate::container::signals;
+use crate::failure::Failure;
+use crate::ui;
+
+/// Kill containers, or send them another signal
+#[derive(Debug, clap::Args)]
+pub(crate) struct KillArgs {
+    /// Names or IDs
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+    /// The signal
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    signal: String,
+}
+
+/// Sends a signal.
+pub(crate) fn run(settings: &Settings, args: &KillArgs) -> Result<u8, Failure> {
+    let signal = signals::number(&args.signal)?;
+    each(settings, &args.containers, &mut |container, query| {
+        super::signal(container, signal)?;
+        ui::println(query)
+    })
+}

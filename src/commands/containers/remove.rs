@@ -1,0 +1,105 @@
+//! `rbuild rm` and `rbuild container prune`.
+
+use std::io::IsTerminal as _;
+
+use rbuild_runtime::container::{Container, ContainerError, Status};
+
+use super::create::owner;
+use super::{containers, each, end};
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::ui;
+
+/// Remove containers with what they wrote
+#[derive(Debug, clap::Args)]
+pub(crate) struct RmArgs {
+    /// Names or IDs
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+    /// Kill what runs; do not mind missing containers
+    #[arg(short, long)]
+    force: bool,
+    /// Remove their unnamed volumes, too; they always go
+    #[arg(short, long)]
+    volumes: bool,
+}
+
+/// Remove all containers that do not run
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContainerPruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Removes containers.
+pub(crate) fn run(settings: &Settings, args: &RmArgs) -> Result<u8, Failure> {
+    const KILL: i32 = 9;
+    let known = containers(settings)?;
+    let mut queries = args.containers.clone();
+    if args.force {
+        queries.retain(|query| !matches!(known.find(query), Err(ContainerError::NotFound(_))));
+    }
+    each(settings, &queries, &mut |container, query| {
+        if args.force {
+            end(container, KILL, -1)?;
+        }
+        remove(settings, container).map_err(|failure| failure.within_name(query))?;
+        ui::println(query)
+    })
+}
+
+fn remove(settings: &Settings, container: &Container) -> Result<(), Failure> {
+    match container.remove() {
+        Err(ContainerError::Running(_)) => {
+            return Err(Failure::new(format!(
+                "cannot remove container \"/{}\": container is running: stop the container before \
+                 removing or force remove",
+                container.config.name
+            )));
+        }
+        removed => removed?,
+    }
+    let store = crate::commands::open_store(settings)?;
+    Ok(store.pin(&owner(&container.config.id), &[])?)
+}
+
+impl Failure {
+    /// Says which of several containers it was, where the message does not.
+    fn within_name(self, name: &str) -> Failure {
+        match &self.message {
+            Some(message) if message.contains("container") => self,
+            _ => self.within(format!("could not remove the container {name}")),
+        }
+    }
+}
+
+/// Removes all containers that do not run.
+pub(crate) fn prune(settings: &Settings, args: &ContainerPruneArgs) -> Result<(), Failure> {
+    if !args.force {
+        ui::message("WARNING! This will remove all stopped containers.\n");
+        if !std::io::stdin().is_terminal() {
+            return Err(
+                Failure::new("nobody can be asked: standard input is not a terminal")
+                    .hint("`--force` does not ask"),
+            );
+        }
+        ui::message("Are you sure you want to continue? [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y") {
+            return Ok(());
+        }
+    }
+    let mut removed = Vec::new();
+    for container in containers(settings)?.list()? {
+        if container.state()?.status != Status::Running {
+            remove(settings, &container)?;
+            removed.push(container.config.id);
+        }
+    }
+    if removed.is_empty() {
+        return Ok(());
+    }
+    ui::print(&format!("Deleted Containers:\n{}\n", removed.join("\n")))
+}

@@ -1,0 +1,20 @@
+//! `rbuild rename`.
+
+use crate::config::Settings;
+use crate::failure::Failure;
+
+/// Give a container another name
+#[derive(Debug, clap::Args)]
+pub(crate) struct RenameArgs {
+    /// Name or ID
+    container: String,
+    /// The new name
+    name: String,
+}
+
+/// Renames a container.
+pub(crate) fn run(settings: &Settings, args: &RenameArgs) -> Result<(), Failure> {
+    let containers = super::containers(settings)?;
+    let mut container = containers.find(&args.container)?;
+    Ok(container.rename(&containers, &args.name)?)
+}

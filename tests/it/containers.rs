@@ -1,0 +1,391 @@
+//! Containers that have a name and a life of their own: `run -d`, `create`, `start`, `stop`, `kill`,
+//! `ps`, `logs`, `exec`, `wait`, `rename`, `rm`, and what is left when a part of them is killed.
+
+use std::fs;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::args;
+use crate::support::TestEnv;
+
+/// Ends with 3 when it is asked to end, at once.
+const SERVER: &str = "trap 'echo bye; exit 3' TERM; echo ready; echo trouble >&2; \
+                      while :; do sleep 1 & wait $!; done";
+
+fn with_busybox() -> TestEnv {
+    let env = TestEnv::new();
+    env.import_busybox();
+    env
+}
+
+/// What `rbuild ARGS…` prints.
+fn told(env: &TestEnv, args: &[&str]) -> String {
+    env.rbuild(args).run().ok().out().trim_end().to_owned()
+}
+
+/// Starts the server and waits until it is ready.
+fn serve(env: &TestEnv, name: &str) {
+    env.rbuild(["run", "-d", "--name", name, "busybox", "sh", "-c", SERVER])
+        .run()
+        .ok();
+    // Its first line is there before the end of this command, or comes meanwhile.
+    let logs = env.rbuild(["logs", "-f", name]).spawn();
+    logs.wait_for_line("trouble");
+    logs.signal(Signal::TERM);
+    logs.wait();
+}
+
+fn states(env: &TestEnv) -> Vec<String> {
+    let format = "{{.Names}} {{.State}} {{.Status}}";
+    let listed = told(env, &["ps", "-a", "--format", format]);
+    let mut lines: Vec<String> = listed
+        .lines()
+        .map(|line| {
+            // The ages are not the same on every machine.
+            let words: Vec<&str> = line.split(' ').collect();
+            words[..words.len().min(if words[1] == "running" { 3 } else { 4 })].join(" ")
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_detached_container_lives_on_its_own_and_ends_when_it_is_asked_to() {
+    let env = with_busybox();
+    serve(&env, "web");
+    assert_eq!(states(&env), ["web running Up"]);
+    let id = told(&env, &["ps", "-q", "--no-trunc"]);
+    assert_eq!(id.len(), 64);
+    let log = env.rbuild(["logs", "web"]).run().ok();
+    assert_eq!(
+        (log.out().as_str(), log.stderr.as_str()),
+        ("ready\n", "trouble\n")
+    );
+    let shown = "{{.State.Status}} {{.State.Running}} {{.Name}} {{.Config.Hostname}}";
+    assert_eq!(
+        told(&env, &["inspect", "-f", shown, &id[..12]]),
+        format!("running true /web {}", &id[..12])
+    );
+    env.rbuild(["rm", "web"])
+        .run()
+        .fails_with("cannot remove container \"/web\": container is running");
+    env.rbuild(["run", "-d", "--name", "web", "busybox"])
+        .run()
+        .exits(125)
+        .says("The container name \"/web\" is already in use by container");
+    assert_eq!(told(&env, &["stop", "web"]), "web");
+    assert_eq!(states(&env), ["web exited Exited (3)"]);
+    assert_eq!(told(&env, &["wait", "web"]), "3");
+    assert_eq!(told(&env, &["stop", "web"]), "web");
+    env.rbuild(["kill", "web"])
+        .run()
+        .fails_with("is not running");
+    assert_eq!(told(&env, &["ps", "-q"]), "");
+    assert!(told(&env, &["logs", "web"]).ends_with("bye"));
+    assert_eq!(told(&env, &["rm", &id[..6]]), &id[..6]);
+    assert!(states(&env).is_empty());
+    env.rbuild(["inspect", "web"])
+        .run()
+        .exits(1)
+        .says("No such object: web");
+    env.rbuild(["start", "web"])
+        .run()
+        .fails_with("No such container: web");
+}
+
+#[test]
+fn a_command_joins_a_container_that_runs() {
+    let env = with_busybox();
+    env.rbuild(args![
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "-e",
+        "OWN=1",
+        "-u",
+        "1:2",
+        "-w",
+        "/tmp",
+        "-m",
+        "100m",
+        "busybox",
+        "sh",
+        "-c",
+        "echo mine > /tmp/file; sleep 100"
+    ])
+    .run()
+    .ok();
+    let exec = |options: &[&str], script: &str| {
+        env.rbuild(["exec"])
+            .args(options)
+            .args(["box", "sh", "-c", script])
+            .run()
+    };
+    let script =
+        "id -u; id -g; pwd; echo $OWN $MORE; until cat file; do :; done; hostname; echo e >&2";
+    let outcome = exec(&["-e", "MORE=2"], script).ok();
+    let id = told(&env, &["ps", "-q"]);
+    assert_eq!(outcome.out(), format!("1\n2\n/tmp\n1 2\nmine\n{id}\n"));
+    assert_eq!(outcome.stderr, "e\n");
+    // The same process numbers, control group, rights and name spaces as the container's own.
+    let same = "for n in mnt pid net ipc uts cgroup; do [ \"$(readlink /proc/self/ns/$n)\" = \
+                \"$(readlink /proc/1/ns/$n)\" ] || echo $n; done; cat /proc/1/cgroup > /tmp/1; \
+                cmp /proc/self/cgroup /tmp/1; grep Cap /proc/1/status > /tmp/2; \
+                grep Cap /proc/self/status | cmp - /tmp/2";
+    assert_eq!(exec(&["-u", "1:2"], same).ok().out(), "");
+    assert_eq!(
+        exec(&["-u", "nosuch", "-w", "/"], "id -u; pwd; echo $HOME").code(),
+        1
+    );
+    assert_eq!(
+        exec(&["-u", "root"], "id -u; echo $HOME").ok().out(),
+        "0\n/root\n"
+    );
+    exec(&[], "exit 7").exits(7);
+    exec(&[], "kill -9 $$").exits(137);
+    for (program, status) in [("nope", 127), ("/etc/passwd", 126)] {
+        env.rbuild(["exec", "box", program])
+            .run()
+            .exits(status)
+            .says(program);
+    }
+    let cat = env
+        .rbuild(["exec", "-i", "box", "cat"])
+        .stdin("through\n")
+        .run();
+    assert_eq!(cat.ok().out(), "through\n");
+    let waits = env
+        .rbuild(["exec", "box", "sh", "-c", "echo in >&2; sleep 100"])
+        .spawn();
+    waits.wait_for_line("in");
+    told(&env, &["kill", "box"]);
+    waits.wait().exits(137);
+    exec(&[], "true").fails_with("is not running");
+    told(&env, &["rm", "box"]);
+}
+
+#[test]
+fn what_is_made_can_be_started_seen_and_started_again() {
+    let env = with_busybox();
+    let cid = env.join("cid");
+    let script = "read line; echo \"got $line\"; echo x >> /count; wc -l < /count >&2; exit 5";
+    let id = told_os(
+        &env,
+        args![
+            "create",
+            "-i",
+            "--cidfile",
+            &cid,
+            "-l",
+            "a=b",
+            "--name",
+            "one",
+            "busybox",
+            "sh",
+            "-c",
+            script
+        ],
+    );
+    assert_eq!(fs::read_to_string(&cid).unwrap(), id);
+    env.rbuild(args!["create", "--cidfile", &cid, "busybox"])
+        .run()
+        .exits(125)
+        .says("could not make the file");
+    assert_eq!(states(&env), ["one created Created"]);
+    for count in 1..3 {
+        let outcome = env
+            .rbuild(["start", "-ai", "one"])
+            .stdin("this\n")
+            .run()
+            .exits(5);
+        assert_eq!(outcome.out(), "got this\n");
+        assert_eq!(outcome.stderr.trim(), count.to_string());
+    }
+    assert_eq!(states(&env), ["one exited Exited (5)"]);
+    let since = told(&env, &["logs", "-t", "-n", "2", "one"]);
+    let (time, text) = since.split_once(' ').unwrap();
+    assert!(time.ends_with('Z') && text == "got this", "{since}");
+    assert_eq!(told(&env, &["logs", "--until", time, "one"]), "got this");
+    assert_eq!(told(&env, &["logs", "--since", time, "one"]), "got this");
+    assert_eq!(told(&env, &["ps", "-aq", "-f", "label=a=b"]), &id[..12]);
+    assert_eq!(told(&env, &["ps", "-aq", "-f", "label=a=c"]), "");
+    assert_eq!(
+        told(&env, &["ps", "-aq", "-f", "exited=5", "-f", "name=on"]),
+        &id[..12]
+    );
+    told(&env, &["rename", "one", "other"]);
+    assert_eq!(states(&env), ["other exited Exited (5)"]);
+    // In the foreground, without --rm: it stays.
+    let outcome = env
+        .rbuild([
+            "run",
+            "--name",
+            "one",
+            "busybox",
+            "sh",
+            "-c",
+            "echo o; echo e >&2; exit 4",
+        ])
+        .run()
+        .exits(4);
+    assert_eq!(
+        (outcome.out().as_str(), outcome.stderr.as_str()),
+        ("o\n", "e\n")
+    );
+    env.rbuild(["run", "--name", "bad", "busybox", "/nope"])
+        .run()
+        .exits(127)
+        .says("/nope");
+    assert_eq!(
+        states(&env),
+        [
+            "bad created Created",
+            "one exited Exited (4)",
+            "other exited Exited (5)"
+        ]
+    );
+    env.rbuild(["rmi", "busybox"])
+        .run()
+        .fails_with("conflict: unable to remove repository reference \"busybox\" (must force)");
+    let pruned = told(&env, &["container", "prune", "-f"]);
+    assert!(pruned.contains(&id), "{pruned}");
+    assert!(states(&env).is_empty());
+    told(&env, &["run", "--rm", "--name", "one", "busybox", "true"]);
+    told(
+        &env,
+        &["run", "--rm", "-d", "--name", "two", "busybox", "true"],
+    );
+    env.rbuild(["wait", "two"]).run();
+    assert!(states(&env).is_empty());
+    told(&env, &["rmi", "busybox"]);
+}
+
+fn told_os(env: &TestEnv, args: impl IntoIterator<Item = std::ffi::OsString>) -> String {
+    env.rbuild(args).run().ok().out().trim_end().to_owned()
+}
+
+#[test]
+fn a_log_is_followed_to_its_end() {
+    let env = with_busybox();
+    let script = "echo one; echo two >&2; read go; echo three; printf four";
+    told_os(
+        &env,
+        args![
+            "create", "-i", "--name", "talks", "busybox", "sh", "-c", script
+        ],
+    );
+    let attached = env.rbuild(["start", "-ai", "talks"]).stdin("go\n").spawn();
+    // Whether it has ended already or not: it is shown whole, and it ends.
+    attached.wait_for_line("two");
+    let log = env.rbuild(["logs", "-f", "talks"]).run().ok();
+    assert_eq!(
+        (log.out().as_str(), log.stderr.as_str()),
+        ("one\nthree\nfour", "two\n")
+    );
+    attached.wait().ok();
+    assert_eq!(told(&env, &["logs", "--tail", "2", "talks"]), "three\nfour");
+    env.rbuild(["logs", "--since", "yesterday", "talks"])
+        .run()
+        .fails_with("invalid time \"yesterday\"");
+    told(&env, &["rm", "talks"]);
+}
+
+#[test]
+fn whatever_is_killed_the_truth_is_told_and_nothing_is_left() {
+    let env = with_busybox();
+    let pid = |template: &str| -> i32 {
+        told(&env, &["inspect", "-f", template, "web"])
+            .parse()
+            .unwrap()
+    };
+    // The first process of the container.
+    serve(&env, "web");
+    kill_process(Pid::from_raw(pid("{{.State.Pid}}")).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(told(&env, &["wait", "web"]), "137");
+    assert_eq!(states(&env), ["web exited Exited (137)"]);
+    // Its monitor.
+    told(&env, &["start", "web"]);
+    let first = pid("{{.State.Pid}}");
+    let monitor = monitor_of(&told(&env, &["ps", "-q", "--no-trunc"]));
+    let follower = env.rbuild(["logs", "-f", "web"]).spawn();
+    follower.wait_for_line("trouble");
+    kill_process(Pid::from_raw(monitor).unwrap(), Signal::KILL).unwrap();
+    follower.wait();
+    assert_eq!(states(&env), ["web exited Exited (137)"]);
+    assert_eq!(
+        told(&env, &["inspect", "-f", "{{.State.Error}}", "web"]),
+        "its monitor was killed"
+    );
+    env.rbuild(["exec", "web", "true"])
+        .run()
+        .fails_with("is not running");
+    while fs::exists(format!("/proc/{first}")).unwrap() {
+        thread::yield_now();
+    }
+    // It can be started again, and removed.
+    told(&env, &["start", "web"]);
+    assert_eq!(states(&env), ["web running Up"]);
+    told(&env, &["rm", "-f", "web"]);
+    assert!(states(&env).is_empty());
+    let left: Vec<_> = fs::read_dir(env.store().join("containers"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["names"]);
+    // Whoever shows it in the foreground.
+    let mut shown = env
+        .rbuild(["run", "--name", "web", "busybox", "sh", "-c", SERVER])
+        .spawn();
+    shown.wait_for_line("trouble");
+    shown.kill();
+    shown.wait();
+    assert_eq!(states(&env), ["web running Up"]);
+    told(&env, &["stop", "-t", "5", "web"]);
+    assert_eq!(states(&env), ["web exited Exited (3)"]);
+    told(&env, &["rm", "web"]);
+}
+
+/// The process whose command line names the container and its monitor.
+fn monitor_of(id: &str) -> i32 {
+    let of = |entry: fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        (line.contains("container-monitor") && line.contains(id)).then_some(pid)
+    };
+    let mut found = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| of(entry.ok()?));
+    found.next().expect("the container has no monitor")
+}
+
+#[test]
+fn many_containers_at_once_leave_nothing() {
+    let number = |name: &str, usual: usize| {
+        std::env::var(name).map_or(usual, |number| number.parse().unwrap())
+    };
+    let (all, at_once) = (number("RBUILD_CONTAINERS", 16), 8);
+    let env = with_busybox();
+    thread::scope(|scope| {
+        for worker in 0..at_once {
+            let env = &env;
+            scope.spawn(move || {
+                for number in (worker..all).step_by(at_once) {
+                    let name = format!("c{number}");
+                    told(
+                        env,
+                        &["run", "-d", "--name", &name, "busybox", "sh", "-c", SERVER],
+                    );
+                    let out = told(env, &["exec", &name, "echo", &name]);
+                    assert_eq!(out, name);
+                    told(env, &["rm", "-f", &name]);
+                }
+            });
+        }
+    });
+    assert!(states(&env).is_empty());
+    env.assert_sound_store();
+}
