@@ -33,6 +33,7 @@ mod failures;
 mod full_disk;
 mod generated;
 mod hello;
+mod hostile;
 mod images;
 mod kill;
 mod ladder;

@@ -258,6 +258,19 @@ impl Files {
         names.sort();
         names.dedup();
         let base = chosen.into_base(shown, Origin::Store)?;
+        for layer in &base.layers {
+            // One that is not there at all is told when it is needed.
+            if let Some(actual) = store.blob_size(&layer.blob)?
+                && actual != layer.size
+            {
+                return Err(ImageError::Size {
+                    what: "layer",
+                    digest: layer.blob,
+                    expected: layer.size,
+                    actual,
+                });
+            }
+        }
         let record = complete(store, &base, entry, config)?;
         Ok(Complete { names, record })
     }
