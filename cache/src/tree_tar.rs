@@ -189,6 +189,14 @@ impl<W: Write> TreeTar<'_, W> {
         };
         let mut header = self.header(kind, path.to_vec(), found);
         let file = match kind {
+            // For a look at the headers a file need not be opened: that is most of the cost.
+            TarKind::File if self.content_mode == Content::HeadersOnly => {
+                header.size = found.size;
+                let value = sys::xattr(directory, name, CAPABILITY)
+                    .map_err(StoreError::inside("read the capabilities of", path))?;
+                header.xattrs.extend(value.map(capability_attribute));
+                None
+            }
             TarKind::File => Some(
                 rustix::fs::openat(directory, name, sys::READ, Mode::empty())
                     .map_err(StoreError::inside("open", path))?,
@@ -201,9 +209,7 @@ impl<W: Write> TreeTar<'_, W> {
                 if let Some(value) = sys::fxattr(file, CAPABILITY)
                     .map_err(StoreError::inside("read the capabilities of", path))?
                 {
-                    header
-                        .xattrs
-                        .push((CAPABILITY.into(), portable_capability(value)));
+                    header.xattrs.push(capability_attribute(value));
                 }
             }
             (None, TarKind::Symlink) => {
@@ -225,7 +231,10 @@ impl<W: Write> TreeTar<'_, W> {
         self.entry(&header)?;
         match file {
             Some(file) => self.data(File::from(file), path, header.size),
-            None => Ok(()),
+            None => {
+                self.content += header.size;
+                Ok(())
+            }
         }
     }
 
@@ -261,7 +270,7 @@ impl<W: Write> TreeTar<'_, W> {
 
     fn data(&mut self, file: File, path: &[u8], size: u64) -> Result<(), StoreError> {
         self.content += size;
-        if self.content_mode == Content::HeadersOnly || size == 0 {
+        if size == 0 {
             return Ok(());
         }
         let mut file: Box<dyn Read> = if size > CHUNK as u64 {
@@ -288,6 +297,11 @@ impl<W: Write> TreeTar<'_, W> {
         }
         Ok(())
     }
+}
+
+/// The attribute of a file with capabilities.
+fn capability_attribute(value: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    (CAPABILITY.into(), portable_capability(value))
 }
 
 /// File capabilities as they stand in layers.

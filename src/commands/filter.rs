@@ -15,6 +15,8 @@ use crate::time::parse_created;
 pub(crate) struct Filters {
     dangling: Option<bool>,
     labels: Vec<String>,
+    /// Labels that an image must not have.
+    not_labels: Vec<String>,
     references: Vec<String>,
     before: Option<Timestamp>,
     since: Option<Timestamp>,
@@ -33,13 +35,15 @@ impl Filters {
             match key.trim().to_ascii_lowercase().as_str() {
                 "dangling" => parsed.dangling = Some(truth(filter, value)?),
                 "label" => parsed.labels.push(value.to_owned()),
+                "label!" => parsed.not_labels.push(value.to_owned()),
                 "reference" => parsed.references.push(value.to_owned()),
                 "before" => parsed.limit_before(created(store, value)?),
                 "since" => parsed.since = parsed.since.max(created(store, value)?),
                 "until" => parsed.limit_before(Some(moment(value)?)),
                 other => {
-                    return Err(Failure::new(format!("invalid filter {other:?}"))
-                        .hint("known filters: dangling, label, reference, before, since, until"));
+                    return Err(Failure::new(format!("invalid filter {other:?}")).hint(
+                        "known filters: dangling, label, label!, reference, before, since, until",
+                    ));
                 }
             }
         }
@@ -81,17 +85,15 @@ impl Filters {
         {
             return Ok(false);
         }
-        if self.labels.is_empty() {
+        if self.labels.is_empty() && self.not_labels.is_empty() {
             return Ok(true);
         }
         let labels = image_config(store, &entry.record)?.config.labels;
-        Ok(self
-            .labels
-            .iter()
-            .all(|wanted| match wanted.split_once('=') {
-                Some((name, value)) => labels.get(name).is_some_and(|have| have == value),
-                None => labels.contains_key(wanted),
-            }))
+        let has = |wanted: &String| match wanted.split_once('=') {
+            Some((name, value)) => labels.get(name).is_some_and(|have| have == value),
+            None => labels.contains_key(wanted),
+        };
+        Ok(self.labels.iter().all(has) && !self.not_labels.iter().any(has))
     }
 
     /// Says whether a canonical name meets the conditions about names.

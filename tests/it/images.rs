@@ -1,8 +1,11 @@
 //! Commands on images: list, inspect, history, names, removal, archives.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::args;
+use crate::support::web::{Answer, WebServer};
 use crate::support::{TestEnv, base, layout, tree};
 
 fn lines(text: &str) -> Vec<&str> {
@@ -327,4 +330,66 @@ fn the_layout_of_a_stored_image_is_sound_to_the_last_digest() {
     let layers: Value =
         serde_json::from_str(&env.inspect("hello", "{{json .RootFS.Layers}}")).unwrap();
     assert_eq!(image.config["rootfs"]["diff_ids"], layers);
+}
+
+#[test]
+fn a_root_file_system_is_imported_from_the_web() {
+    let env = TestEnv::new();
+    let archive = fs::read(base::busybox_rootfs()).unwrap();
+    let server = WebServer::start(move |asked| match asked.target.as_str() {
+        "/rootfs.tar" => Answer::ok(archive.clone()),
+        _ => Answer::new(404),
+    });
+    let id = env
+        .rbuild([
+            "import",
+            "-c",
+            "CMD [\"cat\", \"/etc/hostname\"]",
+            &server.url("/rootfs.tar"),
+        ])
+        .arg("fetched:1")
+        .run()
+        .ok()
+        .out();
+    assert_eq!(env.inspect("fetched:1", "{{.Id}}\n"), id.trim_end());
+    let output = env.rbuild(["run", "--rm", "fetched:1", "cat", "/etc/passwd"]);
+    assert!(output.run().ok().out().starts_with("root:x:0:0:"));
+    env.rbuild(["import", &server.url("/none.tar"), "none"])
+        .run()
+        .fails_with("none.tar");
+    assert_eq!(fs::read_dir(env.store().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn labels_choose_images_and_spare_them() {
+    let env = TestEnv::new();
+    for (name, label) in [
+        ("one", "keep=yes"),
+        ("two", "keep=no"),
+        ("three", "other=1"),
+    ] {
+        let context = env.dockerfile(
+            name,
+            &format!("FROM scratch\nLABEL {label}\nENV a={name}\n"),
+        );
+        env.build(name, &context);
+    }
+    let listed = |filters: &[&str]| {
+        let mut args = vec!["images", "--format", "{{.Repository}}"];
+        for filter in filters {
+            args.extend(["--filter", filter]);
+        }
+        let out = env.rbuild(args).run().ok().out();
+        let mut names: Vec<String> = out.lines().map(str::to_owned).collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(listed(&["label=keep"]), "one two");
+    assert_eq!(listed(&["label!=keep"]), "three");
+    assert_eq!(listed(&["label!=keep=yes"]), "three two");
+    assert_eq!(listed(&["label=keep", "label!=keep=no"]), "one");
+    env.rbuild(["image", "prune", "-af", "--filter", "label!=keep=yes"])
+        .run()
+        .ok();
+    assert_eq!(listed(&[]), "one");
 }
