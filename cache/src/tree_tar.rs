@@ -229,13 +229,11 @@ impl<W: Write> TreeTar<'_, W> {
             self.links.insert(found.inode, path.to_vec());
         }
         self.entry(&header)?;
-        match file {
-            Some(file) => self.data(File::from(file), path, header.size),
-            None => {
-                self.content += header.size;
-                Ok(())
-            }
+        if let Some(file) = file {
+            return self.data(File::from(file), path, header.size);
         }
+        self.content += header.size;
+        Ok(())
     }
 
     fn header(&self, kind: TarKind, path: Vec<u8>, found: &Metadata) -> TarHeader {
