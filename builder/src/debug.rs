@@ -14,7 +14,7 @@ use rbuild_runtime::{Mount, MountSource, Runtime, Sandbox};
 use crate::cancel::Cancel;
 use crate::error::{BuildError, chain};
 use crate::event::{Event, EventSink, VertexId};
-use crate::exec::{self, ExecContext, Ready};
+use crate::exec::{self, ExecContext, PlainStep, Ready};
 use crate::ops::{ExecMountKind, ExecOp, Setting};
 use crate::recipe::{self, DiffIdText, Recipe, Work};
 use crate::report::{BuildReport, StepReport, StepState};
@@ -67,6 +67,8 @@ pub struct DebugRequest<'a> {
 
 /// A command ready to be started in the state of a step; dropping it removes what it wrote.
 pub struct Look {
+    /// Taken out of the root before what it lies in is removed.
+    _plain: Option<PlainStep>,
     ready: Ready,
     /// What is missing compared with the step.
     pub notes: Vec<String>,
@@ -166,7 +168,9 @@ pub fn open(
             busybox.display()
         ));
     }
+    let plain = exec::lay_out(&context, &mut ready)?;
     Ok(Look {
+        _plain: plain,
         ready,
         notes,
         command,

@@ -124,7 +124,10 @@ pub(crate) fn execute(
 }
 
 /// Makes a copy of the root, where nothing can be mounted.
-fn lay_out(context: &ExecContext<'_>, ready: &mut Ready) -> Result<Option<PlainStep>, BuildError> {
+pub(crate) fn lay_out(
+    context: &ExecContext<'_>,
+    ready: &mut Ready,
+) -> Result<Option<PlainStep>, BuildError> {
     if isolation() != Isolation::Chroot {
         return Ok(None);
     }

@@ -194,6 +194,28 @@ fn a_failing_build_opens_the_shell_by_itself() {
     assert_eq!(outcome.out(), "/made\n");
 }
 
+/// Where nothing can be mounted, the shell stands in a copy of the root.
+#[test]
+fn a_shell_opens_without_namespaces_too() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let text = "FROM busybox\nRUN --mount=type=cache,target=/c echo cached >/c/f; echo half >/half; exit 3\n";
+    let context = env.dockerfile("c", text);
+    let by_chroot = |invocation: crate::support::process::Invocation| {
+        invocation.env("RBUILD_ISOLATION", "chroot")
+    };
+    by_chroot(env.rbuild(args!["-t", "x", context]))
+        .run()
+        .fails_with("exit code: 3");
+    for _ in 0..2 {
+        let look = by_chroot(env.rbuild(["debug"])).stdin("cat /half /c/f; rm /half\n");
+        assert_eq!(look.run().ok().out(), "half\ncached\n");
+    }
+    let before = by_chroot(env.rbuild(["debug", "--before", "--", "ls", "/half"])).run();
+    assert_ne!(before.code(), 0);
+    env.assert_sound_store();
+}
+
 #[test]
 fn the_whole_output_of_a_step_is_kept() {
     let env = TestEnv::new();

@@ -267,3 +267,33 @@ fn containers_live_on_without_root_as_well() {
     assert_eq!(told(&["rm", "-f", "web"]), "web");
     assert_eq!(told(&["ps", "-aq"]), "");
 }
+
+#[test]
+fn a_user_looks_into_builds() {
+    let text = "FROM busybox\nRUN echo whole >/whole && chown 5:6 /whole\nUSER 12\n\
+                RUN --mount=type=cache,target=/c,mode=777 echo said; echo half >/tmp/half; echo f >/c/f; exit 3\n";
+    // With ranges of ids, and with one only.
+    for ranges in [&format!("{NAME}:300000:65536\n"), ""] {
+        let user = User::new(ranges);
+        user.import_busybox();
+        let context = user.env.dockerfile("context", text);
+        let failed = user.rbuild(args!["-t", "x", &context]).run().exits(1);
+        failed.says("ran as user 12:0 in /, with cache on /c").says("full log: ");
+        let script = "cat /tmp/half /c/f /whole; echo x >/tmp/x\n";
+        let look = user.rbuild(args!["debug"]).stdin(script).run().ok();
+        assert_eq!(look.out(), "half\nf\nwhole\n");
+        let look = user
+            .rbuild(args!["debug", "--step", "1", "--", "ls", "/whole"])
+            .run()
+            .ok();
+        assert_eq!(look.out(), "/whole\n");
+        let layers = user.rbuild(args!["layers", "busybox"]).run().ok();
+        assert!(layers.out().contains("/bin/busybox"), "{}", layers.out());
+        for command in ["timeline", "explain"] {
+            user.rbuild(args![command]).run().ok();
+        }
+        let list = user.rbuild(args!["history", "builds", "-q"]).run().ok();
+        assert_eq!(list.out().lines().count(), 1);
+        user.rbuild(args!["prune", "-f"]).run().ok();
+    }
+}
