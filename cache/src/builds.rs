@@ -2,9 +2,9 @@
 //! report, the logs of its steps), and what a failed step left of its root file system.
 //!
 //! ```text
-//! builds/<microseconds in hex>-<random>/      locked while its build runs or it is looked into
-//!     …                                  files of the builder
-//!     failed/                            upper directory of the step that failed
+//! builds/<microseconds in hex>-<random>/    files of the builder; locked while the build runs or it is
+//!                                           looked into
+//! builds/<the same>.failed/                 upper directory of the step that failed
 //! ```
 //!
 //! Nothing here is needed to build: it is written without flushing, and what a killed build left
@@ -21,7 +21,7 @@ use crate::recover::list;
 use crate::remove::remove_tree;
 use crate::store::Store;
 
-/// The upper directory of a failed step, in the directory of its build.
+/// What the name of the upper directory of a failed step ends with, behind the build's name.
 const FAILED: &str = "failed";
 
 /// The directory of one build; nobody removes it as long as this lives.
@@ -46,15 +46,15 @@ impl BuildDirectory {
 
     /// Returns where the upper directory of the failed step is, if it was kept.
     pub fn failed_upper(&self) -> Option<PathBuf> {
-        let path = self.path.join(FAILED);
+        let path = self.path.with_extension(FAILED);
         path.is_dir().then_some(path)
     }
 }
 
 impl Draft {
-    /// Keeps what a failed step wrote, in the directory of its build; only the first one's.
+    /// Keeps what a failed step wrote, beside the directory of its build; only the first one's.
     pub fn keep(self, build: &BuildDirectory) -> Result<(), StoreError> {
-        let place = build.path.join(FAILED);
+        let place = build.path.with_extension(FAILED);
         if place.exists() {
             return Ok(());
         }
@@ -103,6 +103,12 @@ impl Store {
         Ok(names)
     }
 
+    /// Tells whether what a failed step of a build left is kept.
+    pub fn keeps_failed_step(&self, name: &str) -> bool {
+        self.build_path(name)
+            .is_some_and(|path| path.with_extension(FAILED).is_dir())
+    }
+
     /// Returns the directory of a build, to read from; none if it is not kept.
     ///
     /// The name may come from outside.
@@ -137,14 +143,20 @@ impl Store {
     pub fn forget_builds(&self, keep: usize) -> Result<(), StoreError> {
         let names = self.builds()?;
         let old = names.len().saturating_sub(keep);
-        for (index, name) in names.iter().enumerate() {
-            let path = self.layout().builds().join(name);
-            let failed = path.join(FAILED);
-            if index >= old && !failed.exists() {
+        for path in list(&self.layout().builds())? {
+            let failed = path
+                .extension()
+                .is_some_and(|extension| extension == FAILED);
+            let name = path.file_stem().and_then(|name| name.to_str());
+            let is_old = names[..old].iter().any(|old| Some(old.as_str()) == name);
+            if !failed && !is_old {
                 continue;
             }
-            if let Some(_lock) = lock(&path)? {
-                remove_tree(if index < old { &path } else { &failed })?;
+            let build = path.with_extension("");
+            if let Some(_lock) = lock(&build)? {
+                remove_tree(&path)?;
+            } else if failed && !build.exists() {
+                remove_tree(&path)?;
             }
         }
         Ok(())

@@ -129,8 +129,11 @@ pub(super) fn after_failure(
 
 /// A step that failed without running a command (a COPY, say) left nothing to look at.
 fn failed_before(store: &Store, report: &BuildReport, step: &StepReport) -> bool {
-    let build = report.id.as_deref().and_then(|id| store.build_path(id));
-    step.state == StepState::Failed && !build.is_some_and(|path| path.join("failed").is_dir())
+    let kept = report
+        .id
+        .as_deref()
+        .is_some_and(|id| store.keeps_failed_step(id));
+    step.state == StepState::Failed && !kept
 }
 
 /// What was asked for.

@@ -278,7 +278,9 @@ fn a_user_looks_into_builds() {
         user.import_busybox();
         let context = user.env.dockerfile("context", text);
         let failed = user.rbuild(args!["-t", "x", &context]).run().exits(1);
-        failed.says("ran as user 12:0 in /, with cache on /c").says("full log: ");
+        failed
+            .says("ran as user 12:0 in /, with cache on /c")
+            .says("full log: ");
         let script = "cat /tmp/half /c/f /whole; echo x >/tmp/x\n";
         let look = user.rbuild(args!["debug"]).stdin(script).run().ok();
         assert_eq!(look.out(), "half\nf\nwhole\n");
