@@ -12,12 +12,12 @@ fn a_change_builds_and_runs_again() {
     let env = TestEnv::new();
     env.import_busybox();
     let text =
-        "FROM busybox\nCOPY . /app\nCMD [\"sh\", \"-c\", \"cat /app/word; exec sleep 1000\"]\n";
+        "FROM busybox\nCOPY . /app\nCMD [\"sh\", \"-c\", \"cat /app/word >&2; exec sleep 1000\"]\n";
     let context = env.files(
         "c",
         &[
             ("Dockerfile", text),
-            ("word", "first\n"),
+            ("word", "one-word\n"),
             (".dockerignore", "*.tmp\n"),
         ],
     );
@@ -32,19 +32,19 @@ fn a_change_builds_and_runs_again() {
             "--run"
         ])
         .spawn();
-    watch.wait_for_line("watch: running; waiting for changes");
+    watch.wait_for_line("one-word");
     // What is ignored changes nothing.
     fs::write(context.join("a.tmp"), "x").unwrap();
     fs::create_dir(context.join("new")).unwrap();
     watch.wait_for_line("watch: new changed");
-    watch.wait_for_line("watch: running; waiting for changes");
+    watch.wait_for_line("one-word");
     // A directory that was made meanwhile is watched, too.
     fs::write(context.join("new/file"), "y").unwrap();
     watch.wait_for_line("watch: new/file changed");
-    watch.wait_for_line("watch: running; waiting for changes");
-    fs::write(context.join("word"), "second\n").unwrap();
+    watch.wait_for_line("one-word");
+    fs::write(context.join("word"), "other-word\n").unwrap();
     watch.wait_for_line("watch: word changed");
-    watch.wait_for_line("watch: running; waiting for changes");
+    watch.wait_for_line("other-word");
     fs::write(context.join("Dockerfile"), "FROM busybox\nCPOY a /\n").unwrap();
     watch.wait_for_line("watch: Dockerfile changed");
     watch.wait_for_line("watch: the build failed; waiting for changes");
@@ -55,9 +55,7 @@ fn a_change_builds_and_runs_again() {
     .unwrap();
     watch.wait_for_line("watch: the container ended (exit code 1); waiting for changes");
     watch.signal(Signal::INT);
-    let outcome = watch.wait().exits(130);
-    let words: Vec<String> = outcome.out().lines().map(str::to_owned).collect();
-    assert_eq!(words, ["first", "first", "first", "second"]);
+    watch.wait().exits(130);
 }
 
 #[test]

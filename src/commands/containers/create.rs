@@ -29,7 +29,10 @@ const STOP_TIMEOUT: i64 = 10;
     disable_help_flag = true,
     override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND] [ARG…]",
     after_help = "Example:
-  rbuild start $(rbuild create --name web app)"
+  rbuild start $(rbuild create --name web app)
+
+Examples:
+  rbuild create --name web app"
 )]
 pub(crate) struct CreateArgs {
     #[command(flatten)]

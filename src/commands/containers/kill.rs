@@ -8,6 +8,9 @@ use crate::ui;
 
 /// Kill containers, or send them another signal
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild kill web
+  rbuild kill -s HUP web")]
 pub(crate) struct KillArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]

@@ -23,7 +23,11 @@ const COMMAND: usize = 20;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Placeholders of --format: .ID .Image .Command .CreatedAt .RunningFor .Ports .State \
-.Status .Size .Names .Labels .Mounts .Networks"
+.Status .Size .Names .Labels .Mounts .Networks
+
+Examples:
+  rbuild ps
+  rbuild ps -a --format '{{.Names}} {{.Status}}'"
 )]
 pub(crate) struct PsArgs {
     /// Show those that do not run, too

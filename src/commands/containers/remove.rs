@@ -12,6 +12,9 @@ use crate::ui;
 
 /// Remove containers with what they wrote
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild rm web
+  rbuild rm -f web")]
 pub(crate) struct RmArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]
@@ -26,6 +29,8 @@ pub(crate) struct RmArgs {
 
 /// Remove all containers that do not run
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild container prune --force")]
 pub(crate) struct ContainerPruneArgs {
     /// Do not ask
     #[arg(short, long)]

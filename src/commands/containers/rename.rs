@@ -5,6 +5,8 @@ use crate::failure::Failure;
 
 /// Give a container another name
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild rename web old-web")]
 pub(crate) struct RenameArgs {
     /// Name or ID
     container: String,

@@ -17,6 +17,8 @@ use crate::ui;
 
 /// Start containers that were made or have ended
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild start web")]
 pub(crate) struct StartArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]

@@ -9,6 +9,8 @@ use crate::ui;
 
 /// Wait until containers have ended and print their exit codes
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild wait web")]
 pub(crate) struct WaitArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]
