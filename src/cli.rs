@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::containers::{
-    create, exec, kill, logs, ps, remove, rename, start, stop, wait,
+    create, exec, kill, logs, ps, remove, rename, start, stop, top, wait,
 };
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
@@ -126,6 +126,8 @@ Containers:
   ps         List containers
   logs       Show what a container has written
   exec       Run a command in a container that runs
+  attach     Show what a running container writes
+  top        Show the processes of a container
   wait       Wait until containers have ended
   rename     Give a container another name
   restart    Stop containers and start them again
@@ -207,6 +209,8 @@ pub(crate) enum Command {
     Logs(logs::LogsArgs),
     Exec(exec::ExecArgs),
     Wait(wait::WaitArgs),
+    Attach(start::AttachArgs),
+    Top(top::TopArgs),
     Rename(rename::RenameArgs),
     /// Manage containers
     #[command(subcommand)]
@@ -277,6 +281,8 @@ pub(crate) enum ContainerCommand {
     Logs(logs::LogsArgs),
     Exec(exec::ExecArgs),
     Wait(wait::WaitArgs),
+    Attach(start::AttachArgs),
+    Top(top::TopArgs),
     Rename(rename::RenameArgs),
     Inspect(inspect::InspectArgs),
     Prune(remove::ContainerPruneArgs),
@@ -368,12 +374,12 @@ macro_rules! missing_commands {
 }
 
 missing_commands! {
-    Attach = "attach", Bake = "bake", Buildx = "buildx", Commit = "commit",
+    Bake = "bake", Buildx = "buildx", Commit = "commit",
     Cp = "cp", Events = "events",
     Export = "export", Network = "network",
     Pause = "pause", Port = "port",
     Serve = "serve",
-    Stats = "stats", Top = "top", Unpause = "unpause", Update = "update",
+    Stats = "stats", Unpause = "unpause", Update = "update",
     Volume = "volume",
 }
 

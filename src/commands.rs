@@ -78,6 +78,8 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Logs(args) => done(containers::logs::run(settings, &args)),
         Command::Exec(args) => containers::exec::run(settings, &args),
         Command::Wait(args) => containers::wait::run(settings, &args),
+        Command::Attach(args) => containers::start::attach(settings, &args),
+        Command::Top(args) => done(containers::top::run(settings, &args)),
         Command::Rename(args) => done(containers::rename::run(settings, &args)),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
             done(images::run(settings, &args))
@@ -176,6 +178,8 @@ fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failu
         ContainerCommand::Logs(args) => Command::Logs(args),
         ContainerCommand::Exec(args) => Command::Exec(args),
         ContainerCommand::Wait(args) => Command::Wait(args),
+        ContainerCommand::Attach(args) => Command::Attach(args),
+        ContainerCommand::Top(args) => Command::Top(args),
         ContainerCommand::Rename(args) => Command::Rename(args),
         ContainerCommand::Inspect(args) => return inspect::containers(settings, &args),
         ContainerCommand::Prune(args) => {

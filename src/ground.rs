@@ -108,6 +108,8 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Ps(_)
         | Command::Logs(_)
         | Command::Wait(_)
+        | Command::Attach(_)
+        | Command::Top(_)
         | Command::Rename(_)
         | Command::Fmt(_)
         | Command::Images(_)

@@ -70,6 +70,8 @@ pub struct NewContainer {
     directory: PathBuf,
     id: String,
     finished: bool,
+    /// Tells that somebody is at work here.
+    _lock: File,
 }
 
 impl Containers {
@@ -93,12 +95,49 @@ impl Containers {
             .iter()
             .fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
         let directory = self.root.join(&id);
+        let _all = self.lock_all()?;
         fs::create_dir(&directory).map_err(ContainerError::io("make the directory", &directory))?;
+        let path = directory.join("change");
+        let lock = File::create(&path).map_err(ContainerError::io("make", &path))?;
+        flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|error| ContainerError::io("lock", path)(error.into()))?;
         Ok(NewContainer {
             directory,
             id,
             finished: false,
+            _lock: lock,
         })
+    }
+
+    /// Removes what is left of containers whose making or removal was killed; returns their IDs.
+    pub fn sweep(&self) -> Result<Vec<String>, ContainerError> {
+        let mut gone = Vec::new();
+        for id in self.ids()? {
+            let directory = self.root.join(&id);
+            if directory.join("config.json").exists() {
+                continue;
+            }
+            let _all = self.lock_all()?;
+            // Whoever makes or removes it holds this one.
+            let Ok(lock) = File::open(directory.join("change")) else {
+                continue;
+            };
+            let free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if free && !directory.join("config.json").exists() {
+                fs::remove_dir_all(&directory).map_err(ContainerError::io("remove", &directory))?;
+                gone.push(id);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Keeps others from making containers, taking names and sweeping.
+    fn lock_all(&self) -> Result<File, ContainerError> {
+        let names = self.names();
+        let all = File::open(&names).map_err(ContainerError::io("open", &names))?;
+        rustix::io::retry_on_intr(|| flock(&all, FlockOperation::LockExclusive))
+            .map_err(|error| ContainerError::io("lock", names)(error.into()))?;
+        Ok(all)
     }
 
     /// All containers, the newest first. One that is just being made or removed is not among them.
@@ -193,9 +232,7 @@ impl Containers {
     fn reserve(&self, name: &str, id: &str) -> Result<(), ContainerError> {
         let path = self.names().join(name);
         // One at a time, so that two do not both find that a name's owner is gone.
-        let all = File::open(self.names()).map_err(ContainerError::io("open", self.names()))?;
-        flock(&all, FlockOperation::LockExclusive)
-            .map_err(|error| ContainerError::io("lock", self.names())(error.into()))?;
+        let _all = self.lock_all()?;
         if let Some(owner) = self.owner(name)?
             && self.root.join(&owner).is_dir()
         {

@@ -11,6 +11,7 @@ pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod top;
 pub(crate) mod wait;
 
 use std::os::fd::AsFd as _;

@@ -110,3 +110,23 @@ fn a_running_state_beside_a_free_lock_is_a_container_that_was_killed() {
     ));
     one.remove().unwrap();
 }
+
+#[test]
+fn what_a_killed_making_has_left_is_swept_away_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let containers = Containers::new(directory.path());
+    assert!(containers.sweep().unwrap().is_empty());
+    make(&containers, Some("kept")).unwrap();
+    let begun = containers.begin().unwrap();
+    assert!(containers.sweep().unwrap().is_empty(), "it is being made");
+    let mut killed = containers.begin().unwrap();
+    containers.take_name(&killed, Some("gone")).unwrap();
+    let id = killed.id().to_owned();
+    // As after a kill: nobody tidies up, and the lock is free.
+    killed.finished = true;
+    drop(killed);
+    assert_eq!(containers.sweep().unwrap(), [id]);
+    assert_eq!(containers.list().unwrap().len(), 1);
+    make(&containers, Some("gone")).unwrap();
+    drop(begun);
+}

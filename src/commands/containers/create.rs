@@ -7,7 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rbuild_cache::Store;
-use rbuild_runtime::container::{Config, Container};
+use rbuild_runtime::container::{Config, Container, Containers};
 use rbuild_runtime::{Network, has_private_network};
 
 use crate::commands::lookup::Found;
@@ -28,10 +28,7 @@ const STOP_TIMEOUT: i64 = 10;
 #[command(
     disable_help_flag = true,
     override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND] [ARG…]",
-    after_help = "Example:
-  rbuild start $(rbuild create --name web app)
-
-Examples:
+    after_help = "Examples:
   rbuild create --name web app"
 )]
 pub(crate) struct CreateArgs {
@@ -75,6 +72,7 @@ pub(crate) fn make(
     }
     let cid_file = args.cidfile.as_deref().map(new_file).transpose()?;
     let containers = super::containers(settings)?;
+    sweep(&containers, store)?;
     let new = containers.begin()?;
     let id = new.id().to_owned();
     let name = containers.take_name(&new, args.name.as_deref())?;
@@ -113,6 +111,14 @@ pub(crate) fn make(
         })?;
     }
     Ok(containers.find(&id)?)
+}
+
+/// Removes what killed commands have left, and lets go of its layers.
+pub(super) fn sweep(containers: &Containers, store: &Store) -> Result<(), Failure> {
+    for id in containers.sweep()? {
+        store.pin(&owner(&id), &[])?;
+    }
+    Ok(())
 }
 
 /// Who keeps the layers of a container.

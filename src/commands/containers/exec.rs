@@ -23,12 +23,12 @@ use crate::terminal::{RawMode, converse, copy_in_thread, copy_size};
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "rbuild exec [OPTIONS] CONTAINER COMMAND [ARG…]",
-    after_help = "Exit status: that of the command; 126 when it cannot be executed, 127 when there is \
-none, 1 when the container does not run.
+    after_help = "Examples:
+  rbuild exec web ps
+  rbuild exec -it web sh
 
-Examples:
-  rbuild exec web ls /srv
-  rbuild exec -it web sh"
+Exit status: that of the command; 126 when it cannot be executed, 127 when there is \
+none, 1 when the container does not run."
 )]
 pub(crate) struct ExecArgs {
     /// Name or ID, and the command with its arguments

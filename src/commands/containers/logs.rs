@@ -21,8 +21,9 @@ use crate::failure::Failure;
 /// Standard output and standard error are kept apart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  rbuild logs -f web
-  rbuild logs --tail 20 web")]
+  rbuild logs web
+  rbuild logs -f --tail 20 web
+  rbuild logs -t --since 10m web")]
 pub(crate) struct LogsArgs {
     /// Name or ID
     container: String,

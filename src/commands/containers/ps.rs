@@ -21,14 +21,12 @@ const COMMAND: usize = 20;
 ///
 /// Those that run, the newest first; with `-a` all.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Placeholders of --format: .ID .Image .Command .CreatedAt .RunningFor .Ports .State \
-.Status .Size .Names .Labels .Mounts .Networks
+#[command(after_help = "Examples:
+  rbuild ps -a
+  rbuild ps -q -f status=exited
 
-Examples:
-  rbuild ps
-  rbuild ps -a --format '{{.Names}} {{.Status}}'"
-)]
+Placeholders of --format: .ID .Image .Command .CreatedAt .RunningFor .Ports .State \
+.Status .Size .Names .Labels .Mounts .Networks")]
 pub(crate) struct PsArgs {
     /// Show those that do not run, too
     #[arg(short, long)]

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use rbuild_runtime::container::{Container, ContainerError, Status};
 
-use super::create::owner;
+use super::create::{self, owner};
 use super::{containers, each, end};
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ use crate::ui;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   rbuild rm web
-  rbuild rm -f web")]
+  rbuild rm -f web job")]
 pub(crate) struct RmArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]
@@ -30,7 +30,7 @@ pub(crate) struct RmArgs {
 /// Remove all containers that do not run
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  rbuild container prune --force")]
+  rbuild container prune -f")]
 pub(crate) struct ContainerPruneArgs {
     /// Do not ask
     #[arg(short, long)]
@@ -97,7 +97,9 @@ pub(crate) fn prune(settings: &Settings, args: &ContainerPruneArgs) -> Result<()
         }
     }
     let mut removed = Vec::new();
-    for container in containers(settings)?.list()? {
+    let containers = containers(settings)?;
+    create::sweep(&containers, &crate::commands::open_store(settings)?)?;
+    for container in containers.list()? {
         if container.state()?.status != Status::Running {
             remove(settings, &container)?;
             removed.push(container.config.id);

@@ -18,7 +18,8 @@ use crate::ui;
 /// Start containers that were made or have ended
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  rbuild start web")]
+  rbuild start web
+  rbuild start -a -i shell")]
 pub(crate) struct StartArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]
@@ -29,6 +30,39 @@ pub(crate) struct StartArgs {
     /// Pass standard input on
     #[arg(short, long)]
     interactive: bool,
+}
+
+/// Show what a running container writes, and pass input and signals on to it
+///
+/// Exits with the container's status when that ends.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  rbuild attach web")]
+pub(crate) struct AttachArgs {
+    /// Name or ID
+    container: String,
+    /// Do not pass standard input on
+    #[arg(long)]
+    no_stdin: bool,
+    /// Pass signals on
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    sig_proxy: Option<bool>,
+}
+
+/// Attaches to a container that runs.
+pub(crate) fn attach(settings: &Settings, args: &AttachArgs) -> Result<u8, Failure> {
+    let container = super::containers(settings)?.find(&args.container)?;
+    let interactive = container.config.interactive && !args.no_stdin;
+    let attached = Attached::new(&container, interactive)?;
+    let signals = args.sig_proxy != Some(false);
+    see_to_the_end(settings, &container, attached, interactive, signals)
 }
 
 /// Starts containers.
@@ -81,8 +115,21 @@ pub(crate) fn in_foreground(
     let attached = Attached::new(container, interactive)?;
     warn(settings, &starting.started()?);
     drop(changing);
+    see_to_the_end(settings, container, attached, interactive, true)
+}
+
+/// Shows a container until it ends; returns its exit status.
+fn see_to_the_end(
+    settings: &Settings,
+    container: &Container,
+    attached: Attached,
+    interactive: bool,
+    signals: bool,
+) -> Result<u8, Failure> {
     let terminal = container.config.sandbox.process.terminal;
-    forward_signals(container, terminal && settings.stdin_terminal)?;
+    if signals {
+        forward_signals(container, terminal && settings.stdin_terminal)?;
+    }
     let raw = if terminal && interactive && settings.stdin_terminal {
         Some(RawMode::enter(io::stdin().as_fd())?)
     } else {

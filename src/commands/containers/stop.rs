@@ -11,7 +11,8 @@ use crate::ui;
 /// They are asked to end with their stop signal, and killed when they have not ended in time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  rbuild stop web")]
+  rbuild stop web
+  rbuild restart -t 60 web")]
 pub(crate) struct StopArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]

@@ -10,7 +10,7 @@ use crate::ui;
 /// Wait until containers have ended and print their exit codes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  rbuild wait web")]
+  rbuild wait job")]
 pub(crate) struct WaitArgs {
     /// Names or IDs
     #[arg(value_name = "CONTAINER", required = true)]
