@@ -51,7 +51,7 @@ pub use layout::resolve_layout;
 pub use load::{Loaded, load_archive};
 pub use manifest::{Descriptor, DescriptorPlatform, Index, Manifest};
 pub use outgoing::{PreparedPush, prepare_push};
-pub use pull::{PullNews, pull_image};
+pub use pull::{PullNews, pull_all_platforms, pull_image};
 pub use push::{Outgoing, OutgoingBlob, PushNews, push_image};
 pub(crate) use remote::cache_documents;
 pub use remote::{Place, RemoteImage, keep_remote, location_of, resolve_remote};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use rbuild_builder::image::{PullNews, location_of, pull_image};
+use rbuild_builder::image::{PullNews, location_of, pull_all_platforms, pull_image};
 use rbuild_cache::{Digest, Store};
 use rbuild_parser::{ImageReference, Platform};
 use rbuild_registry::Client;
@@ -33,6 +33,9 @@ pub(crate) struct PullArgs {
     /// Platform to download, of images for several [default: this host's]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
+    /// Download all platforms, so that the image can be pushed on and saved whole
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
     /// Who to log in as, for this command only
     #[arg(long, value_name = "USER:PASSWORD", help_heading = "Registries")]
     creds: Option<String>,
@@ -74,7 +77,7 @@ pub(crate) fn run(settings: &Settings, args: &PullArgs) -> Result<(), Failure> {
                 .collect();
         }
         for name in &pulled {
-            pull_one(settings, &store, &client, name, &platform, args.quiet)?;
+            pull_one(settings, &store, &client, name, &platform, args)?;
         }
     }
     Ok(())
@@ -129,8 +132,9 @@ fn pull_one(
     client: &Client,
     name: &ImageReference,
     platform: &Platform,
-    quiet: bool,
+    args: &PullArgs,
 ) -> Result<(), Failure> {
+    let quiet = args.quiet;
     let counter = Counter::new(settings, !quiet);
     let lines = Lines {
         name,
@@ -138,7 +142,12 @@ fn pull_one(
         counter: &counter,
         bytes: Mutex::default(),
     };
-    let (found, changed) = pull_image(store, client, name, platform, &|news| lines.tell(news))
+    let pull = if args.all_platforms {
+        pull_all_platforms
+    } else {
+        pull_image
+    };
+    let (found, changed) = pull(store, client, name, platform, &|news| lines.tell(news))
         .map_err(|error| registry_failure(&error))?;
     counter.clear();
     if !quiet {

@@ -5,8 +5,11 @@ use rbuild_parser::{ImageReference, Platform};
 use rbuild_registry::Client;
 
 use super::base::BaseLayer;
+use super::document::Document;
 use super::error::ImageError;
-use super::remote::{RemoteImage, resolve_remote, store_remote};
+use super::manifest::{Descriptor, DescriptorPlatform};
+use super::remote::{Place, RemoteImage, location_of, resolve_remote, store_remote};
+use super::tools::remote_document;
 
 /// What is heard of a pull.
 #[derive(Debug)]
@@ -55,4 +58,55 @@ pub fn pull_image(
     let same = known.is_some_and(|known| known.manifest == found.top.digest);
     let changed = !same || !missing.is_empty();
     Ok((found, changed))
+}
+
+/// Does the same for all platforms of an index, this one last, and for what lies beside them, such as
+/// attestations: the image can then be pushed on and saved whole.
+pub fn pull_all_platforms(
+    store: &Store,
+    client: &Client,
+    reference: &ImageReference,
+    platform: &Platform,
+    news: &dyn Fn(&PullNews<'_>),
+) -> Result<(RemoteImage, bool), ImageError> {
+    let top = remote_document(client, reference)?;
+    let mut platforms = Vec::new();
+    for entry in top.entries.iter().flatten() {
+        let text = entry.platform.as_ref().map(DescriptorPlatform::text);
+        match text.and_then(|text| Platform::parse(&text).ok()) {
+            Some(own) if own.os != "unknown" => platforms.push(own),
+            _ => bring_beside(store, client, reference, entry)?,
+        }
+    }
+    // The image is shown as that of the platform that comes last.
+    platforms.sort_by_key(|own| own == platform);
+    let last = platforms.pop().unwrap_or_else(|| platform.clone());
+    let mut changed = false;
+    for own in &platforms {
+        changed |= pull_image(store, client, reference, own, news)?.1;
+    }
+    let (found, more) = pull_image(store, client, reference, &last, news)?;
+    Ok((found, changed | more))
+}
+
+/// Brings a manifest that is no image, and its blobs, into the store.
+fn bring_beside(
+    store: &Store,
+    client: &Client,
+    reference: &ImageReference,
+    entry: &Descriptor,
+) -> Result<(), ImageError> {
+    let place = Place {
+        client: client.clone(),
+        location: location_of(reference)?,
+    };
+    let document = client.manifest(&place.location, entry.digest)?;
+    let name = format!("manifest {}", entry.digest);
+    if let Document::Manifest(manifest) = Document::parse(&name, &document.bytes)? {
+        for blob in manifest.layers.iter().chain([&manifest.config]) {
+            place.bring_blob(store, blob, &|_| ())?;
+        }
+    }
+    store.put_blob(&document.bytes)?;
+    Ok(())
 }

@@ -106,6 +106,7 @@ fn credentials_are_nowhere_but_in_their_file() {
     let dockerfile = format!("FROM {name}\nRUN env; cat /proc/*/environ /proc/*/cmdline; mount\n");
     let context = env.dockerfile("context", &dockerfile);
     let app = registry.name("app");
+    let cache = format!("type=records,ref={},mode=max", registry.name("cache"));
     let flags = args![
         "build",
         "--progress",
@@ -115,6 +116,8 @@ fn credentials_are_nowhere_but_in_their_file() {
         "--push",
         "--load",
         "--pull",
+        "--cache-to",
+        cache,
         context
     ];
     said += &rbuild(&flags);
@@ -122,8 +125,10 @@ fn credentials_are_nowhere_but_in_their_file() {
     said += &rbuild(&args!["inspect", app]);
     for secret in [PASSWORD, ENCODED] {
         assert!(!said.contains(secret), "{secret} in {said}");
-        let found = files_with(&env.store(), secret);
-        assert!(found.is_empty(), "{secret} in {found:?}");
+        for place in [&env.store(), &registry.data()] {
+            let found = files_with(place, secret);
+            assert!(found.is_empty(), "{secret} in {found:?}");
+        }
     }
 }
 
@@ -199,4 +204,33 @@ fn a_mirror_of_podmans_file_is_asked_first() {
             .out()
             .ends_with("docker.io/library/tool:latest\n")
     );
+}
+
+#[test]
+fn helpers_are_asked_for_credentials() {
+    let (env, registry) = (TestEnv::new(), Registry::with_password());
+    let name = registry.name("private");
+    env.import_busybox();
+    env.rbuild(["tag", "busybox", &name]).run().ok();
+    let script = format!(
+        "#!/bin/sh\nread server\nprintf '{{\"ServerURL\":\"%s\",\"Username\":\"{USER}\",\
+         \"Secret\":\"{PASSWORD}\"}}' \"$server\"\n"
+    );
+    let bin = env.files("bin", &[("docker-credential-test", &script)]);
+    let program = bin.join("docker-credential-test");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    let host = registry.host();
+    for config in [
+        format!(r#"{{"credHelpers":{{"{host}":"test"}}}}"#),
+        r#"{"credsStore":"test"}"#.to_owned(),
+    ] {
+        let folder = env.files("docker", &[("config.json", &config)]);
+        env.rbuild(["push", &name])
+            .env("DOCKER_CONFIG", &folder)
+            .env("PATH", &bin)
+            .run()
+            .ok();
+    }
+    env.rbuild(["push", &name]).run().exits(1);
 }

@@ -541,3 +541,57 @@ fn registries_are_searched() {
     drop(registry);
     search(&[&host]).exits(1).says("connection refused");
 }
+
+#[test]
+fn all_platforms_stay_whole_from_pull_to_push_and_through_archives() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    let context = env.files(
+        "c",
+        &[
+            (
+                "Dockerfile",
+                "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n",
+            ),
+            ("amd64", "amd"),
+            ("arm64", "arm"),
+        ],
+    );
+    let (name, copy) = (registry.name("multi"), registry.name("copy/multi"));
+    let platforms = "linux/amd64,linux/arm64";
+    env.rbuild(args![
+        "--platform",
+        platforms,
+        "-t",
+        name,
+        "--push",
+        context
+    ])
+    .run()
+    .ok();
+    let digest = remote_digest(&env, &name);
+    let fresh = TestEnv::new();
+    fresh.rbuild(["pull", "--all-platforms", &name]).run().ok();
+    assert_eq!(fresh.inspect(&name, "{{.Architecture}}"), "amd64");
+    fresh.rbuild(["tag", &name, &copy]).run().ok();
+    fresh.rbuild(["push", &copy]).run().ok();
+    assert_eq!(remote_digest(&env, &copy), digest);
+    let archive = fresh.join("image.tar");
+    fresh.rbuild(args!["save", "-o", archive, name]).run().ok();
+    let other = TestEnv::new();
+    other.rbuild(args!["load", "-i", archive]).run().ok();
+    let again = registry.name("again/multi");
+    other.rbuild(["tag", &name, &again]).run().ok();
+    other.rbuild(["push", &again]).run().ok();
+    assert_eq!(remote_digest(&env, &again), digest);
+    other.assert_sound_store();
+    fresh
+        .rbuild([
+            "pull",
+            "--all-platforms",
+            "--platform",
+            "linux/arm64",
+            &name,
+        ])
+        .run()
+        .exits(2);
+}
