@@ -6,7 +6,10 @@
 
 mod findings;
 mod foresee;
+mod images;
 mod keys;
+mod reason;
+mod results;
 mod reuse;
 mod schedule;
 mod vertex;
@@ -170,7 +173,7 @@ pub(crate) fn materialize(
         }
     }
     for ((image, vertex), wanted) in missing {
-        vertex::load_layers(context, &image, vertex, &wanted)?;
+        images::load_layers(context, &image, vertex, &wanted)?;
     }
     let mut ready = Vec::with_capacity(layers.len());
     for layer in layers {

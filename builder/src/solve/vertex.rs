@@ -1,28 +1,22 @@
 //! One vertex: key, look-up, execution, commit.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
-use jiff::Timestamp;
-use rbuild_cache::{BuildRecord, DiffId, Digest, Layer};
-use rbuild_registry::RegistryError;
+use rbuild_cache::{BuildRecord, Layer};
 
+use super::images::image_output;
 use super::keys::{Key, early_parts, key, tree_of};
-use super::{
-    LayerRef, SolveContext, Value, VertexOutput, foreseen, make_room, materialize, protect,
-};
+use super::reason::tell_reason;
+use super::results::{cached, imported, look_up, output, record, taken};
+use super::{LayerRef, SolveContext, Value, VertexOutput, make_room, materialize, protect};
 use super::{findings, reuse};
 use crate::error::{BuildError, BuildErrorKind};
 use crate::event::{Event, VertexId, Warning};
 use crate::exec::{self, ExecContext};
 use crate::file::{self, Made, Reuse, Sources};
-use crate::image::{BaseImage, BaseLayer, ImageError, Origin};
-use crate::key::{CONTENT, Miss, Parts, listing};
+use crate::key::{Parts, listing};
 use crate::ops::{ExecOp, FileOp, Op, Setting, Vertex};
 use crate::recipe::{Recipe, Work};
-use crate::remote_cache::Hit;
 use crate::report::StepState;
 use crate::source::{self, Fetched, SourceContext};
 use crate::tree::Content;
@@ -101,131 +95,14 @@ fn fetched(source: Fetched) -> VertexOutput {
     }
 }
 
-fn plain(value: Value) -> VertexOutput {
+/// A value that needs no key.
+pub(super) fn plain(value: Value) -> VertexOutput {
     VertexOutput {
         value,
         keys: Vec::new(),
         created: None,
         cached: true,
     }
-}
-
-/// An image's layers are not fetched before someone reads them.
-fn image_output(
-    context: &SolveContext<'_>,
-    id: VertexId,
-    vertex: &Vertex,
-    image: &Arc<BaseImage>,
-) -> Result<VertexOutput, BuildError> {
-    let layers = image.layers.iter().map(|layer| layer.diff_id);
-    if vertex.meta.lines.is_some() && all_there(context, layers)? {
-        context.events.event(Event::Cached {
-            vertex: id,
-            name: vertex.meta.name.clone(),
-        });
-    }
-    let layers = image.layers.iter().map(|layer| LayerRef {
-        diff_id: layer.diff_id,
-        origin: Some((Arc::clone(image), id)),
-    });
-    Ok(plain(Value::Rootfs(layers.collect())))
-}
-
-fn all_there(
-    context: &SolveContext<'_>,
-    layers: impl Iterator<Item = DiffId>,
-) -> Result<bool, BuildError> {
-    for diff_id in layers {
-        let found = context
-            .store
-            .layer(&diff_id)
-            .map_err(|error| BuildError::io("could not open a layer", &error))?;
-        if found.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Brings layers of an image into the store, telling how far it is.
-pub(super) fn load_layers(
-    context: &SolveContext<'_>,
-    image: &Arc<BaseImage>,
-    id: VertexId,
-    wanted: &[DiffId],
-) -> Result<(), BuildError> {
-    let name = if (id.0 as usize) < context.graph.len() {
-        context.graph.vertex(id).meta.name.clone()
-    } else {
-        format!("[cache] load layers from {}", image.name)
-    };
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        BuildError::io(format!("could not load the image {}", image.name), error)
-    };
-    let _lock = turn(
-        context.store,
-        context.cancel,
-        &format!("load image {}", image.manifest),
-        || {},
-    )?;
-    let layers = image.layers.iter();
-    let layers: Vec<&BaseLayer> = layers.filter(|l| wanted.contains(&l.diff_id)).collect();
-    if all_there(context, layers.iter().map(|layer| layer.diff_id))? {
-        return Ok(());
-    }
-    let start = Instant::now();
-    let began = context.recorder.now();
-    context.events.event(Event::Started {
-        vertex: id,
-        name: name.clone(),
-    });
-    let remote = matches!(image.origin, Origin::Registry(_));
-    let done = RefCell::new(BTreeMap::new());
-    let progress = |layer: &BaseLayer, bytes: u64, total: u64| {
-        let (what, current, total) = if remote {
-            (layer.blob.to_string(), bytes, layer.size)
-        } else {
-            let mut done = done.borrow_mut();
-            done.insert(layer.diff_id, bytes);
-            ("unpacking".to_owned(), done.values().sum(), total)
-        };
-        context.events.event(Event::Progress {
-            vertex: id,
-            what,
-            current,
-            total: Some(total),
-        });
-    };
-    image
-        .bring_layers(context.store, &layers, &progress)
-        .map_err(|error| {
-            if let ImageError::Registry(RegistryError::Interrupted { .. }) = error {
-                context.events.event(Event::Cancelled { vertex: id });
-                return BuildError::cancelled();
-            }
-            let help = error.hints();
-            let mut error = failed(&error);
-            error.help.extend(help);
-            if context.lost.add(id) {
-                context.records.lose(id);
-                error.kind = BuildErrorKind::CacheLost;
-            }
-            let message = error.message.clone();
-            context.events.event(Event::Failed {
-                vertex: id,
-                message,
-            });
-            error
-        })?;
-    context
-        .recorder
-        .transfer(id, &name, (began, context.recorder.now()));
-    context.events.event(Event::Finished {
-        vertex: id,
-        elapsed: start.elapsed(),
-        layer: None,
-    });
-    Ok(())
 }
 
 /// A vertex with a result that is worth remembering.
@@ -294,13 +171,27 @@ fn keyed(
     if context.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
+    let key = Key { parts, contents };
+    let record = run_and_keep(context, id, vertex, inputs, &below, &key)?;
+    Ok(output(below, &record, false).known_as(keys))
+}
+
+/// Runs a step and remembers its result.
+fn run_and_keep(
+    context: &SolveContext<'_>,
+    id: VertexId,
+    vertex: &Vertex,
+    inputs: &[VertexOutput],
+    below: &[LayerRef],
+    Key { parts, contents }: &Key,
+) -> Result<BuildRecord, BuildError> {
     make_room(context);
     let start = Instant::now();
-    let reuse = reuse::find(context, vertex, &parts, &contents)?;
+    let reuse = reuse::find(context, vertex, parts, contents)?;
     let sources = (contents.as_slice(), reuse.as_ref());
-    let Made { layer, target } = execute(context, id, vertex, inputs, &below, sources)?;
+    let Made { layer, target } = execute(context, id, vertex, inputs, below, sources)?;
     let elapsed = start.elapsed();
-    let mut record = record(vertex, key, &parts, &layer, elapsed);
+    let mut record = record(vertex, parts, &layer, elapsed);
     reuse::note(&mut record, target.as_deref());
     if target.is_some() {
         let old = reuse.as_ref().map(|reuse| reuse.layer.diff_id());
@@ -308,12 +199,12 @@ fn keyed(
     }
     // Before its record makes it a part of the cache, which `prune -a` empties.
     protect(context, [layer.diff_id()].into_iter())?;
-    if stayed_the_same(context, vertex, inputs, &parts) {
+    if stayed_the_same(context, vertex, inputs, parts) {
         context
             .store
             .put_record(&record)
             .map_err(|error| BuildError::io("could not remember a build step", &error))?;
-        for (part, content) in &contents {
+        for (part, content) in contents {
             // Without it the next miss is told less exactly, and that is all.
             if let Err(error) = listing::keep(context.store, &vertex.meta.step, part, content) {
                 tracing::debug!(%error, "the files of a step were not listed");
@@ -334,7 +225,7 @@ fn keyed(
         elapsed,
         layer,
     });
-    Ok(output(below, &record, false).known_as(keys))
+    Ok(record)
 }
 
 /// How a step can be looked into afterwards.
@@ -351,56 +242,6 @@ fn recipe(vertex: &Vertex, inputs: &[VertexOutput], below: &[LayerRef]) -> Optio
         layer: None,
         work,
     })
-}
-
-impl VertexOutput {
-    fn known_as(mut self, keys: Vec<Digest>) -> VertexOutput {
-        self.keys = keys;
-        self
-    }
-}
-
-/// The result of a key in a cache of other builds.
-fn imported(context: &SolveContext<'_>, vertex: &Vertex, key: &Digest) -> Option<Hit> {
-    if vertex.meta.ignore_cache {
-        return None;
-    }
-    if let Some(hit) = context.imports.find(key, context.lost) {
-        return Some(hit);
-    }
-    let all = || foreseen(context).iter().flatten().copied().collect();
-    context.records.find(context.events, &[*key], all)
-}
-
-/// Takes a result from a cache of other builds. Its layer is not fetched before someone reads it.
-fn taken(
-    context: &SolveContext<'_>,
-    id: VertexId,
-    vertex: &Vertex,
-    mut layers: Vec<LayerRef>,
-    hit: &Hit,
-) -> VertexOutput {
-    if !vertex.meta.internal {
-        context.events.event(Event::Cached {
-            vertex: id,
-            name: vertex.meta.name.clone(),
-        });
-    }
-    context.recorder.step(id, |step| {
-        step.state = StepState::Hit;
-        step.layer = Some(hit.diff_id.to_string());
-    });
-    context.recorder.result(id, &hit.diff_id);
-    layers.push(LayerRef {
-        diff_id: hit.diff_id,
-        origin: Some((Arc::clone(&hit.image), hit.vertex)),
-    });
-    VertexOutput {
-        value: Value::Rootfs(layers),
-        keys: hit.keys.clone(),
-        created: hit.created.clone(),
-        cached: true,
-    }
 }
 
 /// Whether what was copied is still what the key was made of; otherwise the result is used, but not
@@ -430,26 +271,6 @@ fn stayed_the_same(
     false
 }
 
-fn record(
-    vertex: &Vertex,
-    key: Digest,
-    parts: &Parts,
-    layer: &Layer,
-    elapsed: std::time::Duration,
-) -> BuildRecord {
-    let created = Timestamp::now();
-    BuildRecord {
-        key,
-        step: vertex.meta.step.clone(),
-        name: vertex.meta.name.clone(),
-        layers: vec![*layer.diff_id()],
-        parts: parts.to_stored(),
-        detail: serde_json::json!({ "created": created.to_string() }),
-        created_unix: created.as_second(),
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-    }
-}
-
 /// The layers that the new layer goes on top of; none for a detached copy.
 pub(super) fn base_layers(op: &Op, inputs: &[VertexOutput]) -> Vec<LayerRef> {
     match op {
@@ -458,146 +279,6 @@ pub(super) fn base_layers(op: &Op, inputs: &[VertexOutput]) -> Vec<LayerRef> {
             .first()
             .map(|input| input.layers().to_vec())
             .unwrap_or_default(),
-    }
-}
-
-/// The result of a key, if it may be used and its layer is still there.
-fn look_up(
-    context: &SolveContext<'_>,
-    vertex: &Vertex,
-    key: &Digest,
-) -> Result<Option<BuildRecord>, BuildError> {
-    if vertex.meta.ignore_cache {
-        return Ok(None);
-    }
-    let record = context
-        .store
-        .record(key)
-        .map_err(|error| BuildError::io("could not read the build cache", &error))?;
-    let Some(record) = record else {
-        return Ok(None);
-    };
-    protect(context, record.layers.iter())?;
-    for diff_id in &record.layers {
-        let layer = context
-            .store
-            .layer(diff_id)
-            .map_err(|error| BuildError::io("could not open a layer", &error))?;
-        if layer.is_none() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(record))
-}
-
-fn cached(
-    context: &SolveContext<'_>,
-    id: VertexId,
-    vertex: &Vertex,
-    below: Vec<LayerRef>,
-    record: &BuildRecord,
-) -> VertexOutput {
-    if !vertex.meta.internal {
-        context.events.event(Event::Cached {
-            vertex: id,
-            name: vertex.meta.name.clone(),
-        });
-        let size = record.layers.iter().try_fold(0, |size, layer| {
-            let layer = context.store.layer(layer).ok().flatten()?;
-            Some(size + layer.content_size())
-        });
-        context.recorder.step(id, |step| {
-            step.state = StepState::Hit;
-            step.elapsed_ms = Some(record.elapsed_ms);
-            step.layer = record.layers.first().map(ToString::to_string);
-            step.size = size;
-        });
-        if let Some(layer) = record.layers.first() {
-            context.recorder.result(id, layer);
-        }
-    }
-    output(below, record, true)
-}
-
-fn output(mut layers: Vec<LayerRef>, record: &BuildRecord, cached: bool) -> VertexOutput {
-    layers.extend(record.layers.iter().map(|diff_id| LayerRef {
-        diff_id: *diff_id,
-        origin: None,
-    }));
-    let exact = record
-        .detail
-        .get("created")
-        .and_then(serde_json::Value::as_str);
-    let created = exact.map_or_else(
-        || {
-            Timestamp::from_second(record.created_unix)
-                .unwrap_or(Timestamp::UNIX_EPOCH)
-                .to_string()
-        },
-        str::to_owned,
-    );
-    VertexOutput {
-        value: Value::Rootfs(layers),
-        keys: Vec::new(),
-        created: Some(created),
-        cached,
-    }
-}
-
-fn tell_reason(
-    context: &SolveContext<'_>,
-    id: VertexId,
-    vertex: &Vertex,
-    parts: &Parts,
-    contents: &[(String, Content)],
-) -> Result<(), BuildError> {
-    if vertex.meta.internal {
-        return Ok(());
-    }
-    let step = &vertex.meta.step;
-    let records = context
-        .store
-        .records_by_name(step)
-        .map_err(|error| BuildError::io("could not read the build cache", &error))?;
-    let files = |part: &str, old: &str| {
-        let (_, now) = contents.iter().find(|(name, _)| name == part)?;
-        let source = part.strip_prefix(CONTENT)?;
-        let digest = old.split(' ').next()?.parse().ok()?;
-        listing::compare(context.store, step, part, source, &digest, now)
-    };
-    let miss = Miss {
-        parts,
-        arguments: match &vertex.op {
-            Op::Exec(exec) => &exec.arguments,
-            _ => &[],
-        },
-        parent: &parent_name(context, vertex),
-        previous: records.first(),
-        forced: vertex.meta.ignore_cache,
-        files: &files,
-    };
-    let (reason, changes) = miss.reason();
-    context.recorder.step(id, |step| {
-        step.reason = Some(reason.text.clone());
-        step.changes = changes;
-    });
-    context
-        .events
-        .event(Event::CacheMiss { vertex: id, reason });
-    Ok(())
-}
-
-/// What the root file system of a step comes from, in words.
-fn parent_name(context: &SolveContext<'_>, vertex: &Vertex) -> String {
-    let Some(parent) = vertex.inputs.first() else {
-        return "the empty root".to_owned();
-    };
-    let parent = context.graph.vertex(*parent);
-    let name = &parent.meta.name;
-    match (&parent.op, name.split_once(']')) {
-        (Op::Image(image), _) => format!("base image {}", image.name),
-        (_, Some((place, _))) => format!("parent step {place}]"),
-        (_, None) => format!("parent step {name}"),
     }
 }
 
