@@ -69,7 +69,8 @@ impl BuildGraph {
                     stage: None,
                     line: None,
                     inputs: Vec::new(),
-                    state: Some(report::StepState::Ran),
+                    // A download is neither hit nor miss.
+                    state: None,
                     elapsed_ms: Some(transfer.span_ms.1.saturating_sub(transfer.span_ms.0)),
                 });
             }
