@@ -23,6 +23,7 @@ mod outfile;
 mod refused;
 mod registries;
 mod remote;
+mod rights;
 mod signals;
 mod terminal;
 mod time;

@@ -244,6 +244,7 @@ fn operation(work: &Work) -> ExecOp {
             hosts: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            rights: None,
             names: NameResolution::default(),
             times: None,
             script: None,

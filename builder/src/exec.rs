@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use rbuild_cache::{CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    ExitStatus, Isolation, Limits, Network, Process, RootFs, Runtime, Sandbox, SandboxError,
-    Security, Stdio, UpperDir, User, has_private_network, isolation,
+    CapabilitySet, ExitStatus, Isolation, Limits, Network, Process, RootFs, Runtime, Sandbox,
+    SandboxError, Seccomp, Security, Stdio, UpperDir, User, has_private_network, isolation,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -237,7 +237,7 @@ pub(crate) fn prepare(
         mounts: prepared.mounts,
         hostname: operation.hostname.clone(),
         network: network(operation.network),
-        security: security(operation.security),
+        security: security(operation),
         shm_size: operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
         rlimits: mounts::rlimits(&operation.ulimits)?,
         limits: context.limits.clone(),
@@ -331,11 +331,19 @@ fn network(mode: NetworkMode) -> Network {
     }
 }
 
-fn security(mode: SecurityMode) -> Security {
-    Security {
-        privileged: mode == SecurityMode::Insecure,
+fn security(operation: &ExecOp) -> Security {
+    let mut security = Security {
+        privileged: operation.security == SecurityMode::Insecure,
         ..Security::default()
+    };
+    if let Some(rights) = &operation.rights {
+        security.capabilities = CapabilitySet(rights.capabilities);
+        security.no_new_privileges = rights.no_new_privileges;
+        if rights.unconfined {
+            security.seccomp = Seccomp::Unconfined;
+        }
     }
+    security
 }
 
 fn process_name(operation: &ExecOp) -> String {

@@ -16,6 +16,7 @@ use crate::event::VertexId;
 use crate::image::BaseImage;
 use crate::key::Parts;
 use crate::request::NameResolution;
+use crate::request::Rights;
 use crate::source::git::GitSource;
 use crate::source::http::HttpSource;
 
@@ -73,6 +74,9 @@ pub(crate) struct ExecOp {
     pub shm_size: Option<u64>,
     /// Resource limits: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// Rights, if they are not the usual ones.
+    #[serde(default)]
+    pub rights: Option<Rights>,
     /// Read-only script under `/dev/pipes` (a heredoc body that begins with `#!`).
     pub script: Option<(String, String)>,
     /// Time of everything in the new layer, in seconds since 1970; as it was written if none.
@@ -415,6 +419,15 @@ impl ExecOp {
         }
         if let Some(size) = self.shm_size {
             parts.push("shm-size", size.to_string());
+        }
+        if let Some(rights) = &self.rights {
+            let Rights {
+                capabilities,
+                unconfined,
+                no_new_privileges,
+            } = rights;
+            let text = format!("{capabilities:x} {unconfined} {no_new_privileges}");
+            parts.push("rights", text);
         }
         for (name, soft, hard) in &self.ulimits {
             parts.push(format!("ulimit {name}"), format!("{soft}:{hard}"));

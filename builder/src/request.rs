@@ -51,6 +51,8 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// `--ulimit TYPE=SOFT:HARD`.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--cap-add`, `--cap-drop`, `--security-opt`: rights of steps, if they are not the usual ones.
+    pub rights: Option<Rights>,
     /// Limits of all processes of a step together. Not part of any key: they change no result.
     pub limits: Limits,
     /// `--cache-from`: caches that are read.
@@ -306,6 +308,17 @@ pub enum SecretSource {
     File(PathBuf),
     /// A value taken from the environment.
     Value(Vec<u8>),
+}
+
+/// What steps may do that run in a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rights {
+    /// One bit for each number of `linux/capability.h`.
+    pub capabilities: u64,
+    /// Without a system call filter.
+    pub unconfined: bool,
+    /// Set-user-id programs give no rights.
+    pub no_new_privileges: bool,
 }
 
 /// Network mode of RUN steps that do not choose one.

@@ -192,3 +192,38 @@ fn assert_no_secret(bytes: &[u8], of: &std::path::Path) {
         .any(|window| window == b"TOP-SECRET-TOKEN");
     assert!(!found, "the secret is in {}", of.display());
 }
+
+#[test]
+fn rights_of_steps_can_be_given_and_taken() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let show = "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status";
+    let seen = |flags: &[&str]| -> Vec<String> {
+        let lines = run(&env, flags, show);
+        lines.iter().map(|line| line.replace('\t', " ")).collect()
+    };
+    let flags = [
+        "--cap-drop=ALL",
+        "--cap-add=CHOWN,NET_ADMIN",
+        "--security-opt=no-new-privileges",
+    ];
+    let usual = ["CapEff: 0000000000001001", "NoNewPrivs: 1", "Seccomp: 2"];
+    assert_eq!(seen(&flags), usual);
+    let open = seen(&["--security-opt", "seccomp=unconfined"]);
+    assert_eq!(open[1..], ["NoNewPrivs: 0", "Seccomp: 0"]);
+    // Other rights are another step.
+    let context = env.dockerfile("c", "FROM busybox\nRUN true\n");
+    env.rbuild(args!["build", &context]).run().ok();
+    let with = |flag: &str| {
+        let told = env
+            .rbuild(args!["build", "--progress", "plain", flag, &context])
+            .run();
+        told.ok().stderr.contains("miss:")
+    };
+    assert!(with("--cap-drop=CHOWN"));
+    assert!(!with("--cap-drop=CHOWN"));
+    env.rbuild(["build", "--security-opt", "apparmor=docker-default", "."])
+        .run()
+        .exits(1)
+        .says("AppArmor");
+}

@@ -40,6 +40,7 @@ pub(crate) fn request() -> BuildRequest {
         entitlements: vec![],
         shm_size: None,
         ulimits: vec![],
+        rights: None,
         limits: rbuild_runtime::Limits::default(),
         cache_from: vec![],
         cache_to: vec![],

@@ -7,6 +7,7 @@ use crate::failure::status;
 use crate::limits::LimitArgs;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
 use crate::registries::RegistryArgs;
+use crate::rights::RightsArgs;
 use crate::ui::progress::ProgressMode;
 
 const WHAT: &str = "What to build";
@@ -325,6 +326,8 @@ pub(crate) struct BuildArgs {
     pub(in crate::commands) call: Option<String>,
 
     #[command(flatten)]
+    pub(super) rights: RightsArgs,
+    #[command(flatten)]
     pub(super) limits: LimitArgs,
     /// A limit as NAME=VALUE: memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus,
     /// cpuset-mems, pids
@@ -380,9 +383,6 @@ impl RefusedList for BuildRefused {
         value("ipc").harmless(&["private"]),
         value("uts").harmless(&["private"]),
         value("cgroupns").harmless(&["private"]),
-        value("cap-add"),
-        value("cap-drop"),
-        value("security-opt"),
         value("device"),
         value("group-add"),
         value("hooks-dir"),

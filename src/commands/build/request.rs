@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use rbuild_builder::BuildRequest;
 use rbuild_builder::request::{
     CachePlace, CacheTarget, ConfigChanges, Entitlement, NameResolution, NamedContext,
-    NetworkDefault, PullPolicy, SshSource,
+    NetworkDefault, PullPolicy, Rights, SshSource,
 };
 use rbuild_cache::Digest;
 use rbuild_parser::{ImageReference, Platform, SourceKind, context_kind, parse_size};
+use rbuild_runtime::{Seccomp, Security};
 
 use super::context::{self, Access, Opener, Sought};
 use super::options::{BuildArgs, WhatArgs};
@@ -36,6 +37,17 @@ pub(crate) struct Requested {
     pub(crate) request: BuildRequest,
     /// Path of the Dockerfile; none if it came from standard input.
     pub(crate) dockerfile: Option<PathBuf>,
+}
+
+/// Rights of steps; none if they are the usual ones.
+fn rights(args: &BuildArgs) -> Result<Option<Rights>, Failure> {
+    let security = args.rights.security()?;
+    let usual = Security::default();
+    Ok((security != usual).then(|| Rights {
+        capabilities: security.capabilities.0,
+        unconfined: security.seccomp == Seccomp::Unconfined,
+        no_new_privileges: security.no_new_privileges,
+    }))
 }
 
 /// Makes the request of a build; reads the Dockerfile, but none of the context.
@@ -82,6 +94,7 @@ pub(super) fn request(
     let mut limits = args.limits.clone();
     limits.add_resources(&args.resource)?;
     let limits = limits.limits()?;
+    let rights = rights(args)?;
     let shm_size = args.shm_size.as_deref().map(parse_size).transpose();
     let shm_size =
         shm_size.map_err(|reason| Failure::new(format!("invalid --shm-size: {reason}")))?;
@@ -147,6 +160,7 @@ pub(super) fn request(
             entitlements,
             shm_size,
             ulimits,
+            rights,
             limits,
             cache_from: caches::sources(&args.cache_from, args.cache_ttl.as_deref())?,
             cache_to,
@@ -223,6 +237,7 @@ pub(super) fn what(
             entitlements: Vec::new(),
             shm_size: None,
             ulimits: Vec::new(),
+            rights: None,
             limits: rbuild_runtime::Limits::default(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),

@@ -13,6 +13,7 @@ use crate::failure::{Failure, status};
 use crate::hostflags;
 use crate::limits::LimitArgs;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
+use crate::rights::RightsArgs;
 
 /// Run a command in a new container
 ///
@@ -140,25 +141,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
     ulimit: Vec<String>,
 
-    /// Add a capability, or ALL
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        help_heading = "Rights"
-    )]
-    cap_add: Vec<String>,
-    /// Take a capability away, or ALL
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        help_heading = "Rights"
-    )]
-    cap_drop: Vec<String>,
-    /// `seccomp=unconfined`, `no-new-privileges`
-    #[arg(long, value_name = "OPTION", help_heading = "Rights")]
-    security_opt: Vec<String>,
+    #[command(flatten)]
+    rights: RightsArgs,
     /// What it has around it: `default` (the best that this host allows), `root`, `rootless`,
     /// `single-id`, `nested` or `chroot`
     #[arg(long, value_name = "ISOLATION", help_heading = "Rights")]
@@ -313,29 +297,16 @@ impl RunArgs {
 
     fn security(&self) -> Result<Security, Failure> {
         let mut security = Security {
-            capabilities: capabilities::combine(&self.cap_add, &self.cap_drop)?,
+            capabilities: capabilities::combine(&self.rights.cap_add, &self.rights.cap_drop)?,
             privileged: self.privileged,
             ..Security::default()
         };
         if self.privileged {
-            security.capabilities = capabilities::combine(&["ALL".into()], &self.cap_drop)?;
+            security.capabilities = capabilities::combine(&["ALL".into()], &self.rights.cap_drop)?;
             security.seccomp = Seccomp::Unconfined;
             security.masked_paths = false;
         }
-        for option in &self.security_opt {
-            match option.replace(':', "=").as_str() {
-                "seccomp=unconfined" => security.seccomp = Seccomp::Unconfined,
-                "no-new-privileges" | "no-new-privileges=true" => {
-                    security.no_new_privileges = true;
-                }
-                "no-new-privileges=false" => security.no_new_privileges = false,
-                // Neither is set up for the sandbox.
-                "label=disable" | "apparmor=unconfined" => {}
-                other => {
-                    return Err(Failure::unsupported(&format!("`--security-opt {other}`")));
-                }
-            }
-        }
+        self.rights.apply_options(&mut security)?;
         Ok(security)
     }
 }
