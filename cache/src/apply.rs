@@ -524,11 +524,11 @@ fn write_data(
     data: &mut dyn Data,
     buffer: &mut [u8],
 ) -> Result<(), StoreError> {
-    let mut skipped = false;
+    let (mut skipped, mut in_hole) = (false, false);
     while let Some((offset, count)) = data.next_piece(buffer)? {
         let mut done = 0;
         while done < count {
-            let (data, zeros) = split_hole(&buffer[done..count], offset + done as u64);
+            let (data, zeros) = split_hole(&buffer[done..count], offset + done as u64, in_hole);
             let end = done + data;
             while done < end {
                 match rustix::io::pwrite(file, &buffer[done..end], offset + done as u64) {
@@ -540,6 +540,7 @@ fn write_data(
             }
             done += zeros;
             skipped |= zeros > 0;
+            in_hole = zeros > 0;
         }
     }
     if entry.sparse || skipped {

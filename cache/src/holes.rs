@@ -147,7 +147,7 @@ impl HoleWriter {
 
 impl Write for HoleWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (data, zeros) = split_hole(bytes, self.position);
+        let (data, zeros) = split_hole(bytes, self.position, self.ends_in_hole);
         if data > 0 {
             let count = rustix::io::pwrite(&self.file, &bytes[..data], self.position)?;
             self.position += count as u64;
@@ -240,29 +240,37 @@ fn copy_range(
 
 /// The beginning of `bytes` that is to be written as it is, and the zeros behind it that are not.
 ///
-/// `offset` is where in the file the bytes belong: only whole blocks become holes.
-pub(crate) fn split_hole(bytes: &[u8], offset: u64) -> (usize, usize) {
+/// `offset` is where in the file the bytes belong: a hole begins with a whole block. `in_hole`: the
+/// bytes before were not written; then zeros go on with that hole wherever it ended.
+pub(crate) fn split_hole(bytes: &[u8], offset: u64, in_hole: bool) -> (usize, usize) {
     let first = part(
         bytes.len(),
         offset.next_multiple_of(SHORTEST_HOLE as u64) - offset,
     );
-    let mut data = first;
-    for block in bytes[first..].chunks(SHORTEST_HOLE) {
-        if block.len() == SHORTEST_HOLE && is_zero(block) {
+    let (begin, rest) = bytes.split_at(first);
+    let goes_on = in_hole && is_zero(begin);
+    let blocks = || rest.chunks(SHORTEST_HOLE);
+    let data: usize = if goes_on && blocks().next().is_none_or(is_zero) {
+        0
+    } else {
+        let before = blocks().take_while(|block| block.len() < SHORTEST_HOLE || !is_zero(block));
+        first + before.map(<[u8]>::len).sum::<usize>()
+    };
+    let mut zeros = if data == 0 { first } else { 0 };
+    for block in bytes[data + zeros..].chunks(SHORTEST_HOLE) {
+        if !is_zero(block) {
             break;
         }
-        data += block.len();
+        zeros += block.len();
     }
-    let zeros = bytes[data..]
-        .chunks_exact(SHORTEST_HOLE)
-        .take_while(|block| is_zero(block))
-        .count();
-    (data, zeros * SHORTEST_HOLE)
+    (data, zeros)
 }
 
-fn is_zero(block: &[u8]) -> bool {
+fn is_zero(bytes: &[u8]) -> bool {
     // The first byte tells most blocks; the rest is compared word by word.
-    block[0] == 0 && block[..block.len() - 1] == block[1..]
+    bytes
+        .split_first()
+        .is_none_or(|(first, rest)| *first == 0 && rest == &bytes[..rest.len()])
 }
 
 #[cfg(test)]
@@ -335,24 +343,42 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_blocks_of_zeros_become_holes() {
+    fn a_hole_begins_with_a_whole_block_of_zeros() {
         let block = SHORTEST_HOLE;
         let zeros = vec![0; 4 * block];
-        assert_eq!(split_hole(&zeros, 0), (0, 4 * block));
-        assert_eq!(split_hole(&zeros[..block - 1], 0), (block - 1, 0));
-        // Up to the next block of the file it is data.
-        assert_eq!(split_hole(&zeros, 10), (block - 10, 3 * block));
+        assert_eq!(split_hole(&zeros, 0, false), (0, 4 * block));
+        assert_eq!(split_hole(&zeros[..block - 1], 0, false), (block - 1, 0));
+        // Up to the next block of the file it is data, unless a hole goes on.
+        assert_eq!(split_hole(&zeros, 10, false), (block - 10, 3 * block + 10));
+        assert_eq!(split_hole(&zeros, 10, true), (0, 4 * block));
+        assert_eq!(split_hole(&zeros[..5], 10, true), (0, 5));
         let mut bytes = zeros.clone();
         bytes[block + 5] = 1;
-        assert_eq!(split_hole(&bytes, 0), (0, block));
+        assert_eq!(split_hole(&bytes, 0, true), (0, block));
         assert_eq!(
-            split_hole(&bytes[block..], block as u64),
+            split_hole(&bytes[block..], block as u64, true),
             (block, 2 * block)
         );
+        assert_eq!(split_hole(&bytes[block..][..9], block as u64, true), (9, 0));
         let mut last = zeros;
         last[4 * block - 1] = 1;
-        assert_eq!(split_hole(&last, 0), (0, 3 * block));
-        assert_eq!(split_hole(&last[3 * block..], 0), (block, 0));
-        assert_eq!(split_hole(&[], 0), (0, 0));
+        assert_eq!(split_hole(&last, 0, false), (0, 3 * block));
+        assert_eq!(split_hole(&last[3 * block..], 0, true), (block, 0));
+        assert_eq!(split_hole(&[], 0, false), (0, 0));
+        assert_eq!(split_hole(&[], 10, true), (0, 0));
+        assert_eq!(split_hole(&[1], 10, true), (1, 0));
+    }
+
+    #[test]
+    fn pieces_that_end_anywhere_do_not_fill_holes() {
+        let wanted = content(&sparse(true));
+        let mut writer = HoleWriter::new(tempfile::tempfile().unwrap());
+        writer.write_all(&[9; 512]).unwrap();
+        for bytes in wanted.chunks(33_333) {
+            writer.write_all(bytes).unwrap();
+        }
+        let file = writer.finish().unwrap();
+        assert!(content(&file)[512..] == wanted);
+        assert!(file.metadata().unwrap().blocks() * 512 < 64 << 10);
     }
 }
