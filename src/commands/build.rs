@@ -52,7 +52,7 @@ pub(super) fn what(settings: &Settings, args: &WhatArgs) -> Result<Requested, Fa
         secrets: &BTreeMap::new(),
         ssh: &BTreeMap::new(),
     };
-    let stdin = &mut std::io::stdin().lock();
+    let stdin = &mut session::unbuffered_stdin()?;
     request::what(settings, args, None, stdin, &mut access)
 }
 
@@ -96,7 +96,7 @@ fn requested(
     args: &BuildArgs,
     session: &mut Session<'_>,
 ) -> Result<Requested, Failure> {
-    let stdin = &mut std::io::stdin().lock();
+    let stdin = &mut session::unbuffered_stdin()?;
     request::request(settings, args, stdin, session).map_err(failed)
 }
 

@@ -1,5 +1,8 @@
 //! The build context: ignore files, other Dockerfiles, named contexts, standard input.
 
+use std::fs;
+use std::io::Read as _;
+
 use crate::args;
 use crate::support::TestEnv;
 use crate::support::process::with_path;
@@ -164,4 +167,42 @@ fn nothing_outside_the_context_can_be_copied() {
     env.rbuild(args![context])
         .run()
         .fails_with("\"/outside/secret\": not found");
+}
+
+#[test]
+fn a_stream_that_stalls_is_given_up_at_the_first_interrupt() {
+    use std::io::Write as _;
+
+    let env = TestEnv::new();
+    let pipe = env.join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(10 << 20);
+    header.set_cksum();
+    tar.append_data(&mut header, "large", std::io::repeat(7).take(10 << 20))
+        .unwrap();
+    let tar = tar.into_inner().unwrap();
+    let build = env
+        .host("/bin/sh")
+        .args([
+            "-c",
+            "exec \"$0\" --progress plain - < \"$1\"",
+            env!("CARGO_BIN_EXE_rbuild"),
+        ])
+        .arg(&pipe)
+        .spawn();
+    let mut writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    writer.write_all(&tar[..1 << 20]).unwrap();
+    build.wait_for_line("load build context from a stream");
+    build.signal(rustix::process::Signal::INT);
+    build.wait().exits(130).says("the build was cancelled");
+    drop(writer);
 }

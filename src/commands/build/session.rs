@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use rbuild_builder::request::{SecretSource, SshSource};
 use rbuild_builder::{
-    BuildErrorKind, Cancel, ContextAccess, ContextAddress, OpenedContext, Remote, open_context,
+    BuildError, BuildErrorKind, Cancel, ContextAccess, ContextAddress, OpenedContext, Remote,
+    open_context,
 };
 use rbuild_cache::Store;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::context::{LARGEST_FILE, Opener};
 use crate::config::Settings;
@@ -104,6 +108,50 @@ fn create_log(path: &Path) -> Result<File, Failure> {
     })
 }
 
+/// Standard input of which nothing is read ahead, so that waiting for more is waiting for the descriptor.
+pub(super) fn unbuffered_stdin() -> io::Result<File> {
+    Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// Reads standard input until the build is stopped, also when nothing comes any more.
+struct Stoppable<'r> {
+    inner: &'r mut dyn Read,
+    cancel: &'r Cancel,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let mut ready = [
+            PollFd::new(&stdin, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| poll(&mut ready, None))?;
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.inner.read(buffer)
+    }
+}
+
+/// Opens a context; one that comes as a stream is given up when the build is stopped.
+fn open_stoppable(
+    store: &Store,
+    remote: &Remote,
+    address: ContextAddress<'_>,
+    access: &ContextAccess<'_>,
+) -> Result<OpenedContext, BuildError> {
+    let ContextAddress::Stream(inner) = address else {
+        return open_context(store, remote, address, access, LARGEST_FILE);
+    };
+    let mut stream = Stoppable {
+        inner,
+        cancel: access.cancel,
+    };
+    let address = ContextAddress::Stream(&mut stream);
+    open_context(store, remote, address, access, LARGEST_FILE)
+}
+
 impl Opener for Session<'_> {
     fn open(
         &mut self,
@@ -122,7 +170,7 @@ impl Opener for Session<'_> {
             events: &running.progress,
             cancel: &running.cancel,
         };
-        match open_context(&store, &self.remote, address, &access, LARGEST_FILE) {
+        match open_stoppable(&store, &self.remote, address, &access) {
             Ok(opened) => {
                 self.running = Some(running);
                 Ok(opened)
@@ -130,7 +178,13 @@ impl Opener for Session<'_> {
             Err(error) => {
                 // What was shown must be complete before the failure is told.
                 running.progress.finish();
-                let stopped = error.kind == BuildErrorKind::Cancelled;
+                let stopped =
+                    error.kind == BuildErrorKind::Cancelled || running.cancel.is_cancelled();
+                let error = if stopped {
+                    BuildError::cancelled()
+                } else {
+                    error
+                };
                 let code = match running.received.exit_status() {
                     code if stopped => code.unwrap_or(status::INTERRUPTED),
                     _ => status::ERROR,
