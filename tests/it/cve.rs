@@ -54,6 +54,8 @@ impl Canary {
             ])
             .args(flags)
             .args(args![context])
+            // Two thousand rounds of a race take a while.
+            .timeout(900)
             .run();
         self.check(&outcome.text());
         outcome
