@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::event::VertexId;
 
+pub(crate) use config::INLINE;
 pub(crate) use export::{export, inline};
 pub(crate) use import::{Hit, Imports, import};
 pub(crate) use layer::layer_blob;

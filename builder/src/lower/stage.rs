@@ -9,6 +9,7 @@ use super::{HistoryStep, clean_path};
 use crate::event::VertexId;
 use crate::image::{BaseImage, ContainerConfig, History, ImageConfig};
 use crate::ops::Setting;
+use crate::remote_cache::INLINE;
 use crate::scope::{DEFAULT_PATH, VariableList};
 
 /// State of a stage while its instructions are applied.
@@ -73,6 +74,8 @@ impl StageState {
         config.rootfs.diff_ids.clear();
         config.created = None;
         config.config.on_build.clear();
+        // It is about the layers of the base image alone.
+        config.extra.remove(INLINE);
         let variables = VariableList::from_env(&config.config.env);
         if variables.get("PATH").is_none() {
             config.config.env.push(format!("PATH={DEFAULT_PATH}"));

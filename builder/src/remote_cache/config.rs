@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Media type of the config of a cache manifest.
 pub(super) const CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Field of an image config that holds the records of an inline cache.
-pub(super) const INLINE: &str = "moby.buildkit.cache.v0";
+pub(crate) const INLINE: &str = "moby.buildkit.cache.v0";
 /// Annotation of a layer with its diff ID, in a cache manifest.
 pub(super) const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 /// Most layers or records that are read.

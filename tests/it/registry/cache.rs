@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::args;
-use crate::support::process::Outcome;
+use crate::support::process::{Outcome, with_path};
 use crate::support::registry::{Action, Proxy, Registry};
-use crate::support::{TestEnv, base};
+use crate::support::{TestEnv, base, needs};
 
 /// Makes a base image in a registry.
 fn push_base(name: &str) {
@@ -245,4 +245,42 @@ fn caches_that_buildkit_wrote_are_read_and_found_to_be_of_no_use() {
     }
     let ran = ["run", "--rm", "app", "cat", "/built"];
     assert_eq!(env.rbuild(ran).run().ok().out(), "built\n");
+}
+
+/// The fixture was pushed by a real one: an image with its cache inside.
+#[test]
+fn an_image_whose_cache_docker_wrote_serves_as_one_and_as_a_base() {
+    let registry = Registry::plain();
+    let name = registry.name("app:1");
+    let env = TestEnv::new();
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/buildkit-cache/recorded");
+    env.host(needs::program("skopeo", "skopeo"))
+        .args(args![
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+            with_path("dir:", &recorded),
+            format!("docker://{name}")
+        ])
+        .run()
+        .ok();
+    let dockerfile = format!("FROM {name}\nCOPY own /own\n");
+    let context = env.files("context", &[("Dockerfile", &dockerfile), ("own", "mine\n")]);
+    let outcome = build(&env, &context, &["-t", "app", "--cache-from", &name]).ok();
+    assert!(
+        outcome.stderr.contains("importing cache manifest from")
+            && !outcome.stderr.contains("warning"),
+        "{}",
+        outcome.stderr
+    );
+    let image = env.build_layout("app", &context);
+    let files: Vec<&str> = image
+        .layers
+        .iter()
+        .flatten()
+        .map(|(path, _)| path.as_str())
+        .collect();
+    assert_eq!(files, ["hello", "world", "more", "own"]);
+    // The base's cache describes the base, not what was built on it.
+    assert!(image.config.get("moby.buildkit.cache.v0").is_none());
 }
