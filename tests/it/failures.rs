@@ -210,7 +210,8 @@ fn the_wrong_architecture() {
     let host = host.trim().split('/').nth(1).unwrap().to_owned();
     let hint = format!(
         "hint: exec format error: /bin/tool is a program for s390x, and this machine is {host}: the base \
-         image or the file is for the wrong platform; choose with `--platform linux/{host}`\n"
+         image or the file is for the wrong platform; choose with `--platform linux/{host}`, or let this host run \
+         foreign programs (Debian: `apt install qemu-user-static`)\n"
     );
     fails(build(&env, &context), "exit code: 1", &[&hint]);
     let text = "FROM busybox\nCOPY --chmod=755 tool /bin/tool\nRUN tool x\n";

@@ -30,6 +30,7 @@ mod disk_faults;
 mod errors;
 mod explain;
 mod failures;
+mod foreign;
 mod full_disk;
 mod generated;
 mod hello;

@@ -222,7 +222,8 @@ impl Case<'_> {
         {
             Some((Kind::Program { machine, .. }, entry)) if machine != host => format!(
                 "{} is a program for {machine}, and this machine is {host}: the base image or the file \
-                 is for the wrong platform; choose with `--platform linux/{host}`",
+                 is for the wrong platform; choose with `--platform linux/{host}`, or let this host run \
+                 foreign programs (Debian: `apt install qemu-user-static`)",
                 entry.path.display()
             ),
             Some((Kind::Empty, entry)) => format!("{} is empty", entry.path.display()),
