@@ -76,7 +76,8 @@ pub(crate) fn finish(
         &progress,
     )
     .map_err(|error| {
-        if matches!(&error, OutputError::Image(error) if error.is_interrupted()) {
+        let interrupted = matches!(&error, OutputError::Image(error) if error.is_interrupted());
+        if interrupted || context.cancel.is_cancelled() {
             context.events.event(Event::Cancelled { vertex });
             return BuildError::cancelled();
         }

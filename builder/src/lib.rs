@@ -116,6 +116,7 @@ pub fn build(
     events: &dyn EventSink,
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildError> {
+    engine.store.stop_with(cancel.flag());
     let options = engine.registries.clone();
     let listener = Listener {
         events,

@@ -239,10 +239,12 @@ fn write_archive(
 ) -> Result<(), OutputError> {
     let total = bundle.size();
     match target {
-        ArchiveTarget::Tar(destination) => destination::write_to(destination, &mut |out| {
-            let written = |bytes| progress("sending tarball", bytes, Some(total));
-            Ok(bundle.write_tar(store, out, &written)?)
-        }),
+        ArchiveTarget::Tar(destination) => {
+            destination::write_to(destination, store.stop_flag(), &mut |out| {
+                let written = |bytes| progress("sending tarball", bytes, Some(total));
+                Ok(bundle.write_tar(store, out, &written)?)
+            })
+        }
         ArchiveTarget::Directory(path) => {
             let written = |bytes| progress("copying files", bytes, Some(total));
             layout::write_directory(store, path, bundle, &written)

@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::Mode;
 
@@ -15,7 +17,7 @@ use crate::digest::{Digest, DigestWriter};
 use crate::error::StoreError;
 use crate::holes::HoleWriter;
 use crate::session;
-use crate::store::Store;
+use crate::store::{Store, check_stop};
 
 /// Mode of a blob that has been flushed to disk.
 pub(crate) const FLUSHED: u32 = 0o444;
@@ -42,6 +44,7 @@ pub struct BlobWriter {
     out: Option<BufWriter<DigestWriter<HoleWriter>>>,
     path: PathBuf,
     bytes: u64,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl BlobWriter {
@@ -53,6 +56,7 @@ impl BlobWriter {
             out: Some(out),
             path,
             bytes: 0,
+            stop: store.stop_flag(),
         })
     }
 
@@ -98,6 +102,7 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check_stop(self.stop.as_deref())?;
         let Some(out) = &mut self.out else {
             return Err(io::Error::other("the blob was already ended"));
         };

@@ -73,7 +73,7 @@ pub use prune::{PruneOptions, PruneReport, Usage, UsageItem, UsageKind};
 pub use records::{BuildRecord, ImageEntry, ImageRecord};
 pub use scaffold::{ScaffoldTarget, TargetKind, scaffold};
 pub use session::Scratch;
-pub use store::{CacheMount, Durability, Store, StoreOptions};
+pub use store::{CacheMount, Durability, Store, StoreOptions, check_stop};
 pub use tar_read::looks_like_tar;
 pub use tree::{Layer, overlay_lowers};
 pub use tree_tar::RewriteTimestamps;

@@ -12,6 +12,7 @@ use std::fs::DirBuilder;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,6 +65,8 @@ struct Inner {
     /// Written by this process and not flushed yet.
     pending: Mutex<Pending>,
     warnings: Mutex<Vec<String>>,
+    /// Ends long writing.
+    stop: Mutex<Option<Arc<AtomicBool>>>,
     /// Keeps others from changing the layout while we use it.
     open: StoreLock,
 }
@@ -109,8 +112,26 @@ impl Store {
             durability: options.durability,
             pending: Mutex::default(),
             warnings: Mutex::new(warnings),
+            stop: Mutex::default(),
             open,
         })))
+    }
+
+    /// Has blobs that are written, and whoever asks [`check_stop`](Store::check_stop), end with an
+    /// error once the flag is set. A later flag takes the place of an earlier one.
+    pub fn stop_with(&self, flag: Arc<AtomicBool>) {
+        *self.0.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(flag);
+    }
+
+    /// The flag that ends long writing, if there is one.
+    pub fn stop_flag(&self) -> Option<Arc<AtomicBool>> {
+        let stop = self.0.stop.lock();
+        stop.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An error once the flag is set.
+    pub fn check_stop(&self) -> std::io::Result<()> {
+        check_stop(self.stop_flag().as_deref())
     }
 
     /// Does something while no other process has the store open, if that is so now; says whether.
@@ -294,6 +315,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// An error once the flag is set.
+pub fn check_stop(flag: Option<&AtomicBool>) -> std::io::Result<()> {
+    match flag {
+        Some(flag) if flag.load(Ordering::Relaxed) => Err(std::io::Error::other("cancelled")),
+        _ => Ok(()),
     }
 }
 

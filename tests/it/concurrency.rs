@@ -235,3 +235,36 @@ fn an_interrupt_stops_every_step_and_leaves_nothing() {
     assert_eq!(images.out(), "");
     env.assert_sound_store();
 }
+
+#[test]
+fn an_interrupt_ends_an_export_that_has_begun() {
+    let env = TestEnv::new();
+    let context = env.dockerfile("c", "FROM scratch\nCOPY big /big\n");
+    // Enough for seconds of compression.
+    let mut state = 1_u64;
+    let noise: Vec<u8> = (0..25_000_000)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .collect();
+    fs::write(context.join("big"), noise).unwrap();
+    let archive = env.join("out.tar");
+    let output = with_path(
+        "type=oci,compression=gzip,compression-level=9,dest=",
+        &archive,
+    );
+    let build = env
+        .rbuild(args!["--progress", "plain", "-o", output, context])
+        .timeout(60)
+        .spawn();
+    build.wait_for_line("exporting to image");
+    build.signal(Signal::INT);
+    build.wait().exits(130);
+    assert!(!archive.exists());
+    let unfinished = fs::read_dir(env.store().join("tmp")).unwrap().count();
+    assert_eq!(unfinished, 0);
+    env.assert_sound_store();
+}

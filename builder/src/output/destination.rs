@@ -9,9 +9,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use rbuild_cache::HoleWriter;
+use rbuild_cache::{HoleWriter, check_stop};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::OutputError;
@@ -20,15 +21,17 @@ use crate::request::Destination;
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
 
-/// Runs `write` with a buffered writer to the destination and publishes what it wrote.
+/// Runs `write` with a buffered writer to the destination and publishes what it wrote; ends early when
+/// the flag is set.
 pub(crate) fn write_to(
     destination: &Destination,
+    stop: Option<Arc<AtomicBool>>,
     write: &mut dyn FnMut(&mut dyn Write) -> Result<(), OutputError>,
 ) -> Result<(), OutputError> {
     match destination {
         Destination::Stdout => {
             let file = stdout().map_err(|source| OutputError::Stdout { source })?;
-            fill(&file, write, &|source| OutputError::Stdout { source })
+            fill(&file, stop, write, &|source| OutputError::Stdout { source })
         }
         Destination::File(path) => {
             // Written through a symlink, as a shell's redirection would be.
@@ -43,13 +46,13 @@ pub(crate) fn write_to(
                     .write(true)
                     .open(&path)
                     .map_err(OutputError::io("open", &path))?;
-                return fill(&file, write, &failed);
+                return fill(&file, stop, write, &failed);
             }
             let draft = FileDraft::new(&path)?;
             // Another descriptor of the same file.
             let file = draft.file.try_clone().map_err(failed)?;
             let mut out = HoleWriter::new(file);
-            fill(&mut out, write, &failed)?;
+            fill(&mut out, stop, write, &failed)?;
             out.end().map_err(failed)?;
             draft.publish()
         }
@@ -69,10 +72,16 @@ fn is_stream(path: &Path) -> bool {
 /// Writes through a buffer; an error of the destination wins over what it caused above.
 fn fill(
     file: impl Write,
+    stop: Option<Arc<AtomicBool>>,
     write: &mut dyn FnMut(&mut dyn Write) -> Result<(), OutputError>,
     failed: &dyn Fn(io::Error) -> OutputError,
 ) -> Result<(), OutputError> {
-    let mut out = BufWriter::with_capacity(BUFFER, Watched { file, error: None });
+    let watched = Watched {
+        file,
+        stop,
+        error: None,
+    };
+    let mut out = BufWriter::with_capacity(BUFFER, watched);
     let result = write(&mut out).and_then(|()| out.flush().map_err(failed));
     let (watched, _) = out.into_parts();
     match (result, watched.error) {
@@ -84,11 +93,13 @@ fn fill(
 /// Remembers the first error of the destination.
 struct Watched<W> {
     file: W,
+    stop: Option<Arc<AtomicBool>>,
     error: Option<io::Error>,
 }
 
 impl<W: Write> Write for Watched<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check_stop(self.stop.as_deref())?;
         self.file.write(bytes).inspect_err(|error| {
             if error.kind() != io::ErrorKind::Interrupted && self.error.is_none() {
                 self.error = Some(copy_of(error));
@@ -220,7 +231,7 @@ mod tests {
     }
 
     fn put(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-        write_to(&Destination::File(path.to_path_buf()), &mut |out| {
+        write_to(&Destination::File(path.to_path_buf()), None, &mut |out| {
             out.write_all(bytes).map_err(OutputError::io("write", path))
         })
     }
@@ -240,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.tar");
         std::fs::write(&path, "old").unwrap();
-        let result = write_to(&Destination::File(path.clone()), &mut |out| {
+        let result = write_to(&Destination::File(path.clone()), None, &mut |out| {
             out.write_all(&vec![1; 1 << 20])
                 .map_err(OutputError::io("write", &path))?;
             Err(OutputError::Refused("enough".to_owned()))

@@ -125,6 +125,7 @@ fn put_blob(
     }
     let mut draft = FileDraft::new(path)?;
     let failed = || OutputError::io("write", path);
+    store.check_stop().map_err(failed())?;
     match content {
         Content::Blob { .. } => {
             // File to file, so that the kernel copies or shares the blocks.

@@ -37,6 +37,9 @@ pub(crate) fn write_tree(
         let mut tree = Tree::open(&directory, &view, one.source_date_epoch, progress)?;
         let mut links = HardLinks::default();
         view.walk(Path::new("/"), &mut |path, entry| {
+            store
+                .check_stop()
+                .map_err(OutputError::io("write", destination))?;
             if !path.as_os_str().is_empty() {
                 let first = links.first(path, entry);
                 tree.entry(path, entry, first.as_deref())?;

@@ -24,7 +24,7 @@ pub(crate) fn write_rootfs(
     destination: &Destination,
     progress: &dyn Fn(&str, u64, Option<u64>),
 ) -> Result<(), OutputError> {
-    write_to(destination, &mut |out| {
+    write_to(destination, store.stop_flag(), &mut |out| {
         let mut tar = TreeTar::new(out, progress);
         for one in finished {
             let view = view_of(store, one)?;
