@@ -1,6 +1,10 @@
 //! Credentials: kept where others find them, used for their registry, and seen nowhere else.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use crate::args;
 use crate::support::TestEnv;
@@ -120,7 +124,11 @@ fn credentials_are_nowhere_but_in_their_file() {
         cache,
         context
     ];
+    let seen = Watch::begin(env.path());
     said += &rbuild(&flags);
+    let (processes, lists) = seen.end();
+    assert!(processes > 0);
+    said += &lists;
     said += &rbuild(&args!["history", "--no-trunc", app]);
     said += &rbuild(&args!["inspect", app]);
     for secret in [PASSWORD, ENCODED] {
@@ -129,6 +137,45 @@ fn credentials_are_nowhere_but_in_their_file() {
             let found = files_with(place, secret);
             assert!(found.is_empty(), "{secret} in {found:?}");
         }
+    }
+}
+
+/// Reads again and again what the host's process list shows of the processes of one test.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<BTreeSet<(String, String)>>,
+}
+
+impl Watch {
+    fn begin(of: &Path) -> Watch {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (end, of) = (Arc::clone(&stop), of.display().to_string());
+        let thread = std::thread::spawn(move || {
+            let mut seen = BTreeSet::new();
+            while !end.load(Ordering::Relaxed) {
+                for process in std::fs::read_dir("/proc").unwrap().flatten() {
+                    let text = |name| {
+                        let bytes = std::fs::read(process.path().join(name)).unwrap_or_default();
+                        String::from_utf8_lossy(&bytes).replace('\0', " ")
+                    };
+                    let number = process.file_name().to_string_lossy().into_owned();
+                    let shown = text("cmdline") + &text("environ");
+                    if number.parse::<u32>().is_ok() && shown.contains(&of) {
+                        seen.insert((number, shown));
+                    }
+                }
+            }
+            seen
+        });
+        Watch { stop, thread }
+    }
+
+    /// How many different states were seen, and their texts.
+    fn end(self) -> (usize, String) {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.thread.join().unwrap();
+        let texts: Vec<String> = seen.iter().map(|(_, text)| text.clone()).collect();
+        (seen.len(), texts.join("\n"))
     }
 }
 
