@@ -32,10 +32,11 @@ impl Interpreter {
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("binfmt_misc", &mount, "binfmt_misc", flags, None).unwrap();
         let name = format!("rbuild-test-{}", std::process::id());
-        let magic: String = riscv_program()[..20]
+        let magic: Vec<String> = riscv_program()[..20]
             .iter()
             .map(|byte| format!("\\x{byte:02x}"))
             .collect();
+        let magic = magic.concat();
         let busybox = needs::static_busybox();
         // F: the interpreter is opened now, since it is not in the image.
         let line = format!(":{name}:M::{magic}::{}:F", busybox.display());
