@@ -186,7 +186,8 @@ fn modes_sizes_and_ages_choose_what_is_kept() {
     let app = context(&env, &base, "echo x >/last");
     let write = |cache: &str, more: &str| {
         let to = format!("{}{more}", records(&registry.name(cache)));
-        build(&env, &app, &["--cache-to", &to]).ok();
+        let outcome = build(&env, &app, &["--cache-to", &to]).ok();
+        assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
     };
     write("min", "");
     write("max", ",mode=max");
@@ -196,7 +197,9 @@ fn modes_sizes_and_ages_choose_what_is_kept() {
         let same = context(&fresh, &base, "echo x >/last");
         let from = format!("{}{more}", records(&registry.name(cache)));
         let flags = ["-o", "type=cacheonly", "--cache-from", &from];
-        missed(&build(&fresh, &same, &flags).ok())
+        let outcome = build(&fresh, &same, &flags).ok();
+        eprintln!("{cache}{more}: {}", outcome.stderr);
+        missed(&outcome)
     };
     assert_eq!(found("max", ""), 0);
     // The other stage runs; its layer is another one, but the file that is copied is the same.
