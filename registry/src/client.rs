@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) interrupt: Interrupt,
     /// Blobs that are being downloaded.
     pub(crate) downloads: Flights<Digest>,
+    /// Blobs that are being uploaded, by the digest of repository and digest.
+    pub(crate) uploads: Arc<Flights<Digest>>,
 }
 
 /// How a blob came to be in the repository.
@@ -64,6 +66,7 @@ impl Client {
                 schemes: Arc::default(),
                 interrupt: Interrupt::default(),
                 downloads: Flights::default(),
+                uploads: Arc::default(),
                 options,
             }),
         }
@@ -83,6 +86,7 @@ impl Client {
                 schemes: Arc::clone(&self.inner.schemes),
                 interrupt: Interrupt::default(),
                 downloads: Flights::default(),
+                uploads: Arc::clone(&self.inner.uploads),
                 options,
             }),
         }

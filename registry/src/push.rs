@@ -7,7 +7,7 @@
 
 use std::fs::File;
 
-use rbuild_cache::Store;
+use rbuild_cache::{Digest, Store};
 use ureq::http::{Method, header};
 
 use crate::answer::Answer;
@@ -85,6 +85,9 @@ impl Inner {
             descriptor.digest, location.host, location.repository
         );
         let file = open(store, descriptor)?;
+        // Registries may show a blob half-way while it is sent to them a second time: what refers to it
+        // is then refused. So it is sent once, and who comes second finds it.
+        let _flight = self.uploads.board(Digest::of(doing.as_bytes()));
         let scope = Scope::push(&location.repository, mount_from);
         let session = Session::new(self, self.origin_endpoint(&location.host)?, scope);
         let exists = session.patiently(&doing, || {

@@ -62,7 +62,12 @@ fn head(report: &BuildReport) -> String {
         (None, Some(error)) => format!("failed: {error}"),
         (None, None) => "failed".to_owned(),
     };
-    let (dockerfile, started) = (&report.dockerfile, &report.started);
+    let dockerfile = &report.dockerfile;
+    // To the second.
+    let started = match report.started.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => report.started.clone(),
+    };
     let took = seconds(report.elapsed_ms);
     format!("{dockerfile}, {started}, {took}: {}\n\n", what.trim_end())
 }
@@ -184,7 +189,7 @@ mod tests {
             project: None,
             transfers: Vec::new(),
             dockerfile: "Dockerfile".into(),
-            started: "2026-01-01T00:00:00Z".into(),
+            started: "2026-01-01T00:00:00.123456789Z".into(),
             elapsed_ms: 2000,
             image: Some("sha256:0123456789abcdef".into()),
             names: vec!["app:latest".into()],

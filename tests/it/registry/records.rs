@@ -395,3 +395,27 @@ fn cache_mounts_travel_and_only_what_is_new_in_them() {
     run(&last, "cp /cache/version /seen", &fourth);
     assert_eq!(seen(&last), "two\n");
 }
+
+#[test]
+fn what_all_records_share_is_sent_once() {
+    let registry = Registry::plain();
+    let proxy = Proxy::before(&registry, |_, _, _| Action::Forward);
+    let env = TestEnv::new();
+    env.import_busybox();
+    let stages: Vec<String> = (0..6)
+        .map(|stage| format!("FROM busybox AS s{stage}\nRUN echo {stage} >/f\n"))
+        .collect();
+    let copies: Vec<String> = (0..6)
+        .map(|stage| format!("COPY --from=s{stage} /f /f{stage}\n"))
+        .collect();
+    let text = format!("{}FROM busybox\n{}", stages.concat(), copies.concat());
+    let folder = env.dockerfile("context", &text);
+    build(&env, &folder, &[]).ok();
+    // All steps are there, so they are sent side by side.
+    let to = format!("{},mode=max", records(&proxy.name("cache")));
+    let outcome = build(&env, &folder, &["--cache-to", &to]).ok();
+    assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
+    // The empty config, `{}`.
+    let empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    assert_eq!(proxy.seen("PUT", empty).len(), 1);
+}
