@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::compress::{Block, Blocks, Compression, CompressionKind, KnownBlocks, list};
 use crate::digest::{DiffId, Digest};
-use crate::session;
 use crate::store::Store;
 
 impl Store {
@@ -46,14 +45,10 @@ impl Store {
         self.keep_memo(&blocks_memo(blob), &list(blocks));
     }
 
-    /// Writes a memo whole; a failure only costs time later.
+    /// Without the memo it only takes longer later.
     fn keep_memo(&self, name: &str, bytes: &[u8]) {
-        let path = self.memo_path(name);
-        let kept = session::temporary_file(self.layout()).is_ok_and(|(_, temporary)| {
-            fs::write(&temporary, bytes).is_ok() && fs::rename(&temporary, &path).is_ok()
-        });
-        if !kept {
-            tracing::debug!(path = %path.display(), "a memo was not kept");
+        if let Err(error) = self.write_memo(name, bytes) {
+            tracing::debug!(%error, "a memo was not kept");
         }
     }
 }
