@@ -350,7 +350,7 @@ impl ListedCopy<'_> {
             .collect();
         let place = Place::new(&here.fd, OsStr::from_bytes(entry.name()), path);
         let done = if entry.metadata.size <= SMALL as u64 {
-            place.copy_small(file, &mut here.buffer, new)
+            place.copy_small(file, entry.metadata.size, &mut here.buffer, new)
         } else {
             place.copy(&file, new, self.cancel)
         };

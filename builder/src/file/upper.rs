@@ -363,10 +363,11 @@ impl<'a> Place<'a> {
         finish_file(&file, self.path, new)
     }
 
-    /// The same for a file that fits into the buffer, which costs two calls less.
+    /// The same for a file of `size` bytes that fits into the buffer, which costs two calls less.
     pub(super) fn copy_small(
         &self,
         mut source: File,
+        size: u64,
         buffer: &mut [u8],
         new: &NewFile,
     ) -> Result<(), UpperError> {
@@ -374,8 +375,8 @@ impl<'a> Place<'a> {
         let count = source.read(buffer).map_err(failed)?;
         let mut file = self.create()?;
         file.write_all(&buffer[..count]).map_err(failed)?;
-        if count == buffer.len() {
-            // It has grown since it was looked at.
+        if count as u64 != size {
+            // It has changed since it was looked at, or its file system gives less than was asked for.
             io::copy(&mut source, &mut file).map_err(failed)?;
         }
         finish_file(&file, self.path, new)
