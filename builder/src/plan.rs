@@ -4,21 +4,20 @@
 //! base images, through [`BaseResolver`].
 
 mod bases;
+mod cut;
+mod globals;
 
 use std::collections::BTreeMap;
 
-use petgraph::Direction;
-use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::Dfs;
 use rbuild_parser::{
-    CopyAdd, Dockerfile, ImageReference, Instruction, InstructionKind, Linter, Platform, Run,
-    Stage, Variables, closest, expand, lint::rules, parse_mount,
+    Dockerfile, ImageReference, Instruction, InstructionKind, Linter, Platform, Stage, Variables,
+    closest, expand, lint::rules,
 };
 
 use crate::error::{BuildError, SourceFile};
 use crate::image::BaseImage;
 use crate::request::{BuildRequest, NamedContext};
-use crate::scope::{VariableList, platform_arguments};
+use crate::scope::VariableList;
 
 /// The variable that fixes the time of a build.
 pub(crate) const EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -158,7 +157,7 @@ pub(crate) fn plan<'a>(input: &PlanInput<'a>, linter: &mut Linter) -> Result<Pla
         input,
         plan: Plan::empty(input),
     };
-    planner.global_scope(linter)?;
+    planner.global_scope()?;
     planner.check_default_names(linter);
     for stage in &input.dockerfile.stages {
         if let Err(error) = planner.add_stage(stage, linter) {
@@ -242,51 +241,6 @@ struct Planner<'a, 'i> {
 }
 
 impl<'a> Planner<'a, '_> {
-    /// Platform arguments and the `ARG`s before the first `FROM`.
-    fn global_scope(&mut self, _linter: &mut Linter) -> Result<(), BuildError> {
-        let request = self.input.request;
-        let target_stage = request
-            .target
-            .clone()
-            .or_else(|| {
-                self.input
-                    .dockerfile
-                    .stages
-                    .last()
-                    .and_then(|stage| stage.name.clone())
-            })
-            .unwrap_or_else(|| "default".to_owned());
-        for (name, value) in
-            platform_arguments(&self.input.host, &self.input.platform, &target_stage)
-        {
-            let value = request.build_args.get(&name).unwrap_or(&value);
-            self.plan.globals.set(&name, value);
-        }
-        for instruction in &self.input.dockerfile.global_args {
-            let InstructionKind::Arg(items) = &instruction.kind else {
-                continue;
-            };
-            for item in items {
-                let name = &item.name.value;
-                if let Some(value) = request.build_args.get(name) {
-                    self.plan.globals.set(name, value);
-                } else if let Some(default) = &item.default {
-                    let value = self.expand(&default.value, &self.plan.globals, instruction)?;
-                    self.plan.globals.set(name, &value.value);
-                }
-            }
-        }
-        if request.reproducible
-            && !request.build_args.contains_key(EPOCH)
-            && self.plan.globals.get(EPOCH).is_none()
-        {
-            // As if it had been given: `ARG SOURCE_DATE_EPOCH` shows it to RUN.
-            let time = BuildRequest::REPRODUCIBLE_TIME.to_string();
-            self.plan.globals.set(EPOCH, &time);
-        }
-        Ok(())
-    }
-
     fn expand(
         &self,
         word: &str,
@@ -297,42 +251,6 @@ impl<'a> Planner<'a, '_> {
             let error = BuildError::user(error.to_string());
             self.input.file.at_part(error, instruction, word)
         })
-    }
-
-    /// `InvalidDefaultArgInFrom`: the name that results from defaults alone.
-    fn check_default_names(&self, linter: &mut Linter) {
-        let mut defaults = VariableList::new();
-        let stage_name = "default";
-        for (name, value) in platform_arguments(&self.input.host, &self.input.platform, stage_name)
-        {
-            defaults.set(&name, &value);
-        }
-        let escape = self.input.dockerfile.escape;
-        for instruction in &self.input.dockerfile.global_args {
-            let InstructionKind::Arg(items) = &instruction.kind else {
-                continue;
-            };
-            for item in items {
-                let Some(default) = &item.default else {
-                    continue;
-                };
-                if let Ok(value) = expand(&default.value, escape, &defaults) {
-                    defaults.set(&item.name.value, &value.value);
-                }
-            }
-        }
-        for stage in &self.input.dockerfile.stages {
-            let image = &stage.base().image.value;
-            let Ok(name) = expand(image, escape, &defaults) else {
-                continue;
-            };
-            if name.value.is_empty() || ImageReference::parse(&name.value).is_err() {
-                // A constant name that is invalid is an error of its own, later.
-                if name.value != *image {
-                    linter.add(rules::invalid_default_arg_in_from(&stage.from, image));
-                }
-            }
-        }
     }
 
     fn add_stage(&mut self, stage: &'a Stage, linter: &mut Linter) -> Result<(), BuildError> {
@@ -474,140 +392,6 @@ impl<'a> Planner<'a, '_> {
             }
         }
     }
-
-    fn choose_target(&mut self) -> Result<(), BuildError> {
-        let Some(last) = self.plan.stages.len().checked_sub(1) else {
-            return Err(BuildError::user("dockerfile contains no stages to build"));
-        };
-        self.plan.target = match &self.input.request.target {
-            None => last,
-            Some(name) => self.plan.stage_by_name(name).ok_or_else(|| {
-                let names = self
-                    .plan
-                    .stages
-                    .iter()
-                    .filter_map(|s| s.source.name.as_deref());
-                let mut message = format!("target stage {name:?} could not be found");
-                if let Some(close) = closest(name, names) {
-                    message.push_str(&format!(" (did you mean {close}?)"));
-                }
-                let mut error = BuildError::user(message);
-                if name.parse::<u64>().is_ok() {
-                    error = error.with_help("stages are chosen by name: add `AS name` to its FROM");
-                }
-                error
-            })?,
-        };
-        Ok(())
-    }
-
-    /// Every `--from` of the file must point somewhere, and stages must not depend on themselves.
-    fn check_references(&mut self) -> Result<(), BuildError> {
-        let graph = self.graph();
-        // Stages are taken away when all they need is gone; those that stay lead to a cycle. There is no
-        // recursion, since stages can be many.
-        let edges = |node, direction| graph.neighbors_directed(node, direction);
-        let mut open: Vec<usize> = graph
-            .node_indices()
-            .map(|node| edges(node, Direction::Outgoing).count())
-            .collect();
-        let mut done: Vec<NodeIndex> = graph
-            .node_indices()
-            .filter(|node| open[node.index()] == 0)
-            .collect();
-        while let Some(node) = done.pop() {
-            for user in edges(node, Direction::Incoming) {
-                open[user.index()] -= 1;
-                if open[user.index()] == 0 {
-                    done.push(user);
-                }
-            }
-        }
-        let Some(index) = open.iter().position(|needed| *needed > 0) else {
-            return Ok(());
-        };
-        let stage = &self.plan.stages[index];
-        let from = &stage.source.from;
-        let location = self.input.file.location(from.lines, Some(from.span));
-        let message = format!("circular dependency detected on stage: {}", stage.name);
-        Err(BuildError::user(message).at(&location))
-    }
-
-    /// Edges lead from a stage to what it needs.
-    ///
-    /// What points nowhere becomes a problem of the plan.
-    fn graph(&mut self) -> DiGraph<(), ()> {
-        let mut graph = DiGraph::new();
-        for _ in &self.plan.stages {
-            graph.add_node(());
-        }
-        let mut problems = Vec::new();
-        for (index, stage) in self.plan.stages.iter().enumerate() {
-            for needed in self.needs(stage, &mut problems) {
-                graph.add_edge(NodeIndex::new(index), NodeIndex::new(needed), ());
-            }
-        }
-        self.plan.problems.append(&mut problems);
-        graph
-    }
-
-    /// The stages that a stage needs.
-    fn needs(&self, stage: &PlannedStage<'a>, problems: &mut Vec<BuildError>) -> Vec<usize> {
-        let mut needed = Vec::new();
-        if let Base::Stage(index) = stage.base {
-            needed.push(index);
-        }
-        let contexts = &self.input.request.named_contexts;
-        for (instruction, _) in stage.instructions() {
-            for from in references(instruction) {
-                match self.plan.target_of_from(&from, contexts) {
-                    Ok(FromTarget::Stage(index)) => needed.push(index),
-                    Ok(_) => {}
-                    Err(error) => problems.push(self.input.file.at_part(error, instruction, &from)),
-                }
-            }
-        }
-        needed
-    }
-
-    /// Marks what the target needs, resolves its base images and attaches triggers.
-    ///
-    /// Triggers may need further stages, so the reachable set is taken again until it is stable.
-    fn cut_to_target(&mut self, linter: &mut Linter) -> Result<(), BuildError> {
-        loop {
-            let graph = self.graph();
-            let mut fresh = Vec::new();
-            let mut search = Dfs::empty(&graph);
-            for root in self.roots() {
-                search.move_to(NodeIndex::new(root));
-                while let Some(node) = search.next(&graph) {
-                    if !self.plan.stages[node.index()].needed {
-                        fresh.push(node.index());
-                    }
-                }
-            }
-            if fresh.is_empty() {
-                return self.check_references();
-            }
-            fresh.sort_unstable();
-            fresh.dedup();
-            self.prefetch(&fresh);
-            for index in fresh {
-                self.plan.stages[index].needed = true;
-                self.resolve_base(index, linter)?;
-                self.attach_triggers(index)?;
-            }
-        }
-    }
-
-    /// The stages that something is wanted of.
-    fn roots(&self) -> Vec<usize> {
-        if self.input.check_only && self.input.request.target.is_none() {
-            (0..self.plan.stages.len()).collect()
-        } else {
-            vec![self.plan.target]
-        }
-    }
 }
 
 enum Pending {
@@ -615,20 +399,6 @@ enum Pending {
     Stage(usize),
     Context(String),
     Image,
-}
-
-/// Values of the `--from`s of an instruction.
-fn references(instruction: &Instruction) -> Vec<String> {
-    match &instruction.kind {
-        InstructionKind::Copy(CopyAdd {
-            from: Some(from), ..
-        }) => vec![from.value.clone()],
-        InstructionKind::Run(Run { mounts, .. }) => mounts
-            .iter()
-            .filter_map(|mount| parse_mount(&mount.value).ok().and_then(|spec| spec.from))
-            .collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// Name of the context that stands for an image, if one was given: the familiar form of the

@@ -5,7 +5,8 @@ use rbuild_parser::{
     parse_trigger,
 };
 
-use super::{Base, FromTarget, PlannedStage, Planner, references};
+use super::cut::references;
+use super::{Base, FromTarget, PlannedStage, Planner};
 use crate::error::BuildError;
 use crate::image::BaseImage;
 use crate::request::NamedContext;
