@@ -11,7 +11,7 @@ use crate::commands::containers::{
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
     images, imagetools, import, info, inspect, layers, load, login, logout, manifest, prune, pull,
-    push, repro, rmi, run, save, search, system, tag, timeline, version, watch,
+    push, repro, rmi, run, save, search, system, tag, timeline, version, volumes, watch,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -132,6 +132,7 @@ Containers:
   rename     Give a container another name
   restart    Stop containers and start them again
   container  All of these, and prune
+  volume     Make, list and remove volumes
 
 Look into builds:
   explain    Tell why the steps of a build ran or did not run
@@ -215,6 +216,9 @@ pub(crate) enum Command {
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
@@ -286,6 +290,19 @@ pub(crate) enum ContainerCommand {
     Rename(rename::RenameArgs),
     Inspect(inspect::InspectArgs),
     Prune(remove::ContainerPruneArgs),
+}
+
+/// `rbuild volume …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum VolumeCommand {
+    Create(volumes::CreateArgs),
+    Inspect(volumes::InspectArgs),
+    #[command(alias = "list")]
+    Ls(volumes::ListArgs),
+    #[command(alias = "remove")]
+    Rm(volumes::RemoveArgs),
+    Prune(volumes::PruneArgs),
 }
 
 /// `rbuild image …`.
@@ -380,7 +397,6 @@ missing_commands! {
     Pause = "pause", Port = "port",
     Serve = "serve",
     Stats = "stats", Unpause = "unpause", Update = "update",
-    Volume = "volume",
 }
 
 #[cfg(test)]

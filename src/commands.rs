@@ -39,13 +39,14 @@ pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod timeline;
 pub(crate) mod version;
+pub(crate) mod volumes;
 pub(crate) mod watch;
 
 use rbuild_cache::{Store, StoreOptions};
 
 use crate::cli::{
     BuilderCommand, Command, ContainerCommand, ImageCommand, ImagetoolsCommand, ManifestCommand,
-    SystemCommand,
+    SystemCommand, VolumeCommand,
 };
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -68,6 +69,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             run::run(settings, &args)
         }
         Command::Container(command) => container(settings, command),
+        Command::Volume(command) => volume(settings, &command),
         Command::Create(args) => done(containers::create::run(settings, &args)),
         Command::Start(args) => containers::start::run(settings, &args),
         Command::Stop(args) => containers::stop::run(settings, &args),
@@ -187,6 +189,17 @@ fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failu
         }
     };
     dispatch(settings, command)
+}
+
+/// Carries out `rbuild volume …`.
+fn volume(settings: &Settings, command: &VolumeCommand) -> Result<u8, Failure> {
+    match command {
+        VolumeCommand::Create(args) => volumes::create(settings, args).map(|()| 0),
+        VolumeCommand::Inspect(args) => volumes::inspect(settings, args),
+        VolumeCommand::Ls(args) => volumes::list(settings, args).map(|()| 0),
+        VolumeCommand::Rm(args) => volumes::remove(settings, args),
+        VolumeCommand::Prune(args) => volumes::prune(settings, args).map(|()| 0),
+    }
 }
 
 /// Opens the store and tells what was found damaged.

@@ -5,6 +5,7 @@ pub(crate) mod details;
 pub(crate) mod environment;
 pub(crate) mod mounts;
 pub(crate) mod signals;
+pub(crate) mod volumes;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ use rbuild_builder::image::{
 use rbuild_builder::request::NameResolution;
 use rbuild_builder::users::lookup_user;
 use rbuild_cache::{
-    Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind, scaffold,
-    writable_over,
+    DiffId, Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind,
+    scaffold, writable_over,
 };
 use rbuild_runtime::{
     Isolation, Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security,
@@ -27,8 +28,10 @@ use rbuild_runtime::{
 
 use crate::commands::lookup::Found;
 use crate::failure::Failure;
+use details::MountPoint;
 use environment::Environment;
-use mounts::{Volume, VolumeKind};
+use mounts::{StoredVolume, Volume, VolumeKind};
+use volumes::{Base, Held};
 
 /// What a container gets beyond its image.
 #[derive(Debug, Clone)]
@@ -77,6 +80,21 @@ pub(crate) struct Prepared {
     _lease: Lease,
     _drafts: Vec<Draft>,
     _scratch: Scratch,
+    _held: Held,
+}
+
+/// A container that is made, but not listed yet.
+pub(crate) struct Made {
+    /// What to start.
+    pub(crate) sandbox: Sandbox,
+    /// Settings of its image.
+    pub(crate) config: ContainerConfig,
+    /// What is mounted in it.
+    pub(crate) points: Vec<MountPoint>,
+    /// Layers of images that are mounted in it.
+    pub(crate) layers: Vec<DiffId>,
+    /// To be kept until it is listed.
+    pub(crate) held: Held,
 }
 
 /// Paths that the sandbox itself provides.
@@ -100,7 +118,13 @@ pub(crate) fn prepare(
         drafts.push(draft);
         Ok(upper)
     };
-    let (mut sandbox, _) = sandbox(store, found, options, scratch.path(), &mut draft)?;
+    let place = Place {
+        directory: scratch.path(),
+        listed: false,
+    };
+    let Made {
+        mut sandbox, held, ..
+    } = make(store, found, options, &place, &mut draft)?;
     let plain = match isolation() {
         Isolation::Chroot => {
             refuse_binds(options)?;
@@ -114,6 +138,7 @@ pub(crate) fn prepare(
         _lease: lease,
         _drafts: drafts,
         _scratch: scratch,
+        _held: held,
     })
 }
 
@@ -123,7 +148,7 @@ pub(crate) fn prepare_in(
     found: &Found,
     options: &Options,
     directory: &Path,
-) -> Result<(Sandbox, ContainerConfig), Failure> {
+) -> Result<Made, Failure> {
     if isolation() == Isolation::Chroot {
         return Err(Failure::new(
             "this host allows no namespaces, and without them no container can live on its own",
@@ -139,27 +164,46 @@ pub(crate) fn prepare_in(
         let (upper, work) = writable_over(&place, layers)?;
         Ok(UpperDir { upper, work })
     };
-    sandbox(store, found, options, directory, &mut draft)
+    let place = Place {
+        directory,
+        listed: true,
+    };
+    make(store, found, options, &place, &mut draft)
+}
+
+/// Where a container's files go.
+struct Place<'a> {
+    directory: &'a Path,
+    /// It outlives this process.
+    listed: bool,
 }
 
 /// What is started, with its directories for files and mount targets made.
-fn sandbox(
+fn make(
     store: &Store,
     found: &Found,
     options: &Options,
-    directory: &Path,
+    place: &Place<'_>,
     draft: &mut dyn FnMut(&[Layer]) -> Result<UpperDir, Failure>,
-) -> Result<(Sandbox, ContainerConfig), Failure> {
+) -> Result<Made, Failure> {
     let (config, layers) = unpack(store, found)?;
     let config = config.config;
     let view = RootView::new(&layers);
     let hostname = hostname(options)?;
     let process = process(&view, options, &config, &hostname)?;
-    let scaffold = directory.join("scaffold");
+    let scaffold = place.directory.join("scaffold");
     let lowers = lowers(&scaffold, &layers);
     let mut draft = || draft(&layers);
     let mut mounts = system_files(options, &hostname);
-    mounts.extend(volumes(options, &config, &lowers, &mut draft)?);
+    let base = Base {
+        store,
+        view: &view,
+        lowers: &lowers,
+        listed: place.listed,
+        read_only: options.read_only,
+    };
+    let attached = base.attach(&wanted_mounts(options, &config), &mut draft)?;
+    mounts.extend(attached.mounts);
     // What lies inside another mount comes after it; among equals the order given counts.
     mounts.sort_by_key(|(mount, _)| mount.target.components().count());
     prepare_targets(&view, &scaffold, &process.cwd, &mut mounts)?;
@@ -185,15 +229,22 @@ fn sandbox(
         limits: options.limits.clone(),
         init: options.init,
     };
-    Ok((sandbox, config))
+    Ok(Made {
+        sandbox,
+        config,
+        points: attached.points,
+        layers: attached.layers,
+        held: attached.held,
+    })
 }
 
 /// Nothing of this machine can be shown in a container that cannot mount.
 fn refuse_binds(options: &Options) -> Result<(), Failure> {
-    let bind = options
-        .volumes
-        .iter()
-        .find(|volume| matches!(volume.kind, VolumeKind::Bind { .. }));
+    let bind = options.volumes.iter().find(|volume| match &volume.kind {
+        VolumeKind::Bind { .. } => true,
+        VolumeKind::Stored(stored) => stored.name.is_some(),
+        VolumeKind::Tmpfs { .. } | VolumeKind::Image { .. } => false,
+    });
     match bind {
         None => Ok(()),
         Some(volume) => Err(Failure::new(format!(
@@ -362,13 +413,8 @@ fn system_files(options: &Options, hostname: &str) -> Vec<(Mount, TargetKind)> {
         .collect()
 }
 
-/// The mounts asked for, and the image's volumes where the root cannot be written to.
-fn volumes(
-    options: &Options,
-    config: &ContainerConfig,
-    lowers: &[PathBuf],
-    draft: &mut dyn FnMut() -> Result<UpperDir, Failure>,
-) -> Result<Vec<(Mount, TargetKind)>, Failure> {
+/// The image's volumes and the mounts asked for, which count first.
+fn wanted_mounts(options: &Options, config: &ContainerConfig) -> Vec<Volume> {
     let taken = |target: &str| {
         options
             .volumes
@@ -381,47 +427,10 @@ fn volumes(
         .filter(|target| !taken(target))
         .map(|target| Volume {
             target: PathBuf::from(target),
-            kind: VolumeKind::Anonymous,
+            kind: VolumeKind::Stored(StoredVolume::default()),
             readonly: false,
         });
-    let mut mounts = Vec::new();
-    for volume in of_image.chain(options.volumes.iter().cloned()) {
-        let (source, kind) = match volume.kind {
-            VolumeKind::Bind { source, create } => {
-                let kind = mounts::bind_kind(&source, create)?;
-                (
-                    MountSource::Bind {
-                        source,
-                        subpath: None,
-                    },
-                    kind,
-                )
-            }
-            VolumeKind::Tmpfs { size, mode } => {
-                (MountSource::Tmpfs { size, mode }, TargetKind::Directory)
-            }
-            // The root is thrown away with the container, so it serves as well as a volume that
-            // is thrown away with it.
-            VolumeKind::Anonymous if !options.read_only => continue,
-            VolumeKind::Anonymous => {
-                let source = MountSource::Overlay {
-                    lowers: lowers.to_vec(),
-                    upper: Some(draft()?),
-                    subpath: Some(volume.target.clone()),
-                };
-                (source, TargetKind::Directory)
-            }
-        };
-        mounts.push((
-            Mount {
-                target: volume.target,
-                source,
-                readonly: volume.readonly,
-            },
-            kind,
-        ));
-    }
-    Ok(mounts)
+    of_image.chain(options.volumes.iter().cloned()).collect()
 }
 
 /// Makes what is missing of mount targets and working directory in a layer of its own.
@@ -468,10 +477,14 @@ fn prepare_targets(
 }
 
 fn lowers(scaffold: &Path, layers: &[Layer]) -> Vec<PathBuf> {
-    let layers = layers.iter().rev().map(|layer| layer.path().to_path_buf());
     std::iter::once(scaffold.to_path_buf())
-        .chain(layers)
+        .chain(lowers_of(layers))
         .collect()
+}
+
+/// Directories of layers, the topmost first.
+fn lowers_of(layers: &[Layer]) -> impl Iterator<Item = PathBuf> {
+    layers.iter().rev().map(|layer| layer.path().to_path_buf())
 }
 
 #[cfg(test)]

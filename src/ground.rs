@@ -76,6 +76,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Rm(_)
         | Command::Exec(_)
         | Command::Container(_)
+        | Command::Volume(_)
         | Command::Debug(_)
         | Command::Layers(_)
         | Command::Diff(_)

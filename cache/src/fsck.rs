@@ -58,6 +58,7 @@ impl Store {
         check.layers()?;
         check.records()?;
         check.images()?;
+        check.volumes()?;
         check.leftovers()?;
         Ok(check.report)
     }
@@ -233,6 +234,14 @@ impl Check<'_> {
     }
 
     /// Everything below `tmp/` and `leases/` belongs to a living process.
+    /// Every volume can be read. What is in it belongs to its user: nothing is repaired here.
+    fn volumes(&mut self) -> Result<(), StoreError> {
+        for error in self.store.volumes()?.1 {
+            self.loss(message(&error));
+        }
+        Ok(())
+    }
+
     fn leftovers(&mut self) -> Result<(), StoreError> {
         for directory in [self.store.layout().tmp(), self.store.layout().leases()] {
             let mut errors = Vec::new();

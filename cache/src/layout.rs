@@ -12,11 +12,13 @@
 //! meta.db           SQLite: images, names, build records, blobs of layers
 //! leases/<name>     what a living process uses, one digest a line; locked by its owner
 //! builds/<name>/    what is kept of past builds, see `builds.rs`
+//! volumes/<name>/   volumes of containers, see `volumes.rs`
 //! locks/<hex>       named locks;  memo/<hex>  flat files of others;  mounts/<hex>/  cache mounts
 //! ```
 //!
 //! Every name below is made of digests, of this process's identity or of a hash of a caller's text:
-//! nothing from outside becomes a path.
+//! nothing from outside becomes a path, but the names of volumes, which are letters, digits and `_.-`.
+//! `containers/` belongs to the runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -114,6 +116,10 @@ impl Layout {
 
     pub(crate) fn builds(&self) -> PathBuf {
         self.root.join("builds")
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
 
     /// Directories that every store has.

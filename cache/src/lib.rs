@@ -46,6 +46,7 @@ mod tree;
 mod tree_tar;
 mod unpack;
 mod view;
+mod volumes;
 
 pub use blob::{BlobInfo, BlobWriter};
 pub use builds::BuildDirectory;
@@ -78,3 +79,4 @@ pub use tar_read::looks_like_tar;
 pub use tree::{Layer, overlay_lowers};
 pub use tree_tar::RewriteTimestamps;
 pub use view::{Follow, Resolved, RootView, ViewEntry, WalkAction};
+pub use volumes::{Removable, Volume, VolumeRecord, VolumeRemoval, VolumeUse, is_volume_name};

@@ -3,7 +3,7 @@
 //! The kernel frees them when their owner dies, whatever it dies of.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::StoreError;
@@ -43,6 +43,16 @@ impl StoreLock {
         };
         held.map_err(StoreError::io("lock", path))?;
         Ok(StoreLock { file })
+    }
+
+    /// Tells whether the file that is locked is the one that has this path now.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let same =
+            |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        match (self.file.metadata(), std::fs::metadata(path)) {
+            (Ok(held), Ok(there)) => same(&held, &there),
+            _ => false,
+        }
     }
 
     /// Makes a shared hold exclusive if nobody else holds the lock. It stays shared otherwise.

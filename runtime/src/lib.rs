@@ -49,6 +49,6 @@ pub use running::{ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use spec::{
     CapabilitySet, Joining, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind,
-    RootFs, Sandbox, Seccomp, Security, Swap, UpperDir, User,
+    RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,
 };
 pub use userns::{has_private_network, in_user_namespace};

@@ -41,6 +41,11 @@ impl Detached {
         Self::clone_with(directory, path, OpenTreeFlags::AT_RECURSIVE)
     }
 
+    /// Clones the mount at `path`, without mounts below it.
+    pub(crate) fn clone_alone(directory: impl AsFd, path: &Path) -> io::Result<Self> {
+        Self::clone_with(directory, path, OpenTreeFlags::empty())
+    }
+
     /// Clones what the descriptor shows, without mounts below it.
     pub(crate) fn clone_of_fd(fd: impl AsFd) -> io::Result<Self> {
         Self::clone_with(fd, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)

@@ -157,6 +157,12 @@ pub enum MountSource {
         #[serde(with = "bytes::option")]
         subpath: Option<PathBuf>,
     },
+    /// A directory or file of the host, without what is mounted below it.
+    BindAlone {
+        /// Host path.
+        #[serde(with = "bytes")]
+        source: PathBuf,
+    },
     /// An overlay of host directories.
     Overlay {
         /// Layers, the topmost first.
@@ -174,6 +180,9 @@ pub enum MountSource {
         size: Option<u64>,
         /// Mode of the directory; 1777 if `None`.
         mode: Option<u32>,
+        /// What else is asked for.
+        #[serde(default)]
+        options: TmpfsOptions,
     },
     /// A small file whose content is never written to a disk. Always read-only.
     File {
@@ -187,6 +196,21 @@ pub enum MountSource {
         /// Group.
         gid: u32,
     },
+}
+
+/// Rarer options of a directory in memory. Devices never work there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsOptions {
+    /// Owner of the directory.
+    pub uid: Option<u32>,
+    /// Group of the directory.
+    pub gid: Option<u32>,
+    /// Most files that it may hold.
+    pub inodes: Option<u64>,
+    /// Programs in it cannot be executed.
+    pub noexec: bool,
+    /// Set-user-id programs in it work.
+    pub suid: bool,
 }
 
 /// What a sandbox sees of the network.

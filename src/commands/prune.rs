@@ -157,7 +157,7 @@ fn warning(all: bool) -> &'static str {
 }
 
 /// Asks before something is lost.
-fn confirm(warning: &str) -> Result<(), Failure> {
+pub(super) fn confirm(warning: &str) -> Result<(), Failure> {
     ui::message(&format!(
         "WARNING! {warning}\nAre you sure you want to continue? [y/N] "
     ));

@@ -53,6 +53,7 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
             .hint("`rbuild run --help` lists the options"));
     }
     let mut options = args.options()?;
+    super::volumes::take_over(settings, args, &mut options)?;
     if isolation() == Isolation::Nothing {
         let failure = Failure::new("commands cannot be run here");
         let way_out = settings.ground.as_deref().and_then(super::doctor::way_out);

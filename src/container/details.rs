@@ -1,6 +1,7 @@
 //! What this program keeps about a container beside what its sandbox needs.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use rbuild_runtime::container::Container;
 use serde::{Deserialize, Serialize};
@@ -19,11 +20,83 @@ pub(crate) struct Details {
     pub(crate) user: String,
     /// The name of its network.
     pub(crate) network: String,
+    /// What is mounted in it, in the order given.
+    pub(crate) mounts: Vec<MountPoint>,
+    /// `-v`, as it was written.
+    pub(crate) binds: Vec<String>,
+    /// `--volumes-from`, as it was written.
+    pub(crate) volumes_from: Vec<String>,
+}
+
+/// What kind of thing is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MountKind {
+    /// A file or directory of this machine.
+    Bind,
+    /// A volume of the store.
+    Volume,
+    /// A directory in memory.
+    Tmpfs,
+    /// The files of an image.
+    Image,
+}
+
+impl MountKind {
+    /// As Docker names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            MountKind::Bind => "bind",
+            MountKind::Volume => "volume",
+            MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
+        }
+    }
+}
+
+/// One mount of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountPoint {
+    /// What it is.
+    pub(crate) kind: MountKind,
+    /// Name of the volume, or empty.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Path on this machine, name of the image, or empty.
+    #[serde(default)]
+    pub(crate) source: String,
+    /// Where it appears.
+    pub(crate) target: PathBuf,
+    /// It can be written to.
+    #[serde(default)]
+    pub(crate) writable: bool,
+}
+
+impl MountPoint {
+    /// A mount at `target` of which nothing else is known.
+    pub(crate) fn new(target: &Path, kind: MountKind) -> MountPoint {
+        MountPoint {
+            kind,
+            name: String::new(),
+            source: String::new(),
+            target: target.to_path_buf(),
+            writable: true,
+        }
+    }
 }
 
 impl Details {
     /// What was kept; what cannot be read is empty.
     pub(crate) fn of(container: &Container) -> Details {
         serde_json::from_value(container.config.details.clone()).unwrap_or_default()
+    }
+
+    /// Names of the volumes that it uses.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &str> {
+        let volumes = self
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume && !mount.name.is_empty());
+        volumes.map(|mount| mount.name.as_str())
     }
 }

@@ -1,10 +1,12 @@
 //! `-v`, `--mount` and `--tmpfs`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::TargetKind;
+use rbuild_cache::{TargetKind, is_volume_name};
 use rbuild_parser::parse_size;
+use rbuild_runtime::TmpfsOptions;
 
 use crate::csv;
 use crate::failure::Failure;
@@ -29,6 +31,8 @@ pub(crate) enum VolumeKind {
         source: PathBuf,
         /// It is made, as a directory, if it is missing.
         create: bool,
+        /// What is mounted below it comes along.
+        recursive: bool,
     },
     /// An empty directory in memory.
     Tmpfs {
@@ -36,9 +40,33 @@ pub(crate) enum VolumeKind {
         size: Option<u64>,
         /// Mode of the directory.
         mode: Option<u32>,
+        /// The rest.
+        options: TmpfsOptions,
     },
-    /// A directory that is thrown away with the container.
-    Anonymous,
+    /// A volume of the store.
+    Stored(StoredVolume),
+    /// The files of an image, read-only.
+    Image {
+        /// Name or ID of the image.
+        name: String,
+        /// Directory in it.
+        subpath: Option<PathBuf>,
+    },
+}
+
+/// A volume that is wanted; it is made if it is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct StoredVolume {
+    /// Its name; none for one of the container's own.
+    pub(crate) name: Option<String>,
+    /// It stays empty when the image has files where it appears.
+    pub(crate) nocopy: bool,
+    /// What of it appears.
+    pub(crate) subpath: Option<PathBuf>,
+    /// Labels, if it is made.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Options of the driver, if it is made.
+    pub(crate) options: BTreeMap<String, String>,
 }
 
 /// Parses `-v [SRC:]DST[:OPTIONS]`.
@@ -54,18 +82,23 @@ pub(crate) fn parse_volume(value: &str) -> Result<Volume, Failure> {
         _ => return Err(invalid("it must have the form [SOURCE:]TARGET[:OPTIONS]")),
     };
     let target = absolute(target).ok_or_else(|| invalid("the target must be an absolute path"))?;
-    let readonly = volume_options(options, &invalid)?;
+    let Words { readonly, nocopy } = volume_words(options, &invalid)?;
+    let stored = |name: Option<String>| {
+        VolumeKind::Stored(StoredVolume {
+            name,
+            nocopy,
+            ..StoredVolume::default()
+        })
+    };
     let kind = match source {
-        None => VolumeKind::Anonymous,
+        None => stored(None),
         Some("") => return Err(invalid("the source is empty")),
         Some(path) if path.starts_with(['/', '.', '~']) => VolumeKind::Bind {
             source: host_path(path)?,
             create: true,
+            recursive: true,
         },
-        Some(name) => {
-            return Err(Failure::unsupported(&format!("the named volume `{name}`"))
-                .hint("to mount a directory of this machine, write `./` or `/` before its name"));
-        }
+        Some(name) => stored(Some(volume_name(name)?)),
     };
     Ok(Volume {
         target,
@@ -74,79 +107,202 @@ pub(crate) fn parse_volume(value: &str) -> Result<Volume, Failure> {
     })
 }
 
-/// Parses the options behind a volume; says whether it is read-only.
-fn volume_options(options: &str, invalid: &dyn Fn(&str) -> Failure) -> Result<bool, Failure> {
-    let mut readonly = false;
+/// The name of a volume, if it can be one.
+pub(crate) fn volume_name(name: &str) -> Result<String, Failure> {
+    if is_volume_name(name) {
+        return Ok(name.to_owned());
+    }
+    let failure = Failure::new(format!(
+        "{name:?} is no name for a volume: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, two of them at \
+         least"
+    ));
+    Err(failure.hint("to mount a directory of this machine, write `./` or `/` before its name"))
+}
+
+/// The options behind a volume.
+struct Words {
+    readonly: bool,
+    nocopy: bool,
+}
+
+fn volume_words(options: &str, invalid: &dyn Fn(&str) -> Failure) -> Result<Words, Failure> {
+    let mut words = Words {
+        readonly: false,
+        nocopy: false,
+    };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
-            "ro" => readonly = true,
+            "ro" => words.readonly = true,
+            "nocopy" => words.nocopy = true,
             // The rest asks for what happens anyway: labels and caching mean nothing here.
-            "rw" | "z" | "Z" | "private" | "rprivate" | "nocopy" | "cached" | "delegated"
-            | "consistent" => {}
-            "shared" | "rshared" | "slave" | "rslave" => {
-                return Err(Failure::unsupported(&format!(
-                    "the mount propagation `{option}`"
-                )));
-            }
+            "rw" | "z" | "Z" | "private" | "rprivate" | "cached" | "delegated" | "consistent"
+            | "default" => {}
+            "shared" | "rshared" | "slave" | "rslave" => return Err(propagation(option)),
             other => return Err(invalid(&format!("unknown option `{other}`"))),
         }
     }
-    Ok(readonly)
+    Ok(words)
 }
 
-/// Parses `--mount type=bind|tmpfs,…`.
+/// Mounts that appear later on one side are not seen on the other.
+fn propagation(option: &str) -> Failure {
+    Failure::unsupported(&format!("the mount propagation `{option}`")).hint(
+        "a sandbox lets go of the host's mounts before it starts: mount what is needed first, or mount it \
+         in the container",
+    )
+}
+
+/// What `--mount` was given, key by key.
+#[derive(Default)]
+struct Keys {
+    kind: Option<String>,
+    source: Option<String>,
+    target: Option<String>,
+    subpath: Option<PathBuf>,
+    readonly: bool,
+    nonrecursive: bool,
+    create: bool,
+    nocopy: bool,
+    size: Option<u64>,
+    mode: Option<u32>,
+    labels: BTreeMap<String, String>,
+    options: BTreeMap<String, String>,
+    /// The first key that belongs to one type only, and that type.
+    special: Option<(String, &'static str)>,
+}
+
+/// Parses `--mount type=bind|volume|tmpfs|image,…`.
 pub(crate) fn parse_mount(value: &str) -> Result<Volume, Failure> {
     let invalid = |reason: String| Failure::new(format!("invalid mount `{value}`: {reason}"));
-    let (mut kind, mut source, mut target) = (String::from("volume"), None, None);
-    let (mut readonly, mut size, mut mode) = (false, None, None);
+    let mut keys = Keys::default();
     for field in csv::fields(value).map_err(|error| invalid(error.to_string()))? {
-        let (key, value) = field.split_once('=').unwrap_or((&field, ""));
-        match key.to_ascii_lowercase().as_str() {
-            "type" => value.clone_into(&mut kind),
-            "source" | "src" => source = Some(value.to_owned()),
-            "target" | "dst" | "destination" => target = Some(value.to_owned()),
-            "readonly" | "ro" => {
-                readonly = truth(value)
-                    .ok_or_else(|| invalid(format!("invalid value for {key}: {value}")))?;
-            }
-            "bind-propagation" if matches!(value, "private" | "rprivate") => {}
-            "tmpfs-size" => size = Some(parse_size(value).map_err(invalid)?),
-            "tmpfs-mode" => {
-                mode =
-                    Some(octal(value).ok_or_else(|| {
-                        invalid(format!("invalid value for tmpfs-mode: {value}"))
-                    })?);
-            }
-            "bind-propagation" | "bind-nonrecursive" | "bind-recursive" | "consistency"
-            | "volume-nocopy" | "volume-label" | "volume-driver" | "volume-opt"
-            | "volume-subpath" | "image-subpath" => {
-                return Err(Failure::unsupported(&format!("the mount option `{field}`")));
-            }
-            _ => return Err(invalid(format!("unexpected key '{key}' in '{field}'"))),
-        }
+        keys.set(&field, &invalid)?;
     }
-    let Some(target) = target else {
+    let Some(target) = &keys.target else {
         return Err(invalid("target is required".into()));
     };
     let target =
-        absolute(&target).ok_or_else(|| invalid("the target must be an absolute path".into()))?;
-    let kind = match (kind.as_str(), source) {
-        ("bind", Some(source)) => VolumeKind::Bind {
-            source: host_path(&source)?,
-            create: false,
-        },
-        ("bind", None) => return Err(invalid("source is required for type bind".into())),
-        ("tmpfs", None) => VolumeKind::Tmpfs { size, mode },
-        ("tmpfs", Some(_)) => return Err(invalid("type tmpfs has no source".into())),
-        ("volume", None) => VolumeKind::Anonymous,
-        ("volume", Some(name)) => {
-            return Err(Failure::unsupported(&format!("the named volume `{name}`")));
-        }
-        (other, _) => return Err(Failure::unsupported(&format!("the mount type `{other}`"))),
-    };
-    if (size.is_some() || mode.is_some()) && !matches!(kind, VolumeKind::Tmpfs { .. }) {
-        return Err(invalid("size and mode are for type tmpfs only".into()));
+        absolute(target).ok_or_else(|| invalid("the target must be an absolute path".into()))?;
+    let readonly = keys.readonly;
+    let kind = keys.kind.clone().unwrap_or_else(|| "volume".to_owned());
+    if let Some((key, of)) = &keys.special
+        && *of != kind
+    {
+        return Err(invalid(format!("`{key}` is for type {of} only")));
     }
+    Ok(Volume {
+        target,
+        kind: keys.kind_of(&kind, &invalid)?,
+        readonly,
+    })
+}
+
+impl Keys {
+    fn set(&mut self, field: &str, invalid: &dyn Fn(String) -> Failure) -> Result<(), Failure> {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        let key = key.to_ascii_lowercase();
+        let flag =
+            || truth(value).ok_or_else(|| invalid(format!("invalid value for {key}: {value}")));
+        let of = match key.split('-').next() {
+            Some("bind") => Some("bind"),
+            Some("tmpfs") => Some("tmpfs"),
+            Some("image") => Some("image"),
+            Some("volume") => Some("volume"),
+            _ => None,
+        };
+        if let Some(of) = of.filter(|_| key.contains('-') && self.special.is_none()) {
+            self.special = Some((key.clone(), of));
+        }
+        match key.as_str() {
+            "type" => self.kind = Some(value.to_owned()),
+            "source" | "src" => self.source = Some(value.to_owned()),
+            "target" | "dst" | "destination" => self.target = Some(value.to_owned()),
+            "readonly" | "ro" => self.readonly = flag()?,
+            "bind-propagation" if matches!(value, "private" | "rprivate") => {}
+            "bind-propagation" => return Err(propagation(value)),
+            "bind-nonrecursive" => self.nonrecursive = flag()?,
+            "bind-recursive" => match value {
+                "enabled" | "writable" | "readonly" | "true" | "1" => {}
+                "disabled" | "false" | "0" => self.nonrecursive = true,
+                _ => return Err(invalid(format!("invalid value for {key}: {value}"))),
+            },
+            "bind-create-src" => self.create = flag()?,
+            // Caching of virtual machines.
+            "consistency" => {}
+            "tmpfs-size" => self.size = Some(parse_size(value).map_err(invalid)?),
+            "tmpfs-mode" => {
+                let mode = octal(value);
+                self.mode =
+                    Some(mode.ok_or_else(|| {
+                        invalid(format!("invalid value for tmpfs-mode: {value}"))
+                    })?);
+            }
+            "volume-nocopy" => self.nocopy = flag()?,
+            "volume-driver" if matches!(value, "" | "local") => {}
+            "volume-driver" => return Err(unknown_driver(value)),
+            "volume-label" => drop(self.labels.insert_pair(value)),
+            "volume-opt" => drop(self.options.insert_pair(value)),
+            "volume-subpath" | "image-subpath" => self.subpath = Some(PathBuf::from(value)),
+            _ => return Err(invalid(format!("unexpected key '{key}' in '{field}'"))),
+        }
+        Ok(())
+    }
+
+    fn kind_of(
+        self,
+        kind: &str,
+        invalid: &dyn Fn(String) -> Failure,
+    ) -> Result<VolumeKind, Failure> {
+        Ok(match (kind, self.source) {
+            ("bind", Some(source)) => VolumeKind::Bind {
+                source: host_path(&source)?,
+                create: self.create,
+                recursive: !self.nonrecursive,
+            },
+            ("bind" | "image", None) => {
+                return Err(invalid(format!("source is required for type {kind}")));
+            }
+            ("tmpfs", None) => VolumeKind::Tmpfs {
+                size: self.size,
+                mode: self.mode,
+                options: TmpfsOptions {
+                    noexec: true,
+                    ..TmpfsOptions::default()
+                },
+            },
+            ("tmpfs", Some(_)) => return Err(invalid("type tmpfs has no source".into())),
+            ("volume", name) => VolumeKind::Stored(StoredVolume {
+                name: name.as_deref().map(volume_name).transpose()?,
+                nocopy: self.nocopy,
+                subpath: self.subpath,
+                labels: self.labels,
+                options: self.options,
+            }),
+            ("image", Some(name)) => VolumeKind::Image {
+                name,
+                subpath: self.subpath,
+            },
+            (other, _) => return Err(Failure::unsupported(&format!("the mount type `{other}`"))),
+        })
+    }
+}
+
+/// There is one driver.
+pub(crate) fn unknown_driver(name: &str) -> Failure {
+    Failure::new(format!("there is no volume driver {name:?}")).hint(
+        "the only driver is `local`; with `-o type=none -o o=bind -o device=DIR` it shows what \
+               another program has mounted at DIR",
+    )
+}
+
+/// Parses `--tmpfs DST[:OPTIONS]`; without options no programs, devices and set-user-id programs work in
+/// it, as in Docker.
+pub(crate) fn parse_tmpfs(value: &str) -> Result<Volume, Failure> {
+    let invalid = |reason: String| Failure::new(format!("invalid tmpfs `{value}`: {reason}"));
+    let (target, words) = value.split_once(':').unwrap_or((value, ""));
+    let target =
+        absolute(target).ok_or_else(|| invalid("the target must be an absolute path".into()))?;
+    let (kind, readonly) = tmpfs_words(words, &invalid)?;
     Ok(Volume {
         target,
         kind,
@@ -154,34 +310,70 @@ pub(crate) fn parse_mount(value: &str) -> Result<Volume, Failure> {
     })
 }
 
-/// Parses `--tmpfs DST[:OPTIONS]`.
-pub(crate) fn parse_tmpfs(value: &str) -> Result<Volume, Failure> {
-    let invalid = |reason: String| Failure::new(format!("invalid tmpfs `{value}`: {reason}"));
-    let (target, options) = value.split_once(':').unwrap_or((value, ""));
-    let target =
-        absolute(target).ok_or_else(|| invalid("the target must be an absolute path".into()))?;
+/// The options of a directory in memory, and whether it is read-only.
+pub(crate) fn tmpfs_words(
+    words: &str,
+    invalid: &dyn Fn(String) -> Failure,
+) -> Result<(VolumeKind, bool), Failure> {
     let (mut readonly, mut size, mut mode) = (false, None, None);
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
+    let mut options = TmpfsOptions {
+        noexec: true,
+        ..TmpfsOptions::default()
+    };
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        let number = |value: &str| {
+            let number = value.parse::<u32>();
+            number.map_err(|_| invalid(format!("`{word}` needs a number")))
+        };
+        match word.split_once('=') {
             Some(("size", value)) => size = Some(parse_size(value).map_err(invalid)?),
             Some(("mode", value)) => {
                 let parsed = octal(value);
                 mode = Some(parsed.ok_or_else(|| invalid(format!("invalid mode: {value}")))?);
             }
-            None if option == "ro" => readonly = true,
-            None if matches!(option, "rw" | "nosuid" | "nodev") => {}
-            _ => {
-                return Err(Failure::unsupported(&format!(
-                    "the tmpfs option `{option}`"
-                )));
+            Some(("uid", value)) => options.uid = Some(number(value)?),
+            Some(("gid", value)) => options.gid = Some(number(value)?),
+            Some(("nr_inodes", value)) => {
+                options.inodes = Some(parse_size(value).map_err(invalid)?);
             }
+            None => match word {
+                "ro" => readonly = true,
+                "exec" => options.noexec = false,
+                "noexec" => options.noexec = true,
+                "suid" => options.suid = true,
+                "nosuid" => options.suid = false,
+                // Devices never work there; when a file was read is never noted in memory.
+                "rw" | "nodev" | "noatime" | "relatime" | "rprivate" | "private" => {}
+                _ => return Err(unknown_tmpfs(word)),
+            },
+            _ => return Err(unknown_tmpfs(word)),
         }
     }
-    Ok(Volume {
-        target,
-        kind: VolumeKind::Tmpfs { size, mode },
-        readonly,
-    })
+    let kind = VolumeKind::Tmpfs {
+        size,
+        mode,
+        options,
+    };
+    Ok((kind, readonly))
+}
+
+fn unknown_tmpfs(word: &str) -> Failure {
+    Failure::unsupported(&format!("the tmpfs option `{word}`")).hint(
+        "known options: size=, mode=, uid=, gid=, nr_inodes=, ro, rw, exec, noexec, suid, nosuid, nodev",
+    )
+}
+
+/// Maps that are filled with `NAME=VALUE`.
+pub(crate) trait InsertPair {
+    /// Adds `NAME=VALUE`, or `NAME` without value; returns the value that was there.
+    fn insert_pair(&mut self, pair: &str) -> Option<String>;
+}
+
+impl InsertPair for BTreeMap<String, String> {
+    fn insert_pair(&mut self, pair: &str) -> Option<String> {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        self.insert(name.to_owned(), value.to_owned())
+    }
 }
 
 /// Finds out what a bind mount needs as its target; makes a missing source if that is wanted.
@@ -243,6 +435,7 @@ mod tests {
         VolumeKind::Bind {
             source: source.into(),
             create,
+            recursive: true,
         }
     }
 
@@ -258,10 +451,22 @@ mod tests {
             }
         );
         assert_eq!(parse_volume("/a:/b").unwrap().kind, bind("/a", true));
-        assert_eq!(parse_volume("/b").unwrap().kind, VolumeKind::Anonymous);
+        let stored = |name: Option<&str>, nocopy| {
+            VolumeKind::Stored(StoredVolume {
+                name: name.map(str::to_owned),
+                nocopy,
+                ..StoredVolume::default()
+            })
+        };
+        assert_eq!(parse_volume("/b").unwrap().kind, stored(None, false));
+        assert_eq!(
+            parse_volume("name:/b:nocopy").unwrap().kind,
+            stored(Some("name"), true)
+        );
         assert!(parse_volume("/a:/b:ro,z").unwrap().readonly);
         for (value, want) in [
-            ("name:/b", "named volume `name` is not supported yet"),
+            ("a/b:/b", "is no name for a volume"),
+            ("x:/b", "is no name for a volume"),
             ("/a:b:ro", "absolute path"),
             ("/a:/", "absolute path"),
             ("/a:/b:shared", "not supported yet"),
@@ -289,16 +494,46 @@ mod tests {
                 .kind,
             VolumeKind::Tmpfs {
                 size: None,
-                mode: Some(0o700)
+                mode: Some(0o700),
+                options: TmpfsOptions {
+                    noexec: true,
+                    ..TmpfsOptions::default()
+                }
             }
         );
-        assert_eq!(parse_mount("dst=/v").unwrap().kind, VolumeKind::Anonymous);
+        let kind = parse_mount(
+            "type=volume,src=data,dst=/v,volume-subpath=a/b,volume-nocopy,volume-label=x=y",
+        );
+        assert_eq!(
+            kind.unwrap().kind,
+            VolumeKind::Stored(StoredVolume {
+                name: Some("data".into()),
+                nocopy: true,
+                subpath: Some("a/b".into()),
+                labels: [("x".to_owned(), "y".to_owned())].into(),
+                options: BTreeMap::new(),
+            })
+        );
+        let alone = parse_mount("type=bind,src=/a,dst=/b,bind-nonrecursive").unwrap();
+        assert!(matches!(
+            alone.kind,
+            VolumeKind::Bind {
+                recursive: false,
+                ..
+            }
+        ));
         for (value, want) in [
             ("type=bind,dst=/b", "source is required"),
             ("type=bind,src=/a", "target is required"),
             ("type=bind,src=/a,dst=/b,x=1", "unexpected key 'x'"),
-            ("type=image,src=a,dst=/b", "not supported yet"),
-            ("src=name,dst=/b", "not supported yet"),
+            ("type=image,dst=/b", "source is required"),
+            ("type=cluster,src=a,dst=/b", "not supported yet"),
+            ("src=name,dst=/b,tmpfs-size=1m", "is for type tmpfs only"),
+            ("src=name,dst=/b,volume-driver=nfs", "no volume driver"),
+            (
+                "type=bind,src=/a,dst=/b,bind-propagation=rshared",
+                "propagation `rshared`",
+            ),
         ] {
             let message = parse_mount(value).unwrap_err().message.unwrap();
             assert!(message.contains(want), "{message}");

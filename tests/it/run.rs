@@ -275,12 +275,7 @@ fn a_killed_run_leaves_no_process() {
 #[test]
 fn what_run_does_not_know_yet_is_refused() {
     let env = with_busybox();
-    for flags in [
-        &["--device", "/dev/null"][..],
-        &["-p", "80:80"],
-        &["--restart", "always"],
-        &["-v", "named:/v"],
-    ] {
+    for flags in [&["--gpus", "all"][..], &["--cpu-rt-runtime", "1"]] {
         let outcome = env
             .rbuild(["run"])
             .args(flags)

@@ -18,3 +18,16 @@ pub(crate) mod write_layout;
 
 pub(crate) use env::TestEnv;
 pub(crate) use process::Outcome;
+
+/// Waits for something that another process does; panics if it has not happened in a minute.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    while !happened() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not after a minute: {what}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}

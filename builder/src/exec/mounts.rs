@@ -8,7 +8,7 @@ use rbuild_cache::{
 };
 use rbuild_parser::Sharing;
 use rbuild_runtime::{
-    Isolation, Mount, MountSource, Network, Rlimit, RlimitKind, UpperDir, isolation,
+    Isolation, Mount, MountSource, Network, Rlimit, RlimitKind, TmpfsOptions, UpperDir, isolation,
 };
 
 use super::mask::Secrets;
@@ -229,6 +229,7 @@ impl Place<'_> {
                 let source = MountSource::Tmpfs {
                     size: *size,
                     mode: None,
+                    options: TmpfsOptions::default(),
                 };
                 push(source, mount.readonly, TargetKind::Directory);
             }

@@ -131,7 +131,9 @@ impl PlainStep {
             } => {
                 return self.place(&mount.target, source, Some(source.clone()));
             }
-            MountSource::Bind { .. } => return Err(io::ErrorKind::Unsupported.into()),
+            MountSource::Bind { .. } | MountSource::BindAlone { .. } => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
             MountSource::Overlay {
                 lowers,
                 upper,

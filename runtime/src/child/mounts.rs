@@ -14,7 +14,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV, READ_ONLY, Stage, open_in_root, open_path};
 use crate::overlay;
-use crate::spec::{Mount, MountSource};
+use crate::spec::{Mount, MountSource, TmpfsOptions};
 use crate::wire::{Failure, InStep as _, Step};
 
 /// Makes the source of each mount, in their order.
@@ -33,6 +33,11 @@ fn prepare_one(mount: &Mount, stage: &mut Stage) -> Step<Detached> {
     };
     match &mount.source {
         MountSource::Bind { source, subpath } => bind(source, subpath.as_deref(), mount.readonly),
+        MountSource::BindAlone { source } => {
+            let only = Detached::clone_alone(CWD, source).step_at("bind", source)?;
+            protect(&only, source, mount.readonly)?;
+            Ok(only)
+        }
         MountSource::Overlay {
             lowers,
             upper,
@@ -46,14 +51,11 @@ fn prepare_one(mount: &Mount, stage: &mut Stage) -> Step<Detached> {
                 Some(subpath) => below(&whole, subpath, stage),
             }
         }
-        MountSource::Tmpfs { size, mode } => {
-            let tmpfs = FileSystem::new("tmpfs")?;
-            tmpfs.option(c"mode", &format!("{:o}", mode.unwrap_or(0o1777) & 0o7777))?;
-            if let Some(size) = size {
-                tmpfs.option(c"size", &size.to_string())?;
-            }
-            tmpfs.mount(NO_SUID_DEV | protection)
-        }
+        MountSource::Tmpfs {
+            size,
+            mode,
+            options,
+        } => tmpfs(*size, *mode, *options, protection),
         MountSource::File {
             content,
             mode,
@@ -61,6 +63,35 @@ fn prepare_one(mount: &Mount, stage: &mut Stage) -> Step<Detached> {
             gid,
         } => file(content, *mode, *uid, *gid, stage).step_at("make the file for", &mount.target),
     }
+}
+
+fn tmpfs(
+    size: Option<u64>,
+    mode: Option<u32>,
+    options: TmpfsOptions,
+    protection: MountAttrFlags,
+) -> Step<Detached> {
+    let tmpfs = FileSystem::new("tmpfs")?;
+    tmpfs.option(c"mode", &format!("{:o}", mode.unwrap_or(0o1777) & 0o7777))?;
+    let numbers = [
+        (c"size", size),
+        (c"nr_inodes", options.inodes),
+        (c"uid", options.uid.map(u64::from)),
+        (c"gid", options.gid.map(u64::from)),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            tmpfs.option(name, &number.to_string())?;
+        }
+    }
+    let mut attributes = protection | MountAttrFlags::MOUNT_ATTR_NODEV;
+    if options.noexec {
+        attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    }
+    if !options.suid {
+        attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID;
+    }
+    tmpfs.mount(attributes)
 }
 
 fn bind(source: &Path, subpath: Option<&Path>, readonly: bool) -> Step<Detached> {
@@ -74,7 +105,13 @@ fn bind(source: &Path, subpath: Option<&Path>, readonly: bool) -> Step<Detached>
             Detached::clone_of_fd_recursive(&found).step_at("bind", subpath)?
         }
     };
-    let kind = FileType::from_raw_mode(fstat(&mount).step_at("look at", source)?.st_mode);
+    protect(&mount, source, readonly)?;
+    Ok(mount)
+}
+
+/// Gives what is bound its attributes.
+fn protect(mount: &Detached, source: &Path, readonly: bool) -> Step<()> {
+    let kind = FileType::from_raw_mode(fstat(mount).step_at("look at", source)?.st_mode);
     let attributes = match (kind, readonly) {
         // A device that the caller hands in shall work.
         (FileType::CharacterDevice | FileType::BlockDevice, true) => READ_ONLY,
@@ -84,8 +121,7 @@ fn bind(source: &Path, subpath: Option<&Path>, readonly: bool) -> Step<Detached>
     };
     mount
         .set_recursively(attributes)
-        .step_at("set mount attributes of", source)?;
-    Ok(mount)
+        .step_at("set mount attributes of", source)
 }
 
 /// Narrows an overlay to a path in it. It must be attached somewhere to be cloned from.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use rbuild_runtime::{ExitStatus, Mount, MountSource, UpperDir};
+use rbuild_runtime::{ExitStatus, Mount, MountSource, TmpfsOptions, UpperDir};
 
 use crate::support::Host;
 
@@ -39,6 +39,7 @@ fn tmpfs(target: &str) -> Mount {
     let source = MountSource::Tmpfs {
         size: Some(1 << 20),
         mode: Some(0o750),
+        options: TmpfsOptions::default(),
     };
     Mount {
         target: target.into(),

@@ -12,6 +12,7 @@ use rbuild_runtime::{Network, has_private_network};
 
 use crate::commands::lookup::Found;
 use crate::commands::run::{self, RunArgs};
+use crate::commands::volumes;
 use crate::config::Settings;
 use crate::container::details::Details;
 use crate::container::{self, Options, signals};
@@ -49,8 +50,9 @@ pub(crate) fn run(settings: &Settings, args: &CreateArgs) -> Result<(), Failure>
 fn make_from(settings: &Settings, args: &RunArgs) -> Result<Container, Failure> {
     args.refused.check()?;
     let (image, _) = args.image();
-    let options = args.options()?;
+    let mut options = args.options()?;
     let store = crate::commands::open_store(settings)?;
+    volumes::take_over(settings, args, &mut options)?;
     let found = run::find_or_pull(settings, args, &store, &image)?;
     make(settings, args, &store, &found, options)
 }
@@ -79,23 +81,27 @@ pub(crate) fn make(
     if options.hostname.is_none() && options.network != Network::Host {
         options.hostname = Some(id[..12].to_owned());
     }
-    let (sandbox, config) = container::prepare_in(store, found, &options, new.directory())?;
-    let mut labels = config.labels.clone();
+    let made = container::prepare_in(store, found, &options, new.directory())?;
+    let image = made.config;
+    let mut labels = image.labels.clone();
     labels.extend(given_labels(args)?);
     let stop_signal = args.stop_signal.as_deref();
-    let stop_signal = stop_signal.or(config.stop_signal.as_deref());
+    let stop_signal = stop_signal.or(image.stop_signal.as_deref());
     let details = Details {
         image: args.image().0,
         image_id: found.entry.record.config.to_string(),
         labels,
-        user: args.user.clone().unwrap_or(config.user),
+        user: args.user.clone().unwrap_or(image.user),
         network: args.network.clone(),
+        mounts: made.points,
+        binds: args.volume.clone(),
+        volumes_from: args.volumes_from.clone(),
     };
     let config = Config {
         id: id.clone(),
         name,
         created: Timestamp::now().to_string(),
-        sandbox,
+        sandbox: made.sandbox,
         interactive: args.interactive,
         auto_remove: args.rm,
         stop_signal: stop_signal.map_or(Ok(15), signals::number)?,
@@ -103,8 +109,10 @@ pub(crate) fn make(
         details: serde_json::to_value(details)?,
     };
     // From here on its layers stay, also if this process is killed before the next line.
-    store.pin(&owner(&id), &found.entry.record.layers)?;
+    let layers = [found.entry.record.layers.as_slice(), &made.layers].concat();
+    store.pin(&owner(&id), &layers)?;
     new.finish(&config)?;
+    drop(made.held);
     if let (Some(mut file), Some(path)) = (cid_file, &args.cidfile) {
         file.write_all(id.as_bytes()).map_err(|error| {
             Failure::new(format!("could not write `{}`", path.display())).because(&error)

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use rbuild_runtime::Network;
 use rbuild_runtime::container::{Container, State, Status};
-use rbuild_runtime::{MountSource, Network};
 
 use super::ps::word;
-use crate::container::details::Details;
+use crate::container::details::{Details, MountKind};
 use crate::failure::Failure;
 use crate::format::Value;
 
@@ -36,7 +36,7 @@ pub(crate) fn describe(container: &Container) -> Result<Value, Failure> {
         ("Driver", "overlayfs".into()),
         ("Platform", "linux".into()),
         ("HostConfig", host_config(container, &details)),
-        ("Mounts", mounts(container)),
+        ("Mounts", mounts(&details)),
         ("Config", config_of(container, &details)),
     ]))
 }
@@ -62,6 +62,11 @@ fn host_config(container: &Container, details: &Details) -> Value {
     let sandbox = &container.config.sandbox;
     let limits = &sandbox.limits;
     Value::Struct(vec![
+        ("Binds", Value::strings(details.binds.iter().cloned())),
+        (
+            "VolumesFrom",
+            Value::strings(details.volumes_from.iter().cloned()),
+        ),
         ("NetworkMode", details.network.clone().into()),
         ("AutoRemove", Value::Bool(container.config.auto_remove)),
         ("Privileged", Value::Bool(sandbox.security.privileged)),
@@ -77,21 +82,30 @@ fn host_config(container: &Container, details: &Details) -> Value {
     ])
 }
 
-fn mounts(container: &Container) -> Value {
-    let mounts = container.config.sandbox.mounts.iter();
-    let shown = mounts.filter_map(|mount| {
-        let (kind, source) = match &mount.source {
-            MountSource::Bind { source, .. } => ("bind", source.display().to_string()),
-            MountSource::Tmpfs { .. } => ("tmpfs", String::new()),
-            MountSource::Overlay { .. } => ("volume", String::new()),
-            MountSource::File { .. } => return None,
-        };
-        Some(Value::Struct(vec![
-            ("Type", kind.into()),
-            ("Source", source.into()),
+fn mounts(details: &Details) -> Value {
+    let shown = details.mounts.iter().map(|mount| {
+        let is_volume = mount.kind == MountKind::Volume;
+        let mut fields = vec![("Type", mount.kind.name().into())];
+        if is_volume {
+            fields.push(("Name", mount.name.clone().into()));
+        }
+        fields.extend([
+            ("Source", mount.source.clone().into()),
             ("Destination", mount.target.display().to_string().into()),
-            ("RW", Value::Bool(!mount.readonly)),
-        ]))
+        ]);
+        if is_volume {
+            fields.push(("Driver", "local".into()));
+        }
+        let propagation = match mount.kind {
+            MountKind::Bind => "rprivate",
+            _ => "",
+        };
+        fields.extend([
+            ("Mode", if mount.writable { "" } else { "ro" }.into()),
+            ("RW", Value::Bool(mount.writable)),
+            ("Propagation", propagation.into()),
+        ]);
+        Value::Struct(fields)
     });
     Value::List(shown.collect())
 }

@@ -13,7 +13,9 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::commands::run;
+use crate::commands::volumes::remove_anonymous;
 use crate::config::Settings;
+use crate::container::details::Details;
 use crate::failure::Failure;
 
 /// One line from a monitor that is starting.
@@ -87,6 +89,8 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
     if container.config.auto_remove {
         let store = Store::open(&root, &StoreOptions::default())?;
         store.pin(&super::create::owner(&container.config.id), &[])?;
+        let containers = Containers::new(root.join("containers"));
+        remove_anonymous(&store, &containers, &Details::of(&container))?;
     }
     Ok(())
 }

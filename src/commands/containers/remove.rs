@@ -6,7 +6,9 @@ use rbuild_runtime::container::{Container, ContainerError, Status};
 
 use super::create::{self, owner};
 use super::{containers, each, end};
+use crate::commands::volumes::remove_anonymous;
 use crate::config::Settings;
+use crate::container::details::Details;
 use crate::failure::Failure;
 use crate::ui;
 
@@ -22,7 +24,7 @@ pub(crate) struct RmArgs {
     /// Kill what runs; do not mind missing containers
     #[arg(short, long)]
     force: bool,
-    /// Remove their unnamed volumes, too; they always go
+    /// Remove their unnamed volumes, too
     #[arg(short, long)]
     volumes: bool,
 }
@@ -49,12 +51,13 @@ pub(crate) fn run(settings: &Settings, args: &RmArgs) -> Result<u8, Failure> {
         if args.force {
             end(container, KILL, -1)?;
         }
-        remove(settings, container).map_err(|failure| failure.within_name(query))?;
+        remove(settings, container, args.volumes).map_err(|failure| failure.within_name(query))?;
         ui::println(query)
     })
 }
 
-fn remove(settings: &Settings, container: &Container) -> Result<(), Failure> {
+/// Removes a container; `volumes`: with those that have no name.
+fn remove(settings: &Settings, container: &Container, volumes: bool) -> Result<(), Failure> {
     match container.remove() {
         Err(ContainerError::Running(_)) => {
             return Err(Failure::new(format!(
@@ -66,7 +69,11 @@ fn remove(settings: &Settings, container: &Container) -> Result<(), Failure> {
         removed => removed?,
     }
     let store = crate::commands::open_store(settings)?;
-    Ok(store.pin(&owner(&container.config.id), &[])?)
+    store.pin(&owner(&container.config.id), &[])?;
+    if volumes || container.config.auto_remove {
+        remove_anonymous(&store, &containers(settings)?, &Details::of(container))?;
+    }
+    Ok(())
 }
 
 impl Failure {
@@ -101,7 +108,7 @@ pub(crate) fn prune(settings: &Settings, args: &ContainerPruneArgs) -> Result<()
     create::sweep(&containers, &crate::commands::open_store(settings)?)?;
     for container in containers.list()? {
         if container.state()?.status != Status::Running {
-            remove(settings, &container)?;
+            remove(settings, &container, false)?;
             removed.push(container.config.id);
         }
     }

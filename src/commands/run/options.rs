@@ -7,7 +7,7 @@ use rbuild_parser::parse_size;
 use rbuild_runtime::{Network, Rlimit, RlimitKind, Seccomp, Security};
 
 use crate::container::environment::{self, Change};
-use crate::container::mounts::{Volume, parse_mount, parse_tmpfs, parse_volume};
+use crate::container::mounts::{Volume, parse_mount, parse_tmpfs, parse_volume, unknown_driver};
 use crate::container::{Options, capabilities};
 use crate::failure::{Failure, status};
 use crate::hostflags;
@@ -106,15 +106,32 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     init: bool,
 
-    /// Mount a directory or file of this machine
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", help_heading = "Files")]
-    volume: Vec<String>,
-    /// Mount something: `type=bind|tmpfs,src=,dst=,readonly,tmpfs-size=,tmpfs-mode=`
+    /// Mount a directory or file of this machine, or a volume: by its name, or a new one
+    #[arg(
+        short,
+        long,
+        value_name = "[SOURCE:]TARGET[:ro,nocopy]",
+        help_heading = "Files"
+    )]
+    pub(in crate::commands) volume: Vec<String>,
+    /// Mount something: `type=volume|bind|tmpfs|image,src=,dst=,readonly`, and `volume-nocopy`,
+    /// `volume-subpath=`, `volume-label=`, `volume-opt=`, `bind-nonrecursive`, `bind-create-src`,
+    /// `tmpfs-size=`, `tmpfs-mode=`, `image-subpath=`
     #[arg(long, value_name = "MOUNT", help_heading = "Files")]
     mount: Vec<String>,
-    /// Mount an empty directory in memory
-    #[arg(long, value_name = "TARGET[:size=,mode=,ro]", help_heading = "Files")]
+    /// Mount an empty directory in memory; programs in it need `exec`
+    #[arg(
+        long,
+        value_name = "TARGET[:size=,mode=,uid=,gid=,exec,ro]",
+        help_heading = "Files"
+    )]
     tmpfs: Vec<String>,
+    /// Mount what is mounted in another container
+    #[arg(long, value_name = "CONTAINER[:ro]", help_heading = "Files")]
+    pub(in crate::commands) volumes_from: Vec<String>,
+    /// Driver of volumes that are made; there is only `local`
+    #[arg(long, value_name = "DRIVER", help_heading = "Files", hide = true)]
+    volume_driver: Option<String>,
     /// Make the root file system read-only
     #[arg(long, help_heading = "Files")]
     read_only: bool,
@@ -189,8 +206,6 @@ impl RefusedList for RunRefused {
         value("device-write-bps"),
         value("device-write-iops"),
         value("cgroupns"),
-        value("volumes-from"),
-        value("volume-driver"),
         value("storage-opt"),
         value("network-alias"),
         value("ip"),
@@ -279,6 +294,13 @@ impl RunArgs {
     }
 
     fn volumes(&self) -> Result<Vec<Volume>, Failure> {
+        if let Some(driver) = self
+            .volume_driver
+            .as_deref()
+            .filter(|name| *name != "local")
+        {
+            return Err(unknown_driver(driver));
+        }
         let volumes = self.volume.iter().map(|volume| parse_volume(volume));
         let mounts = self.mount.iter().map(|mount| parse_mount(mount));
         let tmpfs = self.tmpfs.iter().map(|tmpfs| parse_tmpfs(tmpfs));

@@ -282,6 +282,19 @@ impl Outcome {
         self
     }
 
+    /// Panics unless standard output is `text`.
+    #[track_caller]
+    pub(crate) fn prints(self, text: &str) -> Self {
+        assert_eq!(
+            self.out(),
+            text,
+            "{}: standard error:\n{}",
+            self.described,
+            self.stderr
+        );
+        self
+    }
+
     /// Panics unless standard error contains `text`, in whatever case.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
