@@ -358,7 +358,7 @@ struct Quoted<'a>(&'a str);
 
 impl std::fmt::Debug for Quoted<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&crate::lower::go_quote(self.0))
+        formatter.write_str(&rbuild_parser::quote(self.0))
     }
 }
 

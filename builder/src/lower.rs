@@ -12,7 +12,6 @@ mod run;
 mod sources;
 mod stage;
 
-pub(crate) use config::go_quote;
 use paths::{absolute, clean_path};
 use stage::StageState;
 

@@ -57,3 +57,4 @@ pub use signal::check_signal;
 pub use size::parse_size;
 pub use source::{GitQuery, GitUrl, SourceKind, context_kind, source_kind};
 pub use span::{LineRange, Span, Spanned, Word};
+pub use text::quote;

@@ -76,8 +76,9 @@ pub(crate) fn split_blanks(text: &str, range: Range<usize>) -> Vec<Range<usize>>
     words
 }
 
-/// Quotes a text for a message: double quotes, and escapes for what does not print.
-pub(crate) fn quote(text: &str) -> String {
+/// Quotes a text as Go's `%q` does: double quotes, and escapes for what does not print.
+#[must_use]
+pub fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {

@@ -5,4 +5,5 @@ mod cache;
 mod credentials;
 mod faults;
 mod interop;
+mod machine;
 mod records;

@@ -1,8 +1,8 @@
 //! Changes of a config outside of a build: `import --change`, one Dockerfile instruction each.
 
 use rbuild_parser::{
-    CommandForm, Healthcheck, Instruction, InstructionKind, KeyValues, check_signal, expand,
-    expand_words, parse, parse_port_spec,
+    CommandForm, Instruction, InstructionKind, KeyValues, check_signal, expand, expand_words,
+    parse, parse_port_spec,
 };
 
 use super::config::{ContainerConfig, HealthConfig};
@@ -92,7 +92,7 @@ fn instruction(config: &mut ContainerConfig, instruction: &Instruction) -> Resul
             check_signal(&signal)?;
             config.stop_signal = Some(signal);
         }
-        InstructionKind::Healthcheck(check) => config.healthcheck = Some(health(check)),
+        InstructionKind::Healthcheck(check) => config.healthcheck = Some(HealthConfig::from(check)),
         InstructionKind::Onbuild(trigger) => config.on_build.push(trigger.value.clone()),
         other => return Err(format!("{} is not a valid change command", other.name())),
     }
@@ -149,35 +149,6 @@ fn joined(current: &str, path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
-}
-
-fn health(check: &Healthcheck) -> HealthConfig {
-    match check {
-        Healthcheck::None => HealthConfig {
-            test: vec!["NONE".to_owned()],
-            ..HealthConfig::default()
-        },
-        Healthcheck::Command {
-            test,
-            interval_ns,
-            timeout_ns,
-            start_period_ns,
-            start_interval_ns,
-            retries,
-        } => HealthConfig {
-            test: match test {
-                CommandForm::Exec(arguments) => std::iter::once("CMD".to_owned())
-                    .chain(arguments.iter().cloned())
-                    .collect(),
-                CommandForm::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
-            },
-            interval: interval_ns.unwrap_or(0),
-            timeout: timeout_ns.unwrap_or(0),
-            start_period: start_period_ns.unwrap_or(0),
-            start_interval: start_interval_ns.unwrap_or(0),
-            retries: retries.unwrap_or(0),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_cache::{DiffId, Digest};
+use rbuild_parser::{CommandForm, Healthcheck};
 use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -146,6 +147,37 @@ pub struct HealthConfig {
     /// Failures in a row until the container counts as unhealthy.
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: i64,
+}
+
+impl From<&Healthcheck> for HealthConfig {
+    fn from(check: &Healthcheck) -> HealthConfig {
+        match check {
+            Healthcheck::None => HealthConfig {
+                test: vec!["NONE".to_owned()],
+                ..HealthConfig::default()
+            },
+            Healthcheck::Command {
+                test,
+                interval_ns,
+                timeout_ns,
+                start_period_ns,
+                start_interval_ns,
+                retries,
+            } => HealthConfig {
+                test: match test {
+                    CommandForm::Exec(arguments) => std::iter::once("CMD".to_owned())
+                        .chain(arguments.iter().cloned())
+                        .collect(),
+                    CommandForm::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
+                },
+                interval: interval_ns.unwrap_or(0),
+                timeout: timeout_ns.unwrap_or(0),
+                start_period: start_period_ns.unwrap_or(0),
+                start_interval: start_interval_ns.unwrap_or(0),
+                retries: retries.unwrap_or(0),
+            },
+        }
+    }
 }
 
 /// How one instruction changed the image.

@@ -4,7 +4,7 @@
 
 use rbuild_parser::{
     ArgItem, CommandForm, Healthcheck, Instruction, InstructionKind, KeyValues, Linter, Word,
-    check_signal, expand_words, format_duration, lint::rules, parse_port_spec,
+    check_signal, expand_words, format_duration, lint::rules, parse_port_spec, quote,
 };
 
 use super::{Lowering, StageContext, StageState, absolute, clean_path};
@@ -332,37 +332,7 @@ fn set_entrypoint(state: &mut StageState, form: &CommandForm) {
 }
 
 fn healthcheck(state: &mut StageState, check: &Healthcheck) {
-    let config = match check {
-        Healthcheck::None => HealthConfig {
-            test: vec!["NONE".to_owned()],
-            ..HealthConfig::default()
-        },
-        Healthcheck::Command {
-            test,
-            interval_ns,
-            timeout_ns,
-            start_period_ns,
-            start_interval_ns,
-            retries,
-        } => {
-            let test = match test {
-                CommandForm::Exec(arguments) => {
-                    let mut test = vec!["CMD".to_owned()];
-                    test.extend(arguments.iter().cloned());
-                    test
-                }
-                CommandForm::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
-            };
-            HealthConfig {
-                test,
-                interval: interval_ns.unwrap_or(0),
-                timeout: timeout_ns.unwrap_or(0),
-                start_period: start_period_ns.unwrap_or(0),
-                start_interval: start_interval_ns.unwrap_or(0),
-                retries: retries.unwrap_or(0),
-            }
-        }
-    };
+    let config = HealthConfig::from(check);
     state.commit(
         format!(
             "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
@@ -380,33 +350,8 @@ fn healthcheck(state: &mut StageState, check: &Healthcheck) {
 
 /// `["a" "b c"]`: elements quoted as Go's `%q` does, blank separated.
 fn go_list(items: &[String]) -> String {
-    let quoted: Vec<String> = items.iter().map(|item| go_quote(item)).collect();
+    let quoted: Vec<String> = items.iter().map(|item| quote(item)).collect();
     format!("[{}]", quoted.join(" "))
-}
-
-/// Quotes as Go's `%q` does.
-pub(crate) fn go_quote(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\u{7}' => quoted.push_str("\\a"),
-            '\u{8}' => quoted.push_str("\\b"),
-            '\u{b}' => quoted.push_str("\\v"),
-            '\u{c}' => quoted.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                quoted.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
 
 #[cfg(test)]

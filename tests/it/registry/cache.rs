@@ -4,36 +4,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::machine::{build, context, push_base};
 use crate::args;
 use crate::support::process::{Outcome, with_path};
 use crate::support::registry::{Action, Proxy, Registry};
-use crate::support::{TestEnv, base, needs};
-
-/// Makes a base image in a registry.
-fn push_base(name: &str) {
-    let env = TestEnv::new();
-    let archive = base::busybox_rootfs();
-    env.rbuild(args!["import", archive, name]).run().ok();
-    env.rbuild(["push", name]).run().ok();
-}
-
-fn context(env: &TestEnv, base: &str, last: &str) -> std::path::PathBuf {
-    let dockerfile = format!(
-        "FROM {base} AS tools\nRUN dd if=/dev/urandom of=/big bs=1M count=4 && echo tool >/tool\n\
-         FROM {base}\nRUN echo one >/one\nCOPY --from=tools /tool /tool\nCOPY file /file\nRUN {last}\n"
-    );
-    env.files(
-        "context",
-        &[("Dockerfile", &dockerfile), ("file", "content\n")],
-    )
-}
-
-fn build(env: &TestEnv, context: &Path, more: &[&str]) -> Outcome {
-    let mut args = args!["build", "--progress", "plain"].to_vec();
-    args.extend(more.iter().map(Into::into));
-    args.push(context.into());
-    env.rbuild(args).run()
-}
+use crate::support::{TestEnv, needs};
 
 /// How many steps were found and how many ran.
 fn cached_and_missed(outcome: &Outcome) -> (usize, usize) {
