@@ -52,6 +52,7 @@ pub(crate) fn client_options(
     let mut options = ClientOptions {
         credentials: credentials(settings, args),
         registries: found.registries,
+        namespaces: found.namespaces,
         ca_bundle: environment.certificates.clone(),
         proxy: proxy(settings),
         ..ClientOptions::default()

@@ -176,10 +176,24 @@ pub struct CacheTarget {
     pub ignore_error: bool,
     /// How layers are compressed.
     pub compression: Option<Compression>,
+    /// What lists its blobs.
+    pub form: CacheForm,
     /// Larger layers stay out, in bytes of their blob.
     pub max_layer: Option<u64>,
     /// `mounts=true`: the cache mounts that the build uses go with it.
     pub mounts: bool,
+}
+
+/// What lists the blobs of a cache in BuildKit's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheForm {
+    /// The manifest of an image.
+    #[default]
+    Manifest,
+    /// An index whose entries are the blobs, as BuildKit wrote it before there was the other form.
+    Index,
+    /// The same with Docker's media types.
+    DockerIndex,
 }
 
 /// Where a cache is written.

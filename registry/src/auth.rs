@@ -240,8 +240,7 @@ impl Inner {
 
     /// Who we are at a server. Not being able to find out is told, and means: nobody.
     pub(crate) fn credential(&self, endpoint: &Endpoint, scope: &Scope) -> Option<Credential> {
-        let repository = endpoint.repository_name(&scope.repository);
-        let key = (endpoint.host.clone(), repository);
+        let key = (endpoint.host.clone(), scope.repository.clone());
         if let Some(credential) = self.auth.lock().credentials.get(&key) {
             return credential.clone();
         }
@@ -264,8 +263,7 @@ impl Inner {
 
     /// Whether credentials were used for a scope.
     pub(crate) fn has_credential(&self, endpoint: &Endpoint, scope: &Scope) -> bool {
-        let repository = endpoint.repository_name(&scope.repository);
-        let key = (endpoint.host.clone(), repository);
+        let key = (endpoint.host.clone(), scope.repository.clone());
         matches!(self.auth.lock().credentials.get(&key), Some(Some(_)))
     }
 }

@@ -58,6 +58,16 @@ impl Connections {
                     .find(|(name, _)| same_registry(name, host))
                     .map(|(_, config)| config)
             })
+            .or_else(|| {
+                let domain = |name: &&String| {
+                    name.strip_prefix('*')
+                        .is_some_and(|domain| domain.starts_with('.') && host.ends_with(domain))
+                };
+                let names = registries.keys().filter(domain);
+                names
+                    .max_by_key(|name| name.len())
+                    .and_then(|name| registries.get(name))
+            })
             .or(self.options.other_registries.as_ref())
     }
 

@@ -8,8 +8,8 @@ use ureq::http::Method;
 
 use crate::client::Inner;
 use crate::error::{RegistryError, TransportError};
-use crate::location::{api_host, check_host, check_repository};
-use crate::options::{Mirror, RetryPolicy};
+use crate::location::{Location, api_host, check_host, check_repository, same_registry};
+use crate::options::{Mirror, Namespace, RetryPolicy};
 use crate::retry::Attempts;
 use crate::transport::Request;
 use crate::url::{Origin, Scheme, Url, is_loopback};
@@ -28,8 +28,20 @@ pub(crate) struct Endpoint {
     pub(crate) host: String,
     /// Path before repositories, without slashes at its ends.
     prefix: String,
-    /// The registry that it mirrors.
-    pub(crate) mirrors: Option<String>,
+    /// The path that this one stands for, when it is in place of a part of a registry.
+    stands_for: String,
+    /// The registry whose repositories are asked for, if that is another one.
+    registry: Option<String>,
+    /// Whether there is another place to ask.
+    mirror: bool,
+}
+
+/// What the settings say of a repository.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rule<'a> {
+    pub(crate) namespace: &'a Namespace,
+    /// The part of the repository's path that the prefix of the namespace names.
+    path: &'a str,
 }
 
 /// Which schemes hosts speak, as far as that had to be found out.
@@ -50,7 +62,7 @@ impl Endpoint {
     pub(crate) fn repository(&self, repository: &str, rest: &str) -> Url {
         let name = self.repository_name(repository);
         let url = self.origin.url(&format!("/v2/{name}/{rest}"));
-        match &self.mirrors {
+        match &self.registry {
             // Caches that serve several registries learn from this which one is meant.
             Some(registry) => url.with_parameter("ns", registry),
             None => url,
@@ -59,53 +71,108 @@ impl Endpoint {
 
     /// The name of a repository on this server.
     pub(crate) fn repository_name(&self, repository: &str) -> String {
-        if self.prefix.is_empty() {
-            repository.to_owned()
-        } else {
-            format!("{}/{repository}", self.prefix)
+        let rest = below(repository, &self.stands_for).unwrap_or(repository);
+        match (self.prefix.as_str(), rest) {
+            ("", rest) => rest.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, rest) => format!("{prefix}/{rest}"),
         }
+    }
+
+    /// The repository that a blob may be mounted from: what is named elsewhere is not looked for here.
+    pub(crate) fn mount_from<'a>(&self, from: Option<&'a str>) -> Option<&'a str> {
+        from.filter(|_| self.prefix.is_empty() && self.stands_for.is_empty())
     }
 
     /// How often things are tried here.
     pub(crate) fn policy(&self, policy: RetryPolicy) -> RetryPolicy {
-        match self.mirrors {
-            Some(_) => RetryPolicy {
-                tries: policy.tries.min(MIRROR_TRIES),
-                ..policy
-            },
-            None => policy,
+        if !self.mirror {
+            return policy;
+        }
+        RetryPolicy {
+            tries: policy.tries.min(MIRROR_TRIES),
+            ..policy
         }
     }
 }
 
+/// What follows a path in the path of a repository; none if it does not lie there.
+fn below<'a>(repository: &'a str, path: &str) -> Option<&'a str> {
+    match repository.strip_prefix(path)? {
+        rest if path.is_empty() || rest.is_empty() => Some(rest),
+        rest => rest.strip_prefix('/'),
+    }
+}
+
+impl Namespace {
+    /// The part of the repository's path that the prefix names; none if it is about something else.
+    fn fits<'a>(&'a self, host: &str, repository: &str) -> Option<&'a str> {
+        let (own, path) = self.prefix.split_once('/').unwrap_or((&self.prefix, ""));
+        let domain = own.strip_prefix('*').filter(|own| own.starts_with('.'));
+        let same = match domain {
+            Some(domain) => host.ends_with(domain) && host.len() > domain.len(),
+            None => same_registry(own, host),
+        };
+        (same && below(repository, path).is_some()).then_some(path)
+    }
+}
+
 impl Inner {
-    /// The registry itself.
-    pub(crate) fn origin_endpoint(&self, host: &str) -> Result<Endpoint, RegistryError> {
+    /// What counts for a repository.
+    pub(crate) fn rule(&self, location: &Location) -> Option<Rule<'_>> {
+        let namespaces = self.options.namespaces.iter();
+        let fitting = namespaces.filter_map(|namespace| {
+            let path = namespace.fits(&location.host, &location.repository)?;
+            Some(Rule { namespace, path })
+        });
+        // Of several for one name the first counts.
+        fitting.reduce(|best, rule| {
+            let length = |rule: &Rule<'_>| rule.namespace.prefix.len();
+            if length(&rule) > length(&best) {
+                rule
+            } else {
+                best
+            }
+        })
+    }
+
+    /// The registry of a repository, or what the settings put in its place.
+    pub(crate) fn origin_endpoint(&self, location: &Location) -> Result<Endpoint, RegistryError> {
+        let rule = self.rule(location);
+        match rule.and_then(|rule| rule.namespace.instead.as_ref()) {
+            // A path of the own host is another place, the host itself under another name is not.
+            Some(place)
+                if !place.prefix.is_empty() || !same_registry(&place.host, &location.host) =>
+            {
+                Ok(Endpoint {
+                    mirror: false,
+                    ..self.mirror_endpoint(place, rule, location)?
+                })
+            }
+            _ => self.host_endpoint(&location.host),
+        }
+    }
+
+    /// A registry by its name.
+    pub(crate) fn host_endpoint(&self, host: &str) -> Result<Endpoint, RegistryError> {
         check_host(host)?;
         let server = api_host(host);
         Ok(Endpoint {
             origin: Origin::new(self.scheme(server)?, server),
             host: host.to_owned(),
             prefix: String::new(),
-            mirrors: None,
+            stands_for: String::new(),
+            registry: None,
+            mirror: false,
         })
     }
 
-    /// The mirrors of a registry, those that may resolve tags only if `tags`.
-    pub(crate) fn mirrors(&self, host: &str, tags: bool) -> Vec<Mirror> {
-        self.connections
-            .config(host)
-            .map(|config| config.mirrors.clone())
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|mirror| mirror.resolve || !tags)
-            .collect()
-    }
-
+    /// A mirror that a rule gives for a repository.
     pub(crate) fn mirror_endpoint(
         &self,
         mirror: &Mirror,
-        host: &str,
+        rule: Option<Rule<'_>>,
+        location: &Location,
     ) -> Result<Endpoint, RegistryError> {
         check_host(&mirror.host)?;
         if !mirror.prefix.is_empty() {
@@ -116,7 +183,9 @@ impl Inner {
             origin: Origin::new(self.scheme(server)?, server),
             host: mirror.host.clone(),
             prefix: mirror.prefix.clone(),
-            mirrors: Some(host.to_owned()),
+            stands_for: rule.map_or_else(String::new, |rule| rule.path.to_owned()),
+            registry: Some(location.host.clone()),
+            mirror: true,
         })
     }
 

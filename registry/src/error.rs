@@ -20,6 +20,14 @@ pub enum RegistryError {
     /// A name cannot be asked for.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The settings say that nothing may be pulled from there.
+    #[error("pulling {name} is forbidden: `{prefix}` is blocked")]
+    Blocked {
+        /// What was asked for.
+        name: String,
+        /// What is blocked.
+        prefix: String,
+    },
     /// A setting cannot be used.
     #[error("could not use {what}: {reason}")]
     Setting {
@@ -343,6 +351,9 @@ impl RegistryError {
             } else {
                 format!("check that the repository exists, or log in: rbuild login {host}")
             }),
+            RegistryError::Blocked { prefix, .. } => Some(format!(
+                "the settings of registries (`registries.conf`) have `blocked = true` for `{prefix}`"
+            )),
             RegistryError::Connection {
                 host,
                 source: TransportError::Certificate(_),

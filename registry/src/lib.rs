@@ -43,8 +43,8 @@ pub use error::{RegistryError, ServerError, TransportError};
 pub use fetch::BlobTap;
 pub use location::{Descriptor, Location, NameError, Reference, Resolved};
 pub use options::{
-    ClientCertificate, ClientOptions, Mirror, Notice, Notify, ProxyConfig, RegistryConfig,
-    RegistryLimits, RetryPolicy, Timeouts,
+    ClientCertificate, ClientOptions, Mirror, Namespace, Notice, Notify, ProxyConfig,
+    RegistryConfig, RegistryLimits, RetryPolicy, Timeouts,
 };
 pub use search::SearchResult;
 pub use web::{WebAnswer, WebRequest, WebSink};

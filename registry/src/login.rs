@@ -15,7 +15,7 @@ use crate::transport::Request;
 impl Inner {
     pub(crate) fn ping(&self, host: &str) -> Result<(), RegistryError> {
         let doing = format!("reach registry `{host}`");
-        let session = Session::new(self, self.origin_endpoint(host)?, Scope::default());
+        let session = Session::new(self, self.host_endpoint(host)?, Scope::default());
         session.patiently(&doing, || {
             let request = Request::new(&doing, Method::GET, session.endpoint.api(""));
             session.send(&request, &[200]).map(drop)
@@ -28,7 +28,7 @@ impl Inner {
         credential: &Credential,
     ) -> Result<Login, RegistryError> {
         let doing = format!("log in to `{host}`");
-        let session = Session::new(self, self.origin_endpoint(host)?, Scope::default());
+        let session = Session::new(self, self.host_endpoint(host)?, Scope::default());
         session.patiently(&doing, || {
             self.log_in(&session.endpoint, credential, &doing)
         })

@@ -15,6 +15,8 @@ pub struct ClientOptions {
     pub credentials: CredentialStore,
     /// What is special about a registry, by its host (with port, if it has one).
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// Where else the repositories of registries are to be had, or that they are not to be asked for.
+    pub namespaces: Vec<Namespace>,
     /// What counts for registries that have no settings of their own.
     pub other_registries: Option<RegistryConfig>,
     /// When to try again.
@@ -38,6 +40,7 @@ impl Default for ClientOptions {
         ClientOptions {
             credentials: CredentialStore::default(),
             registries: BTreeMap::new(),
+            namespaces: Vec::new(),
             other_registries: None,
             retry: RetryPolicy::default(),
             limits: RegistryLimits::default(),
@@ -50,11 +53,9 @@ impl Default for ClientOptions {
     }
 }
 
-/// What is special about one registry.
+/// What is special about one registry, or about all below a domain, if its name begins with `*.`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RegistryConfig {
-    /// Asked before the registry itself when pulling, in this order.
-    pub mirrors: Vec<Mirror>,
     /// Speak http and never https.
     pub plain_http: bool,
     /// Do not check certificates, and use http if https is not spoken there.
@@ -72,6 +73,20 @@ pub struct ClientCertificate {
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// What is said of a registry or a part of its repositories. The longest name that fits counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Namespace {
+    /// What it is about: `host`, `host/path` and all below it, or `*.domain` for all hosts below one.
+    pub prefix: String,
+    /// Asked before the registry itself when pulling, in this order. What follows the prefix in the
+    /// name of a repository follows the mirror's own prefix there.
+    pub mirrors: Vec<Mirror>,
+    /// Asked in place of the registry, for pulling and pushing.
+    pub instead: Option<Mirror>,
+    /// Nothing may be pulled from it.
+    pub blocked: bool,
 }
 
 /// Another place that has what a registry has.

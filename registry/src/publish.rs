@@ -51,8 +51,9 @@ impl Inner {
             });
         }
         let digest = Digest::of(bytes);
-        let scope = Scope::push(&location.repository, None);
-        let session = Session::new(self, self.origin_endpoint(&location.host)?, scope);
+        let endpoint = self.origin_endpoint(location)?;
+        let name = endpoint.repository_name(&location.repository);
+        let session = Session::new(self, endpoint, Scope::push(&name, None));
         if let Reference::Digest(expected) = location.reference {
             session.check_digest("the manifest to push", expected, digest)?;
         }
@@ -81,8 +82,9 @@ impl Inner {
     pub(crate) fn tags(&self, location: &Location) -> Result<Vec<String>, RegistryError> {
         location.check()?;
         let doing = format!("list tags of {}/{}", location.host, location.repository);
-        let endpoint = self.origin_endpoint(&location.host)?;
-        let session = Session::new(self, endpoint, Scope::pull(&location.repository));
+        let endpoint = self.origin_endpoint(location)?;
+        let name = endpoint.repository_name(&location.repository);
+        let session = Session::new(self, endpoint, Scope::pull(&name));
         let first = session
             .endpoint
             .repository(&location.repository, "tags/list")

@@ -28,9 +28,17 @@ impl Inner {
         mut action: impl FnMut(&Session<'_>) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         location.check()?;
-        for mirror in self.mirrors(&location.host, tags) {
+        let rule = self.rule(location);
+        if let Some(rule) = rule.filter(|rule| rule.namespace.blocked) {
+            return Err(RegistryError::Blocked {
+                name: location.to_string(),
+                prefix: rule.namespace.prefix.clone(),
+            });
+        }
+        let mirrors = rule.map_or(&[][..], |rule| &rule.namespace.mirrors);
+        for mirror in mirrors.iter().filter(|mirror| mirror.resolve || !tags) {
             let result = self
-                .mirror_endpoint(&mirror, &location.host)
+                .mirror_endpoint(mirror, rule, location)
                 .and_then(|endpoint| {
                     let name = endpoint.repository_name(&location.repository);
                     action(&Session::new(self, endpoint, Scope::pull(&name)))
@@ -47,8 +55,9 @@ impl Inner {
                 result => return result,
             }
         }
-        let endpoint = self.origin_endpoint(&location.host)?;
-        let session = Session::new(self, endpoint, Scope::pull(&location.repository));
+        let endpoint = self.origin_endpoint(location)?;
+        let name = endpoint.repository_name(&location.repository);
+        let session = Session::new(self, endpoint, Scope::pull(&name));
         match action(&session) {
             Err(error) if error.is_mismatch() => {
                 tracing::debug!(cause = %chain(&error), "asking once more");
@@ -127,8 +136,9 @@ impl Inner {
     ) -> Result<bool, RegistryError> {
         location.check()?;
         let doing = format!("look for blob {} in {}", descriptor.digest, location.host);
-        let endpoint = self.origin_endpoint(&location.host)?;
-        let session = Session::new(self, endpoint, Scope::pull(&location.repository));
+        let endpoint = self.origin_endpoint(location)?;
+        let name = endpoint.repository_name(&location.repository);
+        let session = Session::new(self, endpoint, Scope::pull(&name));
         session.patiently(&doing, || {
             session.blob_exists(&location.repository, descriptor, &doing)
         })

@@ -88,8 +88,10 @@ impl Inner {
         // Registries may show a blob half-way while it is sent to them a second time: what refers to it
         // is then refused. So it is sent once, and who comes second finds it.
         let _flight = self.uploads.board(Digest::of(doing.as_bytes()));
-        let scope = Scope::push(&location.repository, mount_from);
-        let session = Session::new(self, self.origin_endpoint(&location.host)?, scope);
+        let endpoint = self.origin_endpoint(location)?;
+        let mount_from = endpoint.mount_from(mount_from);
+        let name = endpoint.repository_name(&location.repository);
+        let session = Session::new(self, endpoint, Scope::push(&name, mount_from));
         let exists = session.patiently(&doing, || {
             session.blob_exists(&location.repository, descriptor, &doing)
         })?;
@@ -123,8 +125,10 @@ impl Inner {
             "find blob {} in {}/{repository}",
             descriptor.digest, location.host
         );
-        let scope = Scope::push(repository, mount_from);
-        let session = Session::new(self, self.origin_endpoint(&location.host)?, scope);
+        let endpoint = self.origin_endpoint(location)?;
+        let mount_from = endpoint.mount_from(mount_from);
+        let name = endpoint.repository_name(repository);
+        let session = Session::new(self, endpoint, Scope::push(&name, mount_from));
         let exists = session.patiently(&doing, || {
             session.blob_exists(repository, descriptor, &doing)
         })?;

@@ -57,7 +57,7 @@ impl Inner {
         limit: usize,
     ) -> Result<Vec<SearchResult>, RegistryError> {
         let doing = format!("search `{host}`");
-        let mut session = Session::new(self, self.origin_endpoint(host)?, Scope::default());
+        let mut session = Session::new(self, self.host_endpoint(host)?, Scope::default());
         if host == "docker.io" {
             session.endpoint.origin = Origin::new(Scheme::Https, HUB_INDEX);
         }

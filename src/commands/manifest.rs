@@ -56,6 +56,9 @@ pub(crate) struct AnnotateArgs {
     /// Version of the operating system
     #[arg(long, value_name = "VERSION")]
     os_version: Option<String>,
+    /// What the operating system must be able to do, e.g. `win32k`
+    #[arg(long, value_name = "FEATURE", value_delimiter = ',')]
+    os_features: Vec<String>,
     /// Variant of the architecture
     #[arg(long, value_name = "VARIANT")]
     variant: Option<String>,
@@ -108,6 +111,8 @@ struct Platform {
     architecture: Option<String>,
     os: Option<String>,
     os_version: Option<String>,
+    #[serde(default)]
+    os_features: Vec<String>,
     variant: Option<String>,
 }
 
@@ -189,6 +194,11 @@ pub(crate) fn annotate(settings: &Settings, args: &AnnotateArgs) -> Result<(), F
         architecture: args.arch.clone().or(known.architecture),
         os: args.os.clone().or(known.os),
         os_version: args.os_version.clone().or(known.os_version),
+        os_features: if args.os_features.is_empty() {
+            known.os_features
+        } else {
+            args.os_features.clone()
+        },
         variant: args.variant.clone().or(known.variant),
     };
     write(&store, &name, &list)
@@ -237,6 +247,9 @@ fn change(said: &Platform) -> impl Fn(&mut DescriptorPlatform) + 'static {
         set(&mut platform.architecture, &said.architecture);
         set(&mut platform.os, &said.os);
         platform.os_version = said.os_version.clone().or(platform.os_version.take());
+        if !said.os_features.is_empty() {
+            platform.os_features.clone_from(&said.os_features);
+        }
         platform.variant = said.variant.clone().or(platform.variant.take());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rbuild_registry::{ClientCertificate, Mirror, RegistryConfig};
+use rbuild_registry::{ClientCertificate, Mirror, Namespace, RegistryConfig};
 use serde::Deserialize;
 
 use crate::env::Environment;
@@ -16,6 +16,8 @@ use crate::failure::Failure;
 pub(super) struct Found {
     /// By host.
     pub(super) registries: BTreeMap<String, RegistryConfig>,
+    /// Where repositories are to be had.
+    pub(super) namespaces: Vec<Namespace>,
     /// What could not be used.
     pub(super) warnings: Vec<String>,
 }
@@ -54,6 +56,11 @@ struct ConfMirror {
 /// `hosts.toml` of one registry.
 #[derive(Debug, Default, Deserialize)]
 struct HostsToml {
+    /// What is asked last, in place of the registry.
+    server: Option<String>,
+    /// How the server is spoken with.
+    #[serde(flatten)]
+    of_server: Host,
     #[serde(default)]
     host: toml::Table,
 }
@@ -65,7 +72,16 @@ struct Host {
     #[serde(default)]
     skip_verify: bool,
     ca: Option<OneOrMore>,
-    client: Option<toml::Value>,
+    client: Option<Client>,
+}
+
+/// Client certificates: a file with certificate and key, several, or pairs of files for each.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Client {
+    One(PathBuf),
+    More(Vec<PathBuf>),
+    Pairs(Vec<Vec<PathBuf>>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,7 +97,7 @@ pub(super) fn read_all(environment: &Environment, found: &mut Found) -> Result<(
         if let Some(text) = read(&path)? {
             let conf: RegistriesConf = parse(&path, &text)?;
             for entry in conf.registry {
-                conf_entry(&path, entry, found);
+                conf_entry(entry, found);
             }
         }
     }
@@ -138,43 +154,36 @@ fn registries_conf(environment: &Environment) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn conf_entry(path: &Path, entry: ConfEntry, found: &mut Found) {
+fn conf_entry(entry: ConfEntry, found: &mut Found) {
     let Some(prefix) = entry.prefix.clone().or_else(|| entry.location.clone()) else {
         return;
     };
-    let mut skip = |why: &str| {
-        let path = path.display();
-        let text = format!("`{path}`: the entry for `{prefix}` is not used: {why}");
-        found.warnings.push(text);
+    let mut insecure = |place: &str| {
+        let host = place.split('/').next().unwrap_or(place).to_owned();
+        found.registries.entry(host).or_default().insecure = true;
     };
-    if entry.blocked {
-        return skip("blocked registries are not supported");
-    }
-    if prefix.contains(['/', '*']) {
-        return skip("only whole registries are supported, no namespaces");
-    }
     let mut mirrors = Vec::new();
     for mirror in &entry.mirror {
         let resolve = match mirror.pull_from_mirror.as_deref() {
             Some("digest-only") => false,
             _ => !entry.mirror_by_digest_only,
         };
-        mirrors.push((mirror_at(&mirror.location, resolve), mirror.insecure));
-    }
-    if let Some(location) = entry.location.filter(|location| *location != prefix) {
-        mirrors.push((mirror_at(&location, true), entry.insecure));
-    }
-    for (mirror, insecure) in &mirrors {
-        if *insecure {
-            let config = found.registries.entry(mirror.host.clone()).or_default();
-            config.insecure = true;
+        mirrors.push(mirror_at(&mirror.location, resolve));
+        if mirror.insecure {
+            insecure(&mirror.location);
         }
     }
-    let config = found.registries.entry(prefix).or_default();
-    config.insecure |= entry.insecure;
-    config
-        .mirrors
-        .extend(mirrors.into_iter().map(|(mirror, _)| mirror));
+    let location = entry.location.filter(|location| *location != prefix);
+    if entry.insecure {
+        insecure(location.as_ref().unwrap_or(&prefix));
+    }
+    let namespace = Namespace {
+        mirrors,
+        instead: location.map(|location| mirror_at(&location, true)),
+        blocked: entry.blocked,
+        prefix,
+    };
+    add(namespace, found);
 }
 
 /// `host/path`.
@@ -193,46 +202,102 @@ fn hosts_toml(
     hosts: HostsToml,
     found: &mut Found,
 ) -> Result<(), Failure> {
+    let mut namespace = Namespace {
+        prefix: registry.to_owned(),
+        ..Namespace::default()
+    };
+    let server = hosts.server.as_deref().unwrap_or(registry);
+    let server = host(path, server, hosts.of_server, found)?;
+    if server.host != registry || !server.prefix.is_empty() {
+        namespace.instead = Some(server);
+    }
     for (url, value) in hosts.host {
-        let host: Host = value.try_into().map_err(|error: toml::de::Error| {
+        let said: Host = value.try_into().map_err(|error: toml::de::Error| {
             Failure::new(format!("could not read `{}`", path.display())).because(&error)
         })?;
-        let can = |what: &str| {
-            let capabilities = host.capabilities.as_ref();
-            capabilities.is_none_or(|list| list.iter().any(|capability| capability == what))
-        };
-        let plain = url.starts_with("http://");
-        let place = url
-            .trim_start_matches("https://")
-            .trim_start_matches("http://");
-        let place = place.trim_end_matches('/').trim_end_matches("/v2");
-        let mirror = mirror_at(place, can("resolve"));
-        let config = found.registries.entry(mirror.host.clone()).or_default();
-        config.plain_http |= plain;
-        config.insecure |= host.skip_verify;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        match host.ca {
-            Some(OneOrMore::One(file)) => config.ca_files.push(folder.join(file)),
-            Some(OneOrMore::More(files)) => {
-                config
-                    .ca_files
-                    .extend(files.iter().map(|file| folder.join(file)));
-            }
-            None => {}
-        }
-        if host.client.is_some() {
-            let text = format!(
-                "`{}`: `client` of `{url}` is not used: put `client.cert` and `client.key` beside it",
-                path.display()
-            );
-            found.warnings.push(text);
-        }
-        if can("pull") && mirror.host != registry {
-            let config = found.registries.entry(registry.to_owned()).or_default();
-            config.mirrors.push(mirror);
+        let pull = said.can("pull");
+        let mirror = host(path, &url, said, found)?;
+        if pull && mirror.host != registry {
+            namespace.mirrors.push(mirror);
         }
     }
+    add(namespace, found);
     Ok(())
+}
+
+/// Adds what is said of a namespace to what another file said.
+fn add(namespace: Namespace, found: &mut Found) {
+    let mut known = found.namespaces.iter_mut();
+    match known.find(|known| known.prefix == namespace.prefix) {
+        Some(known) => {
+            known.mirrors.extend(namespace.mirrors);
+            known.instead = known.instead.take().or(namespace.instead);
+            known.blocked |= namespace.blocked;
+        }
+        None => found.namespaces.push(namespace),
+    }
+}
+
+impl Host {
+    fn can(&self, what: &str) -> bool {
+        let capabilities = self.capabilities.as_ref();
+        capabilities.is_none_or(|list| list.iter().any(|capability| capability == what))
+    }
+}
+
+/// Notes how the host of a URL is spoken with; returns where that is.
+fn host(path: &Path, url: &str, said: Host, found: &mut Found) -> Result<Mirror, Failure> {
+    let place = url
+        .trim_start_matches("https://")
+        .trim_start_matches("http://");
+    let (name, below) = place.split_once('/').unwrap_or((place, ""));
+    // Paths begin with the version of the protocol, or leave it out.
+    let below = below.trim_matches('/');
+    let below = match below.strip_prefix("v2") {
+        Some("") => "",
+        Some(rest) => rest.strip_prefix('/').unwrap_or(below),
+        None => below,
+    };
+    let mut mirror = mirror_at(name, said.can("resolve"));
+    below.clone_into(&mut mirror.prefix);
+    let config = found.registries.entry(mirror.host.clone()).or_default();
+    config.plain_http |= url.starts_with("http://");
+    config.insecure |= said.skip_verify;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let authorities = match said.ca {
+        Some(OneOrMore::One(file)) => vec![file],
+        Some(OneOrMore::More(files)) => files,
+        None => Vec::new(),
+    };
+    config
+        .ca_files
+        .extend(authorities.iter().map(|file| folder.join(file)));
+    let pairs = match said.client {
+        Some(Client::One(file)) => vec![vec![file]],
+        Some(Client::More(files)) => files.into_iter().map(|file| vec![file]).collect(),
+        Some(Client::Pairs(pairs)) => pairs,
+        None => Vec::new(),
+    };
+    let several = pairs.len() > 1;
+    for pair in pairs.into_iter().take(1) {
+        let ([certificate] | [certificate, _]) = pair.as_slice() else {
+            let text = format!("could not read `{}`", path.display());
+            return Err(Failure::new(text).hint("`client` takes pairs of certificate and key"));
+        };
+        // Without a key of its own the certificate's file has it, too.
+        let key = pair.get(1).filter(|key| !key.as_os_str().is_empty());
+        config.client_certificate = Some(ClientCertificate {
+            certificate: folder.join(certificate),
+            key: folder.join(key.unwrap_or(certificate)),
+        });
+    }
+    if several {
+        found.warnings.push(format!(
+            "`{}`: of the certificates in `client` of `{url}` only the first is used",
+            path.display()
+        ));
+    }
+    Ok(mirror)
 }
 
 /// Takes the certificates of a directory as Docker does: `*.crt` are authorities, `NAME.cert` and
@@ -310,7 +375,7 @@ mod tests {
         let mut found = Found::default();
         let conf: RegistriesConf = toml::from_str(text).unwrap();
         for entry in conf.registry {
-            conf_entry(Path::new("conf"), entry, &mut found);
+            conf_entry(entry, &mut found);
         }
         found
     }
@@ -335,23 +400,31 @@ mod tests {
             [[registry]]
             prefix = "quay.io/team"
             location = "other.example"
+            insecure = true
+            [[registry]]
+            prefix = "*.example.org"
+            blocked = true
             "#,
         );
-        let mirrors = &found.registries["docker.io"].mirrors;
+        let of = |prefix: &str| {
+            let mut known = found.namespaces.iter();
+            known.find(|known| known.prefix == prefix).unwrap()
+        };
+        let mirrors = &of("docker.io").mirrors;
         let text =
             |mirror: &Mirror| format!("{}|{}|{}", mirror.host, mirror.prefix, mirror.resolve);
         assert_eq!(
             mirrors.iter().map(text).collect::<Vec<_>>(),
-            [
-                "mirror.example:5000|a/b|true",
-                "digests.example||false",
-                "cache.example|hub|true"
-            ]
+            ["mirror.example:5000|a/b|true", "digests.example||false",]
         );
+        let instead = of("docker.io").instead.as_ref().unwrap();
+        assert_eq!(text(instead), "cache.example|hub|true");
         assert!(found.registries["mirror.example:5000"].insecure);
         assert!(found.registries["plain.example"].insecure);
-        assert!(!found.registries.contains_key("quay.io/team"));
-        assert!(found.warnings[0].contains("quay.io/team"), "{found:?}");
+        assert!(found.registries["other.example"].insecure);
+        let instead = of("quay.io/team").instead.as_ref().unwrap();
+        assert_eq!(text(instead), "other.example||true");
+        assert!(of("*.example.org").blocked);
     }
 
     #[test]
@@ -367,19 +440,52 @@ mod tests {
             capabilities = ["pull", "resolve"]
             skip_verify = true
             ca = "ca.pem"
+            client = [["one.cert", "one.key"], ["two.pem", ""]]
+            [host."https://hub.example/v2/proxy"]
+            override_path = true
+            client = "both.pem"
             "#,
         )
         .unwrap();
         let mut found = Found::default();
         hosts_toml(&path, "docker.io", hosts, &mut found).unwrap();
-        let mirrors = &found.registries["docker.io"].mirrors;
-        assert_eq!(mirrors.len(), 2);
+        let namespace = &found.namespaces[0];
+        let mirrors = &namespace.mirrors;
+        assert_eq!((mirrors.len(), &namespace.instead), (3, &None));
+        let proxy = mirrors.iter().find(|m| m.host == "hub.example").unwrap();
+        assert_eq!(proxy.prefix, "proxy");
         let plain = mirrors.iter().find(|m| m.host == "mirror.example:5000");
         assert!(!plain.unwrap().resolve);
         assert!(found.registries["mirror.example:5000"].plain_http);
         let own = &found.registries["own.example"];
         assert!(own.insecure);
         assert_eq!(own.ca_files, [folder.path().join("ca.pem")]);
+        let pair = |host: &str| {
+            let pair = found.registries[host].client_certificate.clone();
+            pair.map(|pair| (pair.certificate, pair.key)).unwrap()
+        };
+        let file = |name: &str| folder.path().join(name);
+        assert_eq!(pair("own.example"), (file("one.cert"), file("one.key")));
+        assert_eq!(pair("hub.example"), (file("both.pem"), file("both.pem")));
+        assert!(found.warnings[0].contains("only the first"), "{found:?}");
+    }
+
+    #[test]
+    fn containerds_server_takes_the_place_of_the_registry() {
+        let hosts: HostsToml = toml::from_str(
+            r#"
+            server = "http://upstream.example:5000/v2/all/"
+            skip_verify = true
+            "#,
+        )
+        .unwrap();
+        let mut found = Found::default();
+        hosts_toml(Path::new("/c/hosts.toml"), "r.example", hosts, &mut found).unwrap();
+        let server = found.namespaces[0].instead.as_ref().unwrap();
+        assert_eq!(server.host, "upstream.example:5000");
+        assert_eq!(server.prefix, "all");
+        let config = &found.registries["upstream.example:5000"];
+        assert!(config.plain_http && config.insecure);
     }
 
     #[test]

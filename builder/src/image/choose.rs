@@ -33,7 +33,7 @@ pub(crate) fn choose(
     if let [only] = start
         && let Document::Manifest(manifest) = read_document(source, name, only)?
     {
-        return complete(source, only.clone(), manifest);
+        return complete(source, only.clone(), *manifest);
     }
     let mut candidates = Vec::new();
     for descriptor in start {
@@ -107,7 +107,7 @@ fn manifest_at(
     descriptor: &Descriptor,
 ) -> Result<Chosen, ImageError> {
     match read_document(source, name, descriptor)? {
-        Document::Manifest(manifest) => complete(source, descriptor.clone(), manifest),
+        Document::Manifest(manifest) => complete(source, descriptor.clone(), *manifest),
         Document::Index(_) => Err(ImageError::document(
             format!("manifest {} of {name}", descriptor.digest),
             "it is an index, its descriptor says otherwise",
@@ -181,6 +181,7 @@ fn platform_of(
             architecture: "unknown".to_owned(),
             os: "unknown".to_owned(),
             os_version: None,
+            os_features: Vec::new(),
             variant: None,
         }),
     }
@@ -347,6 +348,7 @@ mod tests {
             }
             .into(),
             os_version: None,
+            os_features: Vec::new(),
             variant: None,
         });
         descriptor

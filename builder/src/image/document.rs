@@ -26,7 +26,7 @@ pub(crate) trait Documents {
 #[derive(Debug)]
 pub(crate) enum Document {
     /// Manifest of one image.
-    Manifest(ReadManifest),
+    Manifest(Box<ReadManifest>),
     /// List of manifests.
     Index(ReadIndex),
 }
@@ -77,10 +77,10 @@ impl Document {
             (Some(config), None) if !media::is_index(media_type) => {
                 let layers = read.layers.unwrap_or_default();
                 limits::check(what, "layers", layers.len() as u64, limits::LAYERS)?;
-                Ok(Document::Manifest(ReadManifest {
+                Ok(Document::Manifest(Box::new(ReadManifest {
                     config: descriptor(what, &config)?,
                     layers: descriptors(what, &layers)?,
-                }))
+                })))
             }
             (None, Some(manifests)) if read.layers.is_none() && !media::is_manifest(media_type) => {
                 let entries = manifests.len() as u64;
@@ -124,6 +124,7 @@ fn descriptor(what: &str, foreign: &oci::Descriptor) -> Result<Descriptor, Image
                 architecture: platform.architecture().to_string(),
                 os: platform.os().to_string(),
                 os_version: platform.os_version().as_deref().and_then(present),
+                os_features: platform.os_features().clone().unwrap_or_default(),
                 variant: platform.variant().as_deref().and_then(present),
             }),
     })

@@ -49,6 +49,9 @@ pub struct DescriptorPlatform {
     /// Version of the operating system.
     #[serde(rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
+    /// What the operating system must be able to do.
+    #[serde(rename = "os.features", skip_serializing_if = "Vec::is_empty")]
+    pub os_features: Vec<String>,
     /// Variant of the architecture.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
@@ -203,6 +206,7 @@ mod tests {
             architecture: "arm".into(),
             os: "linux".into(),
             os_version: None,
+            os_features: Vec::new(),
             variant: Some("v7".into()),
         });
         let bytes = Index::new(Family::Oci, vec![entry]).to_compact_bytes();

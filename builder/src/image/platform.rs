@@ -20,6 +20,7 @@ impl DescriptorPlatform {
             architecture: config.architecture.clone(),
             os: config.os.clone(),
             os_version: None,
+            os_features: Vec::new(),
             variant: config.variant.clone(),
         }
     }
@@ -121,6 +122,7 @@ mod tests {
             architecture: parts.next().unwrap(),
             variant: parts.next(),
             os_version: None,
+            os_features: Vec::new(),
         }
     }
 

@@ -181,7 +181,7 @@ fn add(
     outgoing
         .documents
         .push((document.descriptor, document.bytes));
-    let ReadManifest { config, layers } = manifest;
+    let ReadManifest { config, layers } = *manifest;
     let mut platform = None;
     if entry.platform.is_none() && media::is_config(&config.media_type) {
         limits::check(&name, "document", config.size, limits::DOCUMENT_BYTES)?;

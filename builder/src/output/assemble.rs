@@ -222,6 +222,7 @@ impl Work<'_> {
             architecture: finished.platform.architecture.clone(),
             os: finished.platform.os.clone(),
             os_version: finished.platform.os_version.clone(),
+            os_features: finished.platform.os_features.clone(),
             variant: finished.platform.variant.clone(),
         });
         entry

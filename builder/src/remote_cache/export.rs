@@ -14,13 +14,13 @@ use crate::error::{BuildError, chain};
 use crate::event::{Event, VertexId, Warning};
 use crate::image::bundle::{Bundle, Content};
 use crate::image::manifest::ANNOTATION_REF_NAME;
-use crate::image::media::Family;
+use crate::image::media::{Family, layer_kind};
 use crate::image::{
-    Descriptor, ImageConfig, Manifest, Outgoing, OutgoingBlob, base64_encode, location_of,
+    Descriptor, ImageConfig, Index, Manifest, Outgoing, OutgoingBlob, base64_encode, location_of,
     push_image,
 };
 use crate::output::OutputError;
-use crate::request::{CachePlace, CacheTarget};
+use crate::request::{CacheForm, CachePlace, CacheTarget};
 use crate::solve::{LayerRef, SolveContext, VertexOutput};
 
 /// A step's result that goes into a cache.
@@ -233,11 +233,11 @@ fn send(
             listed.push(layer.descriptor.clone());
         }
     }
-    let manifest = Manifest::new(Family::Oci, described.clone(), listed.clone()).to_bytes();
+    let (media_type, manifest) = list(target.form, described.clone(), listed.clone());
     let size = manifest.len() as u64;
     let mut bundle = Bundle::default();
     let digest = bundle.add_document(manifest.clone());
-    let top = Descriptor::new(Family::Oci.manifest(), digest, size);
+    let top = Descriptor::new(media_type, digest, size);
     let place_of = |digest| {
         let mut known = layers.iter();
         let known = known.find(|layer| layer.descriptor.digest == digest);
@@ -306,6 +306,27 @@ fn send(
         CachePlace::Inline | CachePlace::Records(_) => {}
     }
     Ok(())
+}
+
+/// The document that lists the blobs of a cache, and its media type.
+fn list(form: CacheForm, config: Descriptor, layers: Vec<Descriptor>) -> (&'static str, Vec<u8>) {
+    let family = match form {
+        CacheForm::Manifest => {
+            let manifest = Manifest::new(Family::Oci, config, layers);
+            return (Family::Oci.manifest(), manifest.to_bytes());
+        }
+        CacheForm::Index => Family::Oci,
+        CacheForm::DockerIndex => Family::Docker,
+    };
+    let mut entries = layers;
+    for layer in &mut entries {
+        if let Some(kind) = layer_kind(&layer.media_type) {
+            layer.media_type = family.layer(kind);
+        }
+    }
+    // The config is known by its media type and stands last.
+    entries.push(config);
+    (family.index(), Index::new(family, entries).to_bytes())
 }
 
 /// Puts the records of an image's own layers into its config.

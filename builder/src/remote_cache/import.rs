@@ -184,7 +184,7 @@ fn read_source(
     };
     let bytes = read("manifest", &top)?;
     let manifests = match Document::parse(&name, &bytes)? {
-        Document::Manifest(manifest) => vec![(top.digest, manifest)],
+        Document::Manifest(manifest) => vec![(top.digest, *manifest)],
         Document::Index(index) => {
             // BuildKit's older form: an index whose entries are the blobs and the config.
             if let Some(config) = index.manifests.iter().find(|one| one.media_type == CONFIG) {
@@ -206,7 +206,7 @@ fn read_source(
                 for entry in wanted {
                     let bytes = read("manifest", entry)?;
                     if let Document::Manifest(manifest) = Document::parse(&name, &bytes)? {
-                        manifests.push((entry.digest, manifest));
+                        manifests.push((entry.digest, *manifest));
                     }
                 }
                 manifests

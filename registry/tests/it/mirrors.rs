@@ -1,6 +1,6 @@
 //! Mirrors: asked first, believed only as far as digests go, and never a reason to fail.
 
-use rbuild_registry::{Client, Mirror, Notice, PushOutcome, RegistryConfig};
+use rbuild_registry::{Client, Mirror, Namespace, Notice, PushOutcome, RegistryError};
 
 use crate::proxy::{Action, Proxy, Reply};
 use crate::support::{
@@ -40,15 +40,15 @@ type Notices = std::sync::Arc<std::sync::Mutex<Vec<Notice>>>;
 
 fn client_with(registry: &str, mirror: &str, resolve: bool) -> (Client, Notices) {
     let (mut options, notices) = options_with_notices();
-    let config = RegistryConfig {
+    options.namespaces.push(Namespace {
+        prefix: registry.to_owned(),
         mirrors: vec![Mirror {
             host: mirror.to_owned(),
             prefix: "cache".to_owned(),
             resolve,
         }],
-        ..RegistryConfig::default()
-    };
-    options.registries.insert(registry.to_owned(), config);
+        ..Namespace::default()
+    });
     (Client::new(options), notices)
 }
 
@@ -191,4 +191,56 @@ fn nothing_is_pushed_to_a_mirror() {
         .unwrap();
     assert_eq!(outcome, PushOutcome::Uploaded);
     assert!(mirror.seen("POST", "").is_empty() && mirror.seen("PUT", "").is_empty());
+}
+
+/// A client for which names below `path` of a registry are to be had as `cache/…` elsewhere.
+fn client_instead(registry: &str, path: &str, instead: &str) -> Client {
+    let (mut options, _) = options_with_notices();
+    let place = |host: &str, prefix: &str| Mirror {
+        host: host.to_owned(),
+        prefix: prefix.to_owned(),
+        resolve: true,
+    };
+    options.namespaces = vec![
+        Namespace {
+            prefix: registry.to_owned(),
+            instead: Some(place("127.0.0.1:1", "")),
+            ..Namespace::default()
+        },
+        Namespace {
+            prefix: format!("{registry}/{path}"),
+            instead: Some(place(instead, "cache")),
+            ..Namespace::default()
+        },
+        Namespace {
+            prefix: format!("{registry}/{path}/secret"),
+            blocked: true,
+            ..Namespace::default()
+        },
+    ];
+    Client::new(options)
+}
+
+#[test]
+fn a_part_of_a_registry_lies_elsewhere_for_pulls_and_pushes() {
+    let scene = Scene::new();
+    let registry = Proxy::before(scene.registry.address(), |_| Action::Forward);
+    let client = client_instead(&registry.host(), "team/a", &scene.mirror.host());
+    let location = registry.location("team/a/app", "x");
+    let digest = client.resolve(&location).unwrap().descriptor.digest;
+    client.manifest(&location, digest).unwrap();
+    let blob = scene.store.put(b"new");
+    let store = &scene.store.store;
+    let outcome = client.push_blob(&location, store, &blob, Some("team/a/b"), &no_progress);
+    assert_eq!(outcome.unwrap(), PushOutcome::Uploaded);
+    let mirrored = scene.mirror.location("cache/app", "x");
+    assert!(crate::support::client().has_blob(&mirrored, &blob).unwrap());
+    // Nothing of that went to the registry itself.
+    assert!(registry.seen("", "").is_empty());
+    let blocked = registry.location("team/a/secret/app", "x");
+    let error = client.resolve(&blocked).unwrap_err();
+    assert!(matches!(error, RegistryError::Blocked { .. }), "{error}");
+    // A longer name that only begins so is not meant.
+    assert!(client.resolve(&registry.location("team/ab", "x")).is_err());
+    assert!(registry.seen("", "").is_empty());
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use std::time::Duration;
 
-use rbuild_builder::request::{CachePlace, CacheSource, CacheTarget, SourcePlace};
+use rbuild_builder::request::{CacheForm, CachePlace, CacheSource, CacheTarget, SourcePlace};
 use rbuild_parser::{ImageReference, closest, parse_duration, parse_size};
 
 use super::outputs::{Reason, attributes, boolean, compression};
@@ -158,11 +158,11 @@ fn target(given: &mut BTreeMap<String, String>) -> Result<CacheTarget, Reason> {
         Some(other) => return Err(format!("unknown mode `{other}`; there is min and max").into()),
     };
     let ignore_error = boolean(given, "ignore-error")?.unwrap_or(false);
-    for key in ["image-manifest", "oci-mediatypes"] {
-        if boolean(given, key)? == Some(false) {
-            let what = format!("the cache attribute `{key}=false`");
-            return Err(Reason::Failure(Failure::unsupported(&what)));
-        }
+    let form = form(given)?;
+    let has_form = matches!(place, CachePlace::Registry(_) | CachePlace::Local { .. });
+    if form != CacheForm::default() && !has_form {
+        let text = "an index goes with type=registry and type=local only";
+        return Err(text.to_owned().into());
     }
     let max_layer = given.remove("max-layer-size").map(|text| parse_size(&text));
     let max_layer = max_layer.transpose();
@@ -172,9 +172,23 @@ fn target(given: &mut BTreeMap<String, String>) -> Result<CacheTarget, Reason> {
         all,
         ignore_error,
         compression: compression(given)?,
+        form,
         max_layer: max_layer.map_err(|reason| format!("max-layer-size: {reason}"))?,
         mounts,
     })
+}
+
+/// What lists the blobs. Docker's media types know no image manifest whose config is a cache.
+fn form(given: &mut BTreeMap<String, String>) -> Result<CacheForm, Reason> {
+    let oci = boolean(given, "oci-mediatypes")?.unwrap_or(true);
+    match (boolean(given, "image-manifest")?.unwrap_or(oci), oci) {
+        (true, true) => Ok(CacheForm::Manifest),
+        (false, true) => Ok(CacheForm::Index),
+        (false, false) => Ok(CacheForm::DockerIndex),
+        (true, false) => Err("image-manifest=true needs oci-mediatypes=true"
+            .to_owned()
+            .into()),
+    }
 }
 
 fn unknown<T>(kind: &str) -> Result<T, Reason> {
@@ -247,6 +261,14 @@ mod tests {
         let target = to("type=local,dest=d,compression=zstd").unwrap();
         assert!(matches!(target.place, CachePlace::Local { tag, .. } if tag == "latest"));
         assert!(target.compression.is_some());
+        for (attributes, form) in [
+            ("image-manifest=true", CacheForm::Manifest),
+            ("image-manifest=false", CacheForm::Index),
+            ("oci-mediatypes=false", CacheForm::DockerIndex),
+        ] {
+            let target = to(&format!("type=local,dest=d,{attributes}")).unwrap();
+            assert_eq!(target.form, form, "{attributes}");
+        }
         let found = from("r.example/c").unwrap();
         assert!(matches!(found.place, SourcePlace::Registry(_)));
         assert_eq!(found.max_age, Some(Duration::from_hours(1)));
@@ -270,9 +292,10 @@ mod tests {
             ("type=inline,ref=x", "`ref` has no meaning"),
             ("type=inline,mod=max", "did you mean `mode`?"),
             (
-                "type=local,dest=d,oci-mediatypes=false",
-                "not supported yet",
+                "type=local,dest=d,image-manifest=true,oci-mediatypes=false",
+                "needs oci-mediatypes=true",
             ),
+            ("type=inline,image-manifest=false", "an index goes with"),
             ("ref=x", "type is required"),
             ("type=records,ref=x:1", "leave out tag"),
             ("type=local,dest=d,mounts=true", "type=records only"),

@@ -259,3 +259,58 @@ fn an_image_whose_cache_docker_wrote_serves_as_one_and_as_a_base() {
     // The base's cache describes the base, not what was built on it.
     assert!(image.config.get("moby.buildkit.cache.v0").is_none());
 }
+
+/// BuildKit's older form: an index whose entries are the blobs, the config last.
+#[test]
+fn a_cache_is_an_index_when_that_is_asked_for() {
+    let registry = Registry::plain();
+    let base = registry.name("base");
+    push_base(&base);
+    let env = TestEnv::new();
+    let app = context(&env, &base, "echo x >/last");
+    let layout = env.join("cache");
+    let read = |digest: &str| -> Value {
+        let path = layout.join("blobs/sha256").join(&digest["sha256:".len()..]);
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    for (attributes, index, layer) in [
+        (
+            "image-manifest=false",
+            "application/vnd.oci.image.index.v1+json",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+        ),
+        (
+            "oci-mediatypes=false",
+            "application/vnd.docker.distribution.manifest.list.v2+json",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+    ] {
+        let to = format!("type=local,dest={},{attributes}", layout.display());
+        build(&env, &app, &["--cache-to", &to]).ok();
+        let top = std::fs::read(layout.join("index.json")).unwrap();
+        let top: Value = serde_json::from_slice(&top).unwrap();
+        let cache = read(top["manifests"][0]["digest"].as_str().unwrap());
+        assert_eq!(cache["mediaType"], index);
+        let entries = cache["manifests"].as_array().unwrap();
+        let (config, layers) = entries.split_last().unwrap();
+        let kind = config["mediaType"].as_str().unwrap();
+        assert_eq!(kind, "application/vnd.buildkit.cacheconfig.v0");
+        assert!(!layers.is_empty() && layers.iter().all(|entry| entry["mediaType"] == layer));
+        let listed = read(config["digest"].as_str().unwrap());
+        assert_eq!(listed["layers"].as_array().unwrap().len(), layers.len());
+        // It serves as a cache from a directory, and from a registry.
+        let name = registry.name(&format!("cache:{}", index.len()));
+        let remote = format!("type=registry,ref={name},{attributes}");
+        build(&env, &app, &["--cache-to", &remote]).ok();
+        let local = format!("type=local,src={}", layout.display());
+        for from in [local, format!("type=registry,ref={name}")] {
+            let fresh = TestEnv::new();
+            let app = context(&fresh, &base, "echo x >/last");
+            let outcome = build(&fresh, &app, &["-t", "app", "--cache-from", &from]).ok();
+            // The stage whose file is copied is not in a cache with mode=min.
+            assert!(cached_and_missed(&outcome).1 <= 1, "{}", outcome.stderr);
+            let ran = ["run", "--rm", "app", "cat", "/last"];
+            assert_eq!(fresh.rbuild(ran).run().ok().out(), "x\n");
+        }
+    }
+}

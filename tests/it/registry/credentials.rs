@@ -281,3 +281,81 @@ fn helpers_are_asked_for_credentials() {
     }
     env.rbuild(["push", &name]).run().exits(1);
 }
+
+#[test]
+fn a_part_of_a_registry_lies_elsewhere_and_another_is_blocked() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let host = registry.host();
+    let podman = format!(
+        "[[registry]]\nprefix = \"quay.example/team\"\nlocation = \"{host}/mirrored\"\n\
+         [[registry]]\nprefix = \"*.bad.example\"\nblocked = true\n"
+    );
+    let containerd = format!("server = \"http://{host}/v2/mirrored\"\n");
+    let config = env.files(
+        "config",
+        &[
+            ("containers/registries.conf", &podman),
+            ("docker/certs.d/other.example/hosts.toml", &containerd),
+        ],
+    );
+    let rbuild = |words: &[&str]| env.rbuild(words).env("XDG_CONFIG_HOME", &config).run();
+    for name in ["quay.example/team/app:1", "other.example/app:2"] {
+        rbuild(&["tag", "busybox", name]).ok();
+        rbuild(&["push", name]).ok();
+        rbuild(&["rmi", name]).ok();
+        rbuild(&["pull", name]).ok();
+    }
+    // There is where they lie.
+    for name in ["mirrored/app:1", "mirrored/app:2"] {
+        env.rbuild(["pull", &registry.name(name)]).run().ok();
+    }
+    let outcome = rbuild(&["pull", "r.bad.example/app"]).exits(1);
+    assert!(
+        outcome.stderr.contains("`*.bad.example` is blocked"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn annotated_entries_tell_version_and_features_of_the_system() {
+    let (env, registry) = (TestEnv::new(), Registry::plain());
+    env.import_busybox();
+    let (list, image) = (registry.name("list"), registry.name("image"));
+    env.rbuild(["tag", "busybox", &image]).run().ok();
+    env.rbuild(["push", &image]).run().ok();
+    env.rbuild(["manifest", "create", &list, &image]).run().ok();
+    let said = [
+        "--os",
+        "windows",
+        "--os-version",
+        "10.0.1",
+        "--os-features",
+        "win32k,two",
+    ];
+    let mut words = vec!["manifest", "annotate"];
+    words.extend(said);
+    words.extend([list.as_str(), &image]);
+    env.rbuild(&words).run().ok();
+    env.rbuild(["manifest", "push", &list]).run().ok();
+    let shown = env.rbuild(["manifest", "inspect", &list]).run().ok().out();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let platform = &shown["manifests"][0]["platform"];
+    assert_eq!(platform["os.version"], "10.0.1", "{shown}");
+    assert_eq!(
+        platform["os.features"],
+        serde_json::json!(["win32k", "two"])
+    );
+    // Another index that takes it over keeps what it says.
+    let again = registry.name("again");
+    env.rbuild(["imagetools", "create", "-t", &again, &list])
+        .run()
+        .ok();
+    let shown = env
+        .rbuild(["imagetools", "inspect", "--raw", &again])
+        .run()
+        .ok()
+        .out();
+    assert!(shown.contains("win32k"), "{shown}");
+}

@@ -263,3 +263,50 @@ fn what_does_not_pass_never_fails_a_build_with_a_cache() {
         }
     }
 }
+
+#[test]
+fn caches_are_written_and_read_with_tokens_that_expire_and_answers_that_drip() {
+    let registry = registry();
+    let steps: Vec<String> = (0..12)
+        .map(|i| format!("RUN echo {i} >/step{i}\n"))
+        .collect();
+    let steps = steps.concat();
+    let dockerfile = format!("FROM {}\n{steps}", registry.name("base"));
+    let env = TestEnv::new();
+    let context = env.dockerfile("context", &dockerfile);
+    for kind in ["registry", "records"] {
+        // More than is ever asked for at once: a new token is good for each of them.
+        let expiring = Proxy::with_tokens(&registry, 20);
+        let to = format!("type={kind},ref={}", expiring.name(kind));
+        let outcome = env.rbuild(args!["build", "--cache-to", to, context]).run();
+        let said = outcome.ok().stderr;
+        assert!(!said.contains("warning"), "{kind}: {said}");
+        assert!(expiring.expired() > 0, "{kind}: no token has expired");
+        let slow = Proxy::before(&registry, |_, _, _| Action::Drip);
+        for (fault, proxy) in [("expiring", expiring), ("slow", slow)] {
+            let fresh = TestEnv::new();
+            // One step more reads all layers of the others.
+            let more = format!("{dockerfile}RUN cat /step* >/all\n");
+            let context = fresh.dockerfile("context", &more);
+            let from = format!("type={kind},ref={}", proxy.name(kind));
+            let flags = args![
+                "build",
+                "--progress",
+                "plain",
+                "-t",
+                "app",
+                "--cache-from",
+                from,
+                context
+            ];
+            let said = fresh.rbuild(flags).run().ok().stderr;
+            let ran = said.lines().filter(|line| line.contains(" miss: ")).count();
+            assert_eq!(ran, 1, "{kind} {fault}: {said}");
+            assert!(!said.contains("warning"), "{kind} {fault}: {said}");
+            let run = ["run", "--rm", "app", "cat", "/all"];
+            let out = fresh.rbuild(run).run().ok().out();
+            assert_eq!(out.lines().count(), 12, "{out}");
+            fresh.assert_sound_store();
+        }
+    }
+}

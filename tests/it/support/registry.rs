@@ -167,6 +167,8 @@ pub(crate) enum Action {
     WrongDigest,
     /// Sends a manifest that never ends.
     Endless,
+    /// Passes it on, and sends the answer's body in small pieces with pauses.
+    Drip,
 }
 
 /// A request and what came back.
@@ -187,10 +189,43 @@ struct Log {
     changed: Condvar,
 }
 
+/// Tokens that are good for some requests each.
+#[derive(Default)]
+struct Tokens {
+    /// Requests for which a token is good; 0 if none is wanted.
+    uses: usize,
+    /// Uses of each token so far.
+    used: Mutex<Vec<usize>>,
+}
+
+impl Tokens {
+    /// Makes a token.
+    fn issue(&self) -> String {
+        let mut used = self.used.lock().unwrap();
+        used.push(0);
+        format!("token-{}", used.len() - 1)
+    }
+
+    /// Whether a request may pass.
+    fn accept(&self, authorization: Option<&str>) -> bool {
+        if self.uses == 0 {
+            return true;
+        }
+        let number = authorization.and_then(|value| value.strip_prefix("Bearer token-"));
+        let Some(number) = number.and_then(|number| number.parse::<usize>().ok()) else {
+            return false;
+        };
+        let mut used = self.used.lock().unwrap();
+        used[number] += 1;
+        used[number] <= self.uses
+    }
+}
+
 /// A server before a registry.
 pub(crate) struct Proxy {
     port: u16,
     log: Arc<Log>,
+    tokens: Arc<Tokens>,
 }
 
 type Script = dyn Fn(&str, &str, usize) -> Action + Send + Sync;
@@ -202,21 +237,54 @@ impl Proxy {
         registry: &Registry,
         script: impl Fn(&str, &str, usize) -> Action + Send + Sync + 'static,
     ) -> Proxy {
+        Proxy::start(registry, 0, script)
+    }
+
+    /// Stands before a registry and wants tokens, which it hands out and which expire after so many
+    /// requests, wherever that is.
+    pub(crate) fn with_tokens(registry: &Registry, uses: usize) -> Proxy {
+        Proxy::start(registry, uses, |_, _, _| Action::Forward)
+    }
+
+    fn start(
+        registry: &Registry,
+        uses: usize,
+        script: impl Fn(&str, &str, usize) -> Action + Send + Sync + 'static,
+    ) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (kept, upstream) = (Arc::<Log>::default(), registry.port);
         let log = Arc::clone(&kept);
         let script: Arc<Script> = Arc::new(script);
+        let tokens = Arc::new(Tokens {
+            uses,
+            ..Tokens::default()
+        });
+        let handed_out = Arc::clone(&tokens);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (script, log) = (Arc::clone(&script), Arc::clone(&log));
+                let tokens = Arc::clone(&handed_out);
                 std::thread::spawn(move || {
                     // A client that goes away is not an error here.
-                    let _ = serve(stream.unwrap(), upstream, &*script, &log);
+                    let _ = serve(stream.unwrap(), (port, upstream), &*script, &log, &tokens);
                 });
             }
         });
-        Proxy { port, log: kept }
+        Proxy {
+            port,
+            log: kept,
+            tokens,
+        }
+    }
+
+    /// Requests that were refused because their token had expired.
+    pub(crate) fn expired(&self) -> usize {
+        let used = self.tokens.used.lock().unwrap();
+        let over = used
+            .iter()
+            .map(|used| used.saturating_sub(self.tokens.uses));
+        over.sum()
     }
 
     /// A name in the registry as seen through the proxy.
@@ -262,7 +330,13 @@ impl Proxy {
     }
 }
 
-fn serve(client: TcpStream, upstream: u16, script: &Script, log: &Log) -> std::io::Result<()> {
+fn serve(
+    client: TcpStream,
+    (port, upstream): (u16, u16),
+    script: &Script,
+    log: &Log,
+    tokens: &Tokens,
+) -> std::io::Result<()> {
     let mut client = BufReader::new(client);
     if client.fill_buf()?.first() == Some(&0x16) {
         // Somebody tries TLS: what a real server says then.
@@ -276,6 +350,7 @@ fn serve(client: TcpStream, upstream: u16, script: &Script, log: &Log) -> std::i
         return Ok(());
     };
     let (mut head, mut length) = (format!("{method} {target} HTTP/1.1\r\n"), 0);
+    let mut authorization = None;
     loop {
         let mut line = String::new();
         client.read_line(&mut line)?;
@@ -288,11 +363,28 @@ fn serve(client: TcpStream, upstream: u16, script: &Script, log: &Log) -> std::i
                 .get_mut()
                 .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?,
             "content-length" => length = value.trim().parse().unwrap(),
+            "authorization" => authorization = Some(value.trim().to_owned()),
             _ => {}
         }
         if !name.eq_ignore_ascii_case("expect") {
             head.push_str(&line);
         }
+    }
+    if target.starts_with("/token") {
+        let body = format!("{{\"token\":\"{}\"}}", tokens.issue());
+        let length = body.len();
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        return client.get_mut().write_all(text.as_bytes());
+    }
+    if !tokens.accept(authorization.as_deref()) {
+        std::io::copy(&mut (&mut client).take(length), &mut std::io::sink())?;
+        let text = format!(
+            "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\
+             WWW-Authenticate: Bearer realm=\"http://127.0.0.1:{port}/token\",service=\"test\"\r\n\r\n"
+        );
+        return client.get_mut().write_all(text.as_bytes());
     }
     let number = {
         let mut seen = log.seen.lock().unwrap();
@@ -364,7 +456,17 @@ fn pass_back(server: TcpStream, action: &Action, client: &mut TcpStream) -> std:
         _ => {}
     }
     client.write_all(head.as_bytes())?;
-    client.write_all(&body)?;
+    let piece = match action {
+        Action::Drip => body.len() / 64 + 1,
+        _ => body.len().max(1),
+    };
+    for piece in body.chunks(piece) {
+        client.write_all(piece)?;
+        if matches!(action, Action::Drip) {
+            // This is the fault, nothing waits for it.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
     // What was announced and did not come is cut off here.
     client.shutdown(Shutdown::Both)?;
     Ok(body.len())
