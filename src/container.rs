@@ -10,13 +10,13 @@ pub(crate) mod volumes;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_builder::PlainStep;
 use rbuild_builder::etc::{hosts_file, resolv_conf};
 use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
 };
 use rbuild_builder::request::NameResolution;
 use rbuild_builder::users::lookup_user;
+use rbuild_builder::{PlainStep, shorten_roots};
 use rbuild_cache::{
     DiffId, Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind,
     scaffold, writable_over,
@@ -125,6 +125,7 @@ pub(crate) fn prepare(
     let Made {
         mut sandbox, held, ..
     } = make(store, found, options, &place, &mut draft)?;
+    shorten_roots(store, &lease, &mut sandbox)?;
     let plain = match isolation() {
         Isolation::Chroot => {
             refuse_binds(options)?;

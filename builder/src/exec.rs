@@ -3,6 +3,7 @@
 //! Language reference, sections 4.1 and 13.
 
 mod circumstances;
+mod depth;
 mod diagnose;
 mod mask;
 mod mounts;
@@ -33,6 +34,7 @@ use crate::request::{SecretSource, SshSource};
 use crate::source::AgentSocket;
 use crate::users::{ResolvedUser, UserError, lookup_user};
 
+pub use depth::shorten_roots;
 pub(crate) use diagnose::is_static_program;
 pub use plain::PlainStep;
 pub(crate) use secret::read_secret;
@@ -223,7 +225,7 @@ pub(crate) fn prepare(
         .scratch()
         .map_err(|error| BuildError::io("could not make a scratch directory", &error))?;
     let prepared = mounts::prepare(context, operation, view, inputs, &scratch)?;
-    let sandbox = Sandbox {
+    let mut sandbox = Sandbox {
         root: RootFs {
             lowers: std::iter::once(prepared.scaffold).chain(lowers).collect(),
             upper: Some(UpperDir {
@@ -243,6 +245,8 @@ pub(crate) fn prepare(
         limits: context.limits.clone(),
         init: false,
     };
+    shorten_roots(context.store, context.lease, &mut sandbox)
+        .map_err(|error| BuildError::io("could not stack the layers of the root", &error))?;
     Ok(Ready {
         sandbox,
         secrets: prepared.secrets,

@@ -10,6 +10,7 @@ use rustix::fs::Mode;
 use crate::digest::DiffId;
 use crate::entry::{FileKind, Metadata};
 use crate::error::StoreError;
+use crate::open_root::RootFd;
 use crate::store::Store;
 use crate::sys;
 use crate::tree_tar::{CAPABILITY, portable_capability};
@@ -110,7 +111,7 @@ enum Place {
 }
 
 struct Sides<'a> {
-    roots: [&'a OwnedFd; 2],
+    roots: [RootFd<'a>; 2],
     /// First names of files that have several.
     names: [HashMap<(u64, u64), Vec<u8>>; 2],
 }
@@ -123,7 +124,7 @@ impl Sides<'_> {
                 .and_then(|list| sys::sorted_names(&list))
                 .map_err(StoreError::inside("list the directory", path))
         };
-        let (first, second) = (list(self.roots[0])?, list(self.roots[1])?);
+        let (first, second) = (list(&self.roots[0])?, list(&self.roots[1])?);
         let only_second = second
             .iter()
             .filter(|name| first.binary_search(name).is_err())
@@ -154,7 +155,7 @@ impl Sides<'_> {
                     reason: "it vanished while it was compared",
                 })
         };
-        let (a, b) = (look(self.roots[0])?, look(self.roots[1])?);
+        let (a, b) = (look(&self.roots[0])?, look(&self.roots[1])?);
         if kind(&a) != kind(&b) {
             return Ok(Some(LayerField::Kind(kind(&a), kind(&b))));
         }
@@ -195,7 +196,7 @@ impl Sides<'_> {
                 let read = |root: &OwnedFd| {
                     sys::readlink(root, path).map_err(StoreError::inside("read the link", path))
                 };
-                let (a, b) = (read(self.roots[0])?, read(self.roots[1])?);
+                let (a, b) = (read(&self.roots[0])?, read(&self.roots[1])?);
                 Ok((a != b).then_some(LayerField::Target(a, b)))
             }
             _ => Ok((a.rdev != b.rdev).then_some(LayerField::Device(a.rdev, b.rdev))),
@@ -216,7 +217,7 @@ impl Sides<'_> {
             rustix::fs::openat(root, path, sys::READ, Mode::empty())
                 .map_err(StoreError::inside("open", path))
         };
-        let (a, b) = (open(self.roots[0])?, open(self.roots[1])?);
+        let (a, b) = (open(&self.roots[0])?, open(&self.roots[1])?);
         let capability = |file: &OwnedFd| {
             sys::fxattr(file, CAPABILITY)
                 .map(|value| value.map(portable_capability))

@@ -11,6 +11,7 @@ use crate::lease;
 use crate::lock::Hold;
 use crate::prune::references;
 use crate::recover::{hash_file, hash_tree, list, list_blobs, list_trees, remove_layer};
+use crate::stack::keep::stacks;
 use crate::store::{Store, message};
 use crate::sys;
 use crate::tar_write::PaxWriter;
@@ -56,6 +57,7 @@ impl Store {
         check.database()?;
         check.blobs()?;
         check.layers()?;
+        check.stacks()?;
         check.records()?;
         check.images()?;
         check.volumes()?;
@@ -180,6 +182,21 @@ impl Check<'_> {
         }
     }
 
+    /// Every stack has the files that it was made with.
+    fn stacks(&mut self) -> Result<(), StoreError> {
+        for stack in stacks(self.store.layout())? {
+            if !stack.is_sound()
+                && self.problem(format!(
+                    "stack {} is not what it was made as",
+                    stack.id.hex()
+                ))
+            {
+                crate::remove::remove_tree(&stack.path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every output of a record is there.
     fn records(&mut self) -> Result<(), StoreError> {
         let mut lost = Vec::new();
@@ -260,7 +277,8 @@ impl Check<'_> {
     }
 }
 
-fn hash_headers(path: &Path) -> Result<Digest, StoreError> {
+/// Digest of the headers of a tar of a tree.
+pub(crate) fn hash_headers(path: &Path) -> Result<Digest, StoreError> {
     let root = rustix::fs::openat(CWD, path, sys::DIRECTORY, Mode::empty())
         .map_err(StoreError::io("open", path))?;
     let mut nowhere = PaxWriter::new(std::io::sink());

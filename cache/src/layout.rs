@@ -9,6 +9,7 @@
 //! tmp/<boot>-<pid>-<start>-<n>   everything unfinished; locked by its owner
 //! blobs/sha256/ab/<hex>          immutable; mode 0400 until flushed, then 0444
 //! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage
+//! stacks/<hex>/   the lowest layers of deep images on each other, see `stack.rs`; removed after a boot
 //! meta.db           SQLite: images, names, build records, blobs of layers
 //! leases/<name>     what a living process uses, one digest a line; locked by its owner
 //! builds/<name>/    what is kept of past builds, see `builds.rs`
@@ -89,6 +90,14 @@ impl Layout {
         self.trees().join(format!("{}.seal", diff_id.hex()))
     }
 
+    pub(crate) fn stacks(&self) -> PathBuf {
+        self.root.join("stacks")
+    }
+
+    pub(crate) fn stack(&self, id: &Digest) -> PathBuf {
+        self.stacks().join(id.hex())
+    }
+
     pub(crate) fn database(&self) -> PathBuf {
         self.root.join("meta.db")
     }
@@ -123,11 +132,12 @@ impl Layout {
     }
 
     /// Directories that every store has.
-    pub(crate) fn directories(&self) -> [PathBuf; 8] {
+    pub(crate) fn directories(&self) -> [PathBuf; 9] {
         [
             self.tmp(),
             self.blobs(),
             self.trees(),
+            self.stacks(),
             self.leases(),
             self.locks(),
             self.memo(),

@@ -69,6 +69,7 @@ impl Lease {
             .file
             .write_all(lines.as_bytes())
             .map_err(StoreError::io("write", &self.path))?;
+        self.store.held().add(&new);
         state.protected.extend(new);
         Ok(())
     }
@@ -76,6 +77,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        self.store.held().remove(&state.protected);
         // What stays behind is collected by the next command that opens the store.
         let _ = std::fs::remove_file(&self.path);
     }

@@ -310,6 +310,15 @@ pub(crate) fn adopt_at(
     }
 }
 
+/// Gives a symbolic link that was linked to another directory the owner that is recorded where it was.
+pub(crate) fn copy_link_record(from: impl AsFd, to: impl AsFd, name: &[u8]) -> io::Result<()> {
+    let Some(record) = link_record(name).filter(|_| are_recorded()) else {
+        return Ok(());
+    };
+    let known = read(&sys::proc_path(from, b"."), &record)?.unwrap_or_default();
+    Ok(write(&sys::proc_path(to, b"."), &record, &known)?)
+}
+
 /// Makes a device or a pipe with its mode and owner.
 ///
 /// # Errors

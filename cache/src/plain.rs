@@ -20,7 +20,8 @@ use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::error::StoreError;
 use crate::owners;
 use crate::sys;
-use crate::view::{RootView, ViewEntry, WalkAction, join, split};
+use crate::tree::Layer;
+use crate::view::{Follow, RootView, ViewEntry, WalkAction, join, split};
 
 /// Overlay's mark of what it copied up: the step has touched it and perhaps not changed it.
 const ORIGIN: &str = "user.overlay.origin";
@@ -295,6 +296,24 @@ pub fn copy_tree(view: &RootView, from: &Path, into: &Path) -> Result<(), StoreE
     Ok(())
 }
 
+/// Copies one file of a layer, whatever kind it has, to the path `into`, where nothing is.
+///
+/// # Errors
+///
+/// Something could not be read or written.
+pub(crate) fn copy_entry(layer: &Layer, path: &[u8], into: &Path) -> Result<(), StoreError> {
+    let view = RootView::new(std::slice::from_ref(layer));
+    let path = Path::new("/").join(sys::os(path));
+    let entry = view.lookup(&path, Follow::None)?;
+    let entry = entry.ok_or_else(|| StoreError::io("find", &path)(Errno::NOENT))?;
+    let mut copy = Copy {
+        view: &view,
+        links: HashMap::new(),
+        directories: Vec::new(),
+    };
+    copy.entry(&entry, into, false)
+}
+
 struct Copy<'a> {
     view: &'a RootView,
     /// First copies of files with several names.
@@ -393,7 +412,8 @@ fn open_root(path: &Path) -> Result<OwnedFd, StoreError> {
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(StoreError::io("open", path))
 }
 
-fn times(time: Timestamp) -> Timestamps {
+/// The same time twice, as the kernel wants it.
+pub(crate) fn times(time: Timestamp) -> Timestamps {
     let time = Timespec {
         tv_sec: time.seconds,
         tv_nsec: i64::from(time.nanoseconds),

@@ -24,6 +24,7 @@ use crate::lock::{Hold, StoreLock};
 use crate::records::{BuildRecord, ImageRecord};
 use crate::recover::{list, list_blobs, list_trees};
 use crate::session::Scratch;
+use crate::stack::keep::stacks;
 use crate::store::{Store, now_unix};
 use crate::tree::Seal;
 
@@ -202,6 +203,9 @@ impl Store {
         let victims = survey.victims(options, grace, self.space()?.free);
         report.left = survey.items.iter().map(|item| item.size).sum();
         let gone: BTreeSet<Digest> = victims.items.iter().map(|item| item.digest).collect();
+        if !options.dry_run {
+            self.discard_stacks(options, &survey, &gone, scratch)?;
+        }
         // Records first: no row may outlive what it refers to.
         report.records = victims.records.len() as u64;
         if !options.dry_run {
@@ -413,6 +417,25 @@ impl Store {
         }
         drop(publishing);
         Ok(true)
+    }
+
+    /// Moves stacks away that nobody uses and whose layers go, or that are not needed any more.
+    fn discard_stacks(
+        &self,
+        options: &PruneOptions,
+        survey: &Survey,
+        gone: &BTreeSet<Digest>,
+        scratch: &Scratch,
+    ) -> Result<(), StoreError> {
+        for stack in stacks(self.layout())? {
+            let used = survey.needed.contains_key(&stack.id);
+            if !used && stack.is_stale(self.layout(), gone, options.all) {
+                let place = scratch.path().join(format!("stack-{}", stack.id.hex()));
+                std::fs::rename(&stack.path, &place)
+                    .map_err(StoreError::io("remove", &stack.path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Memos of contexts that nobody has built for long. Lock files stay: one that somebody waits

@@ -42,6 +42,7 @@ pub(crate) fn after_boot(
     }
     let blobs = check_blobs(layout, warnings)?;
     let seals = check_trees(layout, warnings)?;
+    crate::stack::keep::remove_all(layout)?;
     if durability == Durability::Full && !(blobs.is_empty() && seals.is_empty()) {
         flush(layout)?;
         for path in &blobs {

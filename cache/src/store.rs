@@ -22,6 +22,7 @@ use crate::blob;
 use crate::digest::{DiffId, Digest};
 use crate::disk;
 use crate::error::StoreError;
+use crate::held::Held;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
 use crate::meta::Meta;
@@ -64,6 +65,7 @@ struct Inner {
     durability: Durability,
     /// Written by this process and not flushed yet.
     pending: Mutex<Pending>,
+    held: Held,
     warnings: Mutex<Vec<String>>,
     /// Ends long writing.
     stop: Mutex<Option<Arc<AtomicBool>>>,
@@ -111,6 +113,7 @@ impl Store {
             meta,
             durability: options.durability,
             pending: Mutex::default(),
+            held: Held::default(),
             warnings: Mutex::new(warnings),
             stop: Mutex::default(),
             open,
@@ -198,6 +201,10 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.0.layout
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.0.held
     }
 
     pub(crate) fn meta(&self) -> &Meta {

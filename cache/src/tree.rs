@@ -12,13 +12,11 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::BlobInfo;
@@ -29,6 +27,7 @@ use crate::layout::Layout;
 use crate::live::LiveDirectory;
 use crate::lock::{Hold, StoreLock};
 use crate::meta::KnownBlob;
+use crate::open_root::{OpenRoot, RootFd};
 use crate::remove::remove_tree;
 use crate::store::Store;
 use crate::sys;
@@ -142,8 +141,7 @@ pub struct Layer(Arc<LayerInner>);
 
 struct LayerInner {
     seal: Seal,
-    path: PathBuf,
-    root: OnceLock<OwnedFd>,
+    root: OpenRoot,
 }
 
 impl std::fmt::Debug for Layer {
@@ -156,8 +154,7 @@ impl Layer {
     pub(crate) fn new(seal: Seal, path: PathBuf) -> Layer {
         Layer(Arc::new(LayerInner {
             seal,
-            path,
-            root: OnceLock::new(),
+            root: OpenRoot::new(path, sys::DIRECTORY),
         }))
     }
 
@@ -168,7 +165,7 @@ impl Layer {
 
     /// Returns the directory that serves as an overlay lower directory.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        self.0.root.path()
     }
 
     /// Returns the size of its tar in bytes.
@@ -189,7 +186,7 @@ impl Layer {
     /// Opens a directory of this layer alone; none if there is none. Nothing is followed.
     pub fn directory(&self, path: &Path) -> Result<Option<LiveDirectory>, ViewError> {
         let path = path.as_os_str().as_bytes();
-        LiveDirectory::below(self.root_fd()?, path.strip_prefix(b"/").unwrap_or(path))
+        LiveDirectory::below(&*self.root_fd()?, path.strip_prefix(b"/").unwrap_or(path))
     }
 
     pub(crate) fn may_be_opaque(&self) -> bool {
@@ -219,14 +216,11 @@ impl Layer {
         &self.0.seal
     }
 
-    /// Descriptor of the tree's root, opened once for all views.
-    pub(crate) fn root_fd(&self) -> Result<&OwnedFd, ViewError> {
-        if let Some(fd) = self.0.root.get() {
-            return Ok(fd);
-        }
-        let fd = rustix::fs::openat(CWD, &self.0.path, sys::DIRECTORY, Mode::empty())
-            .map_err(ViewError::io("open the layer", &self.0.path))?;
-        Ok(self.0.root.get_or_init(|| fd))
+    /// Descriptor of the tree's root.
+    pub(crate) fn root_fd(&self) -> Result<RootFd<'_>, ViewError> {
+        let root = &self.0.root;
+        root.fd()
+            .map_err(ViewError::io("open the layer", root.path()))
     }
 }
 
@@ -256,6 +250,10 @@ const USE_RESOLUTION: Duration = Duration::from_mins(1);
 impl Store {
     /// Returns the layer if its sealed tree is there.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<Layer>, StoreError> {
+        if let Some(layer) = self.held().layer(diff_id) {
+            return Ok(Some(layer));
+        }
+        let held = self.held().is_held(diff_id);
         let Some(seal) = Seal::read(self.layout(), diff_id)? else {
             return Ok(None);
         };
@@ -267,7 +265,9 @@ impl Store {
             self.pending_tree(*diff_id);
         }
         note_use(&self.layout().seal(diff_id));
-        Ok(Some(Layer::new(seal, path)))
+        let layer = Layer::new(seal, path);
+        self.held().found(&layer, held);
+        Ok(Some(layer))
     }
 
     /// Makes a complete tree below `tmp/` a layer.
@@ -299,7 +299,7 @@ impl Store {
 }
 
 /// Notes in a file's time that it was used.
-fn note_use(path: &Path) {
+pub(crate) fn note_use(path: &Path) {
     let Ok(file) = File::open(path) else { return };
     let now = SystemTime::now();
     let recent = file

@@ -19,12 +19,13 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::OFlags;
 
 use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::error::ViewError;
+use crate::open_root::{OpenRoot, RootFd};
 use crate::owners;
 use crate::sys;
 use crate::tree::Layer;
@@ -110,10 +111,7 @@ struct Source {
 enum Place {
     Layer(Layer),
     /// A tree that others may change while we look at it.
-    Live {
-        path: PathBuf,
-        root: OnceLock<OwnedFd>,
-    },
+    Live(OpenRoot),
 }
 
 /// Which sources take part in a merged directory.
@@ -154,34 +152,27 @@ pub(crate) fn absolute(path: &[u8]) -> PathBuf {
 
 impl Source {
     /// Descriptor of the tree's root.
-    fn root(&self) -> Result<&OwnedFd, ViewError> {
+    fn root(&self) -> Result<RootFd<'_>, ViewError> {
         match &self.place {
             Place::Layer(layer) => layer.root_fd(),
-            Place::Live { path, root } => {
-                if let Some(fd) = root.get() {
-                    return Ok(fd);
-                }
-                // The given path itself may be or contain a symlink: it comes from the caller.
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
-                    .map_err(ViewError::io("open the directory", path))?;
-                Ok(root.get_or_init(|| fd))
-            }
+            Place::Live(root) => root
+                .fd()
+                .map_err(ViewError::io("open the directory", root.path())),
         }
     }
 
     fn lstat(&self, path: &[u8]) -> Result<Option<Metadata>, ViewError> {
         let root = self.root()?;
         let found = match &self.place {
-            Place::Layer(_) => sys::lstat(root, path),
-            Place::Live { .. } => lstat_live(root, path),
+            Place::Layer(_) => sys::lstat(&*root, path),
+            Place::Live(_) => lstat_live(&root, path),
         };
         found.map_err(ViewError::inside("look at", path))
     }
 
     /// Opens something that is no symlink; `path` has no symlinks in it.
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, ViewError> {
-        sys::open_beneath(self.root()?, path, flags).map_err(ViewError::inside("open", path))
+        sys::open_beneath(&*self.root()?, path, flags).map_err(ViewError::inside("open", path))
     }
 
     fn readlink(&self, path: &[u8]) -> Result<Vec<u8>, ViewError> {
@@ -193,7 +184,7 @@ impl Source {
     fn is_opaque(&self, path: &[u8]) -> Result<bool, ViewError> {
         let may_be = match &self.place {
             Place::Layer(layer) => layer.may_be_opaque(),
-            Place::Live { .. } => self.overlay,
+            Place::Live(_) => self.overlay,
         };
         if !may_be {
             return Ok(false);
@@ -295,7 +286,7 @@ impl RootView {
     pub(crate) fn root_entry(&self) -> Result<ViewEntry, ViewError> {
         let top = self.sources.iter().rposition(|source| match &source.place {
             Place::Layer(layer) => layer.has_root_entry(),
-            Place::Live { .. } => true,
+            Place::Live(_) => true,
         });
         let found = match top.or(if self.sources.is_empty() {
             None
@@ -579,16 +570,15 @@ impl Source {
                 place: Place::Layer(layer.clone()),
                 overlay: self.overlay,
             },
-            Place::Live { path, .. } => Source::live(path, self.overlay),
+            Place::Live(root) => Source::live(root.path(), self.overlay),
         }
     }
 
     fn live(path: &Path, overlay: bool) -> Source {
+        // The given path itself may be or contain a symlink: it comes from the caller.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Source {
-            place: Place::Live {
-                path: path.to_path_buf(),
-                root: OnceLock::new(),
-            },
+            place: Place::Live(OpenRoot::new(path.to_path_buf(), flags)),
             overlay,
         }
     }

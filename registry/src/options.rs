@@ -145,7 +145,7 @@ impl Default for RegistryLimits {
     fn default() -> RegistryLimits {
         RegistryLimits {
             manifest_bytes: 16 << 20,
-            layers: 500,
+            layers: 5000,
             index_depth: 2,
             redirects: 5,
             tags: 100_000,

@@ -8,7 +8,7 @@ use std::fs;
 use crate::args;
 use crate::support::disk::{Disk, Kind};
 use crate::support::process::{Invocation, with_path};
-use crate::support::random::Random;
+use crate::support::random::{Random, is_large};
 use crate::support::registry::Registry;
 use crate::support::{TestEnv, base};
 
@@ -88,7 +88,7 @@ impl World {
     /// Tries a command with ever more space until it succeeds: each time before, it fails well.
     fn run_out_of_space(&self, what: &str, command: &dyn Fn() -> Invocation) {
         let mut sizes = USUAL.to_vec();
-        if std::env::var_os("RBUILD_TEST_LARGE").is_some_and(|value| value == "1") {
+        if is_large() {
             sizes.extend(MORE);
             sizes.sort_unstable();
         }

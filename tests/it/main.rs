@@ -26,6 +26,7 @@ mod context;
 mod cve;
 mod debian;
 mod debug;
+mod deep;
 mod disk_faults;
 mod errors;
 mod explain;

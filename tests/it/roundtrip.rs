@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat};
 
 use crate::args;
 use crate::support::process::with_path;
+use crate::support::random::is_large;
 use crate::support::tree::{Compare, assert_same, read_directory};
 use crate::support::{TestEnv, debian, needs};
 
@@ -102,11 +103,7 @@ fn attributes(root: &Path) -> Vec<(PathBuf, OsString, Vec<u8>)> {
 
 /// `large` where the large trees were asked for, else `small`.
 fn sized(small: u64, large: u64) -> u64 {
-    if std::env::var_os("RBUILD_TEST_LARGE").is_some_and(|value| value == "1") {
-        large
-    } else {
-        small
-    }
+    if is_large() { large } else { small }
 }
 
 #[test]

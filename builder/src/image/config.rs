@@ -259,7 +259,7 @@ impl ImageConfig {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Limit`] when it is larger than 16 MB or names more than 500 layers,
+    /// [`ImageError::Limit`] when it is larger than 16 MB or names more than 5000 layers,
     /// [`ImageError::Document`] when it is not an image config.
     pub fn from_bytes(bytes: &[u8]) -> Result<ImageConfig, ImageError> {
         limits::check(
@@ -557,13 +557,13 @@ mod tests {
 
     #[test]
     fn limits_are_named() {
-        let ids = vec![format!("\"{DIFF_ID}\""); 501].join(",");
+        let ids = vec![format!("\"{DIFF_ID}\""); 5001].join(",");
         let many = format!(r#"{{"rootfs":{{"diff_ids":[{ids}]}}}}"#);
         assert_eq!(
             ImageConfig::from_bytes(many.as_bytes())
                 .unwrap_err()
                 .to_string(),
-            "image config is over the limit `layers`: 501 > 500"
+            "image config is over the limit `layers`: 5001 > 5000"
         );
         let large = vec![b' '; (16 << 20) + 1];
         assert_eq!(

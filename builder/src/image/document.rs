@@ -216,13 +216,13 @@ mod tests {
         let layer = json(&Descriptor::new("l", Digest::of(b""), 0));
         let text = format!(
             r#"{{"schemaVersion":2,"config":{layer},"layers":[{}]}}"#,
-            vec![layer.clone(); 501].join(",")
+            vec![layer.clone(); 5001].join(",")
         );
         assert_eq!(
             Document::parse("it", text.as_bytes())
                 .unwrap_err()
                 .to_string(),
-            "it is over the limit `layers`: 501 > 500"
+            "it is over the limit `layers`: 5001 > 5000"
         );
     }
 }

@@ -6,7 +6,7 @@ use super::error::ImageError;
 pub(crate) const DOCUMENT_BYTES: u64 = 16 << 20;
 
 /// Layers of an image.
-pub(crate) const LAYERS: u64 = 500;
+pub(crate) const LAYERS: u64 = 5000;
 
 /// Entries of an index.
 pub(crate) const INDEX_ENTRIES: u64 = 10_000;

@@ -36,7 +36,7 @@ pub(super) fn difference(store: &Store, layer: &Layer) -> Result<Option<String>,
     let expected = contents(&mut TarReader::new(plain, limits))?;
     for (path, digest) in expected {
         // Names that lead through links or were replaced are left to the check of the headers.
-        let Ok(file) = sys::open_beneath(layer.root_fd()?, &path, sys::READ) else {
+        let Ok(file) = sys::open_beneath(&*layer.root_fd()?, &path, sys::READ) else {
             continue;
         };
         let mut writer = DigestWriter::new(std::io::sink());

@@ -161,14 +161,14 @@ fn limits_are_kept_and_named() {
         let layers = (0..count).map(|number| descriptor(&number.to_string(), &json!(1)));
         manifest(&layers.collect::<Vec<_>>())
     };
-    read_json(&layers(500)).unwrap();
-    let error = read_json(&layers(501)).unwrap_err();
+    read_json(&layers(5000)).unwrap();
+    let error = read_json(&layers(5001)).unwrap_err();
     assert_eq!(
         error,
         DocumentError::Limit {
             limit: "layers",
-            seen: 501,
-            allowed: 500
+            seen: 5001,
+            allowed: 5000
         }
     );
 

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use rbuild_cache::{Store, StoreOptions};
+use rbuild_builder::shorten_roots;
+use rbuild_cache::{Lease, Store, StoreOptions};
 use rbuild_runtime::container::{Container, Containers, Event, monitor};
-use rbuild_runtime::{Isolation, RuntimeOptions, inherit, isolation};
+use rbuild_runtime::{Isolation, MountSource, RuntimeOptions, Sandbox, inherit, isolation};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,9 @@ pub(crate) const COMMAND: &str = "container-monitor";
 /// Third argument: the container starts when somebody has attached.
 const ATTACHED: &str = "attached";
 
+/// Fewer layers can be mounted everywhere.
+const SHALLOW: usize = 100;
+
 /// Runs a container to its end, as its monitor.
 ///
 /// The arguments are the store, the directory of small state, the rung of isolation that this process
@@ -55,7 +59,8 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
     let attached = arguments
         .next()
         .is_some_and(|argument| argument == ATTACHED);
-    let container = Containers::new(root.join("containers")).find(&id.to_string_lossy())?;
+    let mut container = Containers::new(root.join("containers")).find(&id.to_string_lossy())?;
+    let _lease = shorten(&root, &mut container.config.sandbox)?;
     let options = RuntimeOptions { state_dir };
     let stdout = io::stdout();
     let told = |told: &Told| {
@@ -93,6 +98,24 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
         remove_anonymous(&store, &containers, &Details::of(&container))?;
     }
     Ok(())
+}
+
+/// Makes deep roots shallow enough to be mounted, each time anew: what takes the place of layers does
+/// not outlive a boot. Returns what keeps it as long as the container runs; the store is only opened
+/// where this may be needed.
+fn shorten(root: &Path, sandbox: &mut Sandbox) -> Result<Option<Lease>, Failure> {
+    let of_mounts = sandbox.mounts.iter().map(|mount| match &mount.source {
+        MountSource::Overlay { lowers, .. } => lowers.len(),
+        _ => 0,
+    });
+    let deepest = of_mounts.fold(sandbox.root.lowers.len(), usize::max);
+    if deepest < SHALLOW {
+        return Ok(None);
+    }
+    let store = Store::open(root, &StoreOptions::default())?;
+    let lease = store.lease()?;
+    shorten_roots(&store, &lease, sandbox)?;
+    Ok(Some(lease))
 }
 
 fn let_go_of_stdout() -> io::Result<()> {

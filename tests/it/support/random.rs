@@ -37,3 +37,8 @@ pub(crate) fn setting<T: FromStr>(name: &str, usual: T) -> T {
         number.unwrap_or_else(|| panic!("{name} must be a number, not {text:?}"))
     })
 }
+
+/// Whether tests are to take the sizes that take long (`RBUILD_TEST_LARGE=1`).
+pub(crate) fn is_large() -> bool {
+    setting("RBUILD_TEST_LARGE", 0) == 1
+}
