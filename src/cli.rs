@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::containers::{
-    create, exec, kill, logs, ps, remove, rename, start, stop, top, wait,
+    copy, create, exec, export, kill, logs, ps, remove, rename, start, stop, top, wait,
 };
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
@@ -130,6 +130,8 @@ Containers:
   top        Show the processes of a container
   wait       Wait until containers have ended
   rename     Give a container another name
+  cp         Copy files between a container and this machine
+  export     Write the file system of a container as a tar
   restart    Stop containers and start them again
   container  All of these, and prune
   volume     Make, list and remove volumes
@@ -146,7 +148,7 @@ Images:
   inspect    Show all about images
   history    Show how an image came about; `history builds` shows the past builds
   layers     Show what each layer of an image added, and what was in vain
-  diff       Show how two images differ: files, settings, layers
+  diff       Show how two images differ, or what a container changed
   tag        Give an image another name
   rmi        Remove images
   save       Write images to a tar archive
@@ -213,6 +215,8 @@ pub(crate) enum Command {
     Attach(start::AttachArgs),
     Top(top::TopArgs),
     Rename(rename::RenameArgs),
+    Cp(copy::CopyArgs),
+    Export(export::ExportArgs),
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
@@ -288,6 +292,9 @@ pub(crate) enum ContainerCommand {
     Attach(start::AttachArgs),
     Top(top::TopArgs),
     Rename(rename::RenameArgs),
+    Cp(copy::CopyArgs),
+    Export(export::ExportArgs),
+    Diff(diff::DiffArgs),
     Inspect(inspect::InspectArgs),
     Prune(remove::ContainerPruneArgs),
 }
@@ -392,8 +399,8 @@ macro_rules! missing_commands {
 
 missing_commands! {
     Bake = "bake", Buildx = "buildx", Commit = "commit",
-    Cp = "cp", Events = "events",
-    Export = "export", Network = "network",
+    Events = "events",
+    Network = "network",
     Pause = "pause", Port = "port",
     Serve = "serve",
     Stats = "stats", Unpause = "unpause", Update = "update",

@@ -83,6 +83,8 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Attach(args) => containers::start::attach(settings, &args),
         Command::Top(args) => done(containers::top::run(settings, &args)),
         Command::Rename(args) => done(containers::rename::run(settings, &args)),
+        Command::Cp(args) => done(containers::copy::run(settings, &args)),
+        Command::Export(args) => done(containers::export::run(settings, &args)),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
             done(images::run(settings, &args))
         }
@@ -183,6 +185,9 @@ fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failu
         ContainerCommand::Attach(args) => Command::Attach(args),
         ContainerCommand::Top(args) => Command::Top(args),
         ContainerCommand::Rename(args) => Command::Rename(args),
+        ContainerCommand::Cp(args) => Command::Cp(args),
+        ContainerCommand::Export(args) => Command::Export(args),
+        ContainerCommand::Diff(args) => Command::Diff(args),
         ContainerCommand::Inspect(args) => return inspect::containers(settings, &args),
         ContainerCommand::Prune(args) => {
             return containers::remove::prune(settings, &args).map(|()| 0);

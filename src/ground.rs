@@ -77,6 +77,8 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Exec(_)
         | Command::Container(_)
         | Command::Volume(_)
+        | Command::Cp(_)
+        | Command::Export(_)
         | Command::Debug(_)
         | Command::Layers(_)
         | Command::Diff(_)

@@ -36,7 +36,7 @@ use crate::users::{ResolvedUser, UserError, lookup_user};
 
 pub use depth::shorten_roots;
 pub(crate) use diagnose::is_static_program;
-pub use plain::PlainStep;
+pub use plain::{PlainStep, overlay_view};
 pub(crate) use secret::read_secret;
 
 /// What executing needs besides the operation.

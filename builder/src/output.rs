@@ -28,6 +28,7 @@ use crate::request::{ArchiveTarget, BuildRequest, OutputKind, OutputOptions};
 
 pub use error::OutputError;
 pub(crate) use layout::write_directory as write_layout;
+pub use rootfs_tar::write_tree;
 pub use validate::validate_outputs;
 
 /// The result of a build for one platform.

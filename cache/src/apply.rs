@@ -74,6 +74,8 @@ pub(crate) struct Apply<'a> {
     /// Times of directories, set at the end: making an entry changes them.
     directory_times: BTreeMap<Vec<u8>, Timestamp>,
     pub(crate) outcome: Outcome,
+    /// A directory is not replaced by something else, nor the other way round.
+    pub(crate) keep_kinds: bool,
     buffer: Vec<u8>,
 }
 
@@ -115,6 +117,7 @@ impl<'a> Apply<'a> {
             parent: None,
             directory_times: BTreeMap::new(),
             outcome: Outcome::default(),
+            keep_kinds: false,
             buffer: vec![0; 128 << 10],
         })
     }
@@ -267,8 +270,10 @@ impl<'a> Apply<'a> {
         parent: &[u8],
         name: &[u8],
     ) -> Result<(), StoreError> {
+        let keep_kinds = self.keep_kinds;
         let parent = self.parent(parent)?;
         let path = join(&parent.canonical, name);
+        check_kind(keep_kinds, &parent.fd, name, &path, true)?;
         let (directory, replaced) = make_or_open(&parent.fd, name)
             .map_err(StoreError::inside("create the directory", &path))?;
         if replaced {
@@ -310,12 +315,14 @@ impl<'a> Apply<'a> {
         name: &[u8],
         mut create: impl FnMut(&OwnedFd, &[u8]) -> rustix::io::Result<T>,
     ) -> Result<(T, Vec<u8>), StoreError> {
+        let keep_kinds = self.keep_kinds;
         for attempt in 0..2 {
             let parent = self.parent(parent)?;
             let path = join(&parent.canonical, name);
             match create(&parent.fd, name) {
                 Ok(made) => return Ok((made, path)),
                 Err(Errno::EXIST) if attempt == 0 => {
+                    check_kind(keep_kinds, &parent.fd, name, &path, false)?;
                     remove_at(&parent.fd, name).map_err(StoreError::inside("replace", &path))?;
                     // It may have been a directory that we hold or know.
                     self.parent = None;
@@ -465,6 +472,32 @@ impl<'a> Apply<'a> {
                 .insert(path.to_vec(), Timestamp::default());
         }
         Ok(())
+    }
+}
+
+/// Refuses what would put a directory in the place of something else, or the other way round.
+fn check_kind(
+    keep: bool,
+    parent: &OwnedFd,
+    name: &[u8],
+    path: &[u8],
+    directory: bool,
+) -> Result<(), StoreError> {
+    if !keep {
+        return Ok(());
+    }
+    let found = sys::lstat(parent, name).map_err(StoreError::inside("look at", path))?;
+    let shown = crate::error::escaped(path);
+    match found {
+        Some(found) if directory && found.kind != FileKind::Directory => Err(entry_error(
+            path,
+            format!("cannot overwrite non-directory `/{shown}` with a directory"),
+        )),
+        Some(found) if !directory && found.kind == FileKind::Directory => Err(entry_error(
+            path,
+            format!("cannot overwrite directory `/{shown}` with non-directory"),
+        )),
+        _ => Ok(()),
     }
 }
 

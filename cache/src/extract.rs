@@ -51,6 +51,23 @@ pub fn extract(
     archive: &mut dyn Read,
     options: &ExtractOptions<'_>,
 ) -> Result<Extracted, StoreError> {
+    unpack(archive, options, false)
+}
+
+/// As [`extract`], but a directory is never replaced by something else, and nothing else by a directory:
+/// what `cp` does.
+pub fn extract_keeping_kinds(
+    archive: &mut dyn Read,
+    options: &ExtractOptions<'_>,
+) -> Result<Extracted, StoreError> {
+    unpack(archive, options, true)
+}
+
+fn unpack(
+    archive: &mut dyn Read,
+    options: &ExtractOptions<'_>,
+    keep_kinds: bool,
+) -> Result<Extracted, StoreError> {
     let merged = match options.view {
         Some(view) => view.stacked(options.upper),
         None => RootView::new(&[]).with_upper(options.upper),
@@ -79,6 +96,7 @@ pub fn extract(
         options.chown,
         &options.limits,
     )?;
+    apply.keep_kinds = keep_kinds;
     apply.make_directories(&into)?;
     let mut reader = TarReader::new(archive, options.limits.clone());
     while let Some(entry) = reader.next()? {

@@ -63,7 +63,7 @@ pub use disk::{DiskSpace, DiskTrouble};
 pub use draft::{CommitOptions, Draft, writable_over};
 pub use entry::{FileKind, Metadata, Timestamp};
 pub use error::{StoreError, ViewError};
-pub use extract::{ExtractOptions, Extracted, extract};
+pub use extract::{ExtractOptions, Extracted, extract, extract_keeping_kinds};
 pub use fsck::FsckReport;
 pub use holes::{HoleReader, HoleWriter, copy_content};
 pub use layer_blob::LayerBlob;

@@ -188,6 +188,17 @@ fn attach_root(sandbox: &Sandbox, stage: &mut Stage) -> Step<Detached> {
     Ok(root)
 }
 
+/// Makes the root of a sandbox with its mounts the root of the calling thread, which has a mount
+/// namespace of its own; returns a descriptor of it.
+///
+/// There is no process to come: `/proc`, `/dev` and `/sys` are as the layers have them.
+pub(crate) fn root_with_mounts(sandbox: &Sandbox, stage: &mut Stage) -> Step<OwnedFd> {
+    let prepared = mounts::prepare(&sandbox.mounts, stage)?;
+    let root = attach_root(sandbox, stage)?;
+    mounts::attach(root.as_fd(), &sandbox.mounts, prepared)?;
+    enter(root)
+}
+
 /// Makes `root` the root directory and lets go of everything above it.
 fn enter(root: Detached) -> Step<OwnedFd> {
     rustix::process::fchdir(&root).step("enter the root")?;

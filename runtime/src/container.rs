@@ -22,6 +22,7 @@
 
 mod control;
 mod error;
+mod files;
 mod log;
 mod monitor;
 mod names;
@@ -37,7 +38,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 pub use control::{Connection, Order, Reply};
 pub use error::ContainerError;
+pub use files::Files;
 pub use log::{LogLine, LogReader, Stream};
+use monitor::fresh_work_directories;
 pub use monitor::{Event, monitor};
 pub use state::{Config, State, Status};
 

@@ -1,7 +1,10 @@
 //! The commands over containers that have a name and a state.
 
+pub(crate) mod changes;
+pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod logs;

@@ -16,25 +16,30 @@ use crate::failure::{Failure, status};
 use crate::inventory::{Unpacked, content, entries};
 use crate::ui::{self, control::visible, units};
 
-/// Show how two images differ: files, settings, layers
+/// Show how two images differ, or what a container changed
 ///
-/// Files by path with what differs of them (type, mode, owner, size, content); their times are not
+/// Of a container: paths that it added (A), changed (C) or deleted (D), without what is mounted in it. Of
+/// two images: files by path with what differs of them (type, mode, owner, size, content); their times are not
 /// compared unless `--times` is given.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "rbuild diff [OPTIONS] IMAGE1 IMAGE2\n       rbuild diff CONTAINER",
+    after_help = "Examples:
+  rbuild diff web
   rbuild diff app:1 app:2
   rbuild diff --summary app:1 app:2
   rbuild diff --format json app:1 app:2
 
 Exit status: 0 when nothing differs, 1 when something does or could not be compared, 2 for a wrong
-command line.")]
+command line. Of a container 0."
+)]
 pub(crate) struct DiffArgs {
-    /// Name or ID of the first image
-    #[arg(value_name = "IMAGE1")]
+    /// Name or ID of the first image, or of a container
+    #[arg(value_name = "IMAGE1|CONTAINER")]
     first: String,
-    /// Name or ID of the second one
+    /// Name or ID of the second image
     #[arg(value_name = "IMAGE2")]
-    second: String,
+    second: Option<String>,
     /// Count the files instead of listing them
     #[arg(long)]
     summary: bool,
@@ -95,9 +100,13 @@ impl Differences {
 
 /// Compares.
 pub(crate) fn run(settings: &Settings, args: &DiffArgs) -> Result<u8, Failure> {
+    let Some(second) = &args.second else {
+        let container = super::containers::containers(settings)?.find(&args.first)?;
+        return super::containers::changes::run(&container).map(|()| 0);
+    };
     let store = super::open_store(settings)?;
     let unpacked = |name: &str| unpacked(&store, name);
-    let (first, second) = (unpacked(&args.first)?, unpacked(&args.second)?);
+    let (first, second) = (unpacked(&args.first)?, unpacked(second)?);
     let differences = compare(&first, &second, args.times)?;
     match args.format.as_deref() {
         Some("json") => ui::print(&ui::to_json(&differences))?,

@@ -1,6 +1,7 @@
 //! Containers that have a name and a life of their own: `run -d`, `create`, `start`, `stop`, `kill`,
 //! `ps`, `logs`, `exec`, `wait`, `rename`, `rm`, and what is left when a part of them is killed.
 
+mod copy;
 mod volumes;
 
 use std::fs;

@@ -65,7 +65,7 @@ impl PlainStep {
         let path = sub_directory(scratch, "root")?;
         let root = &sandbox.root;
         let upper = root.upper.as_ref().map(|upper| upper.upper.as_path());
-        let view = view_of(&root.lowers, upper);
+        let view = overlay_view(&root.lowers, upper);
         let root = PlainRoot::lay_out(&view, &path)
             .map_err(|error| BuildError::io("could not copy the root file system", &error))?;
         let mut step = PlainStep {
@@ -139,7 +139,7 @@ impl PlainStep {
                 upper,
                 subpath,
             } => {
-                let view = view_of(lowers, upper.as_ref().map(|upper| upper.upper.as_path()));
+                let view = overlay_view(lowers, upper.as_ref().map(|upper| upper.upper.as_path()));
                 let from = subpath.as_deref().unwrap_or(Path::new("/"));
                 copy_tree(&view, from, &made).map_err(|error| into_io(&error))?;
             }
@@ -259,7 +259,7 @@ impl Placed {
 }
 
 /// The merged view of directories in overlay form, the topmost first, with `upper` on top of them.
-fn view_of(lowers: &[PathBuf], upper: Option<&Path>) -> RootView {
+pub fn overlay_view(lowers: &[PathBuf], upper: Option<&Path>) -> RootView {
     let all = lowers.iter().rev().map(PathBuf::as_path).chain(upper);
     all.fold(RootView::new(&[]), RootView::with_upper)
 }

@@ -36,6 +36,41 @@ pub(crate) fn write_rootfs(
     })
 }
 
+/// Writes what lies at `from` in a tree as a tar: under the name `name`, or only what is in it if that
+/// is empty.
+///
+/// # Errors
+///
+/// Something cannot be read, or changed while it was read; or the archive cannot be written.
+pub fn write_tree(
+    view: &RootView,
+    from: &ViewEntry,
+    name: &Path,
+    out: &mut dyn Write,
+) -> Result<u64, OutputError> {
+    let mut tar = TreeTar::new(out, &|_, _, _| {});
+    let mut links = HardLinks::default();
+    let mut one = |path: &Path, entry: &ViewEntry| {
+        let here = if path.as_os_str().is_empty() {
+            name.to_path_buf()
+        } else {
+            name.join(path)
+        };
+        if !here.as_os_str().is_empty() {
+            let first = links.first(&here, entry);
+            tar.entry(view, &here, entry, first, None)?;
+        }
+        Ok::<_, OutputError>(WalkAction::Continue)
+    };
+    if from.is_directory() {
+        view.walk(&from.path, &mut one)?;
+    } else {
+        one(Path::new(""), from)?;
+    }
+    tar.writer.finish().map_err(failed())?;
+    Ok(tar.bytes)
+}
+
 /// The merged tree of a result.
 pub(crate) fn view_of(store: &Store, finished: &Finished) -> Result<RootView, OutputError> {
     let mut layers = Vec::with_capacity(finished.layers.len());

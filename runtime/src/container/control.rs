@@ -32,6 +32,8 @@ pub enum Order {
     /// What the container writes from now on; comes with two descriptors to write to, and one to read
     /// its input from if it has one.
     Attach,
+    /// A descriptor of its root directory.
+    Root,
     /// Size of the terminal: rows and columns.
     Resize(u16, u16),
 }

@@ -16,6 +16,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use super::Container;
 use super::control::{Connection, Listener, Order, Reply};
 use super::error::ContainerError;
+use super::files;
 use super::log::{Lines, Log, Stream};
 use super::state::{self, State, Status, now};
 use crate::{
@@ -89,6 +90,7 @@ pub fn monitor(
         log,
         runtime,
         pidfd: duplicate(running.pidfd())?,
+        pid: running.pid(),
         terminal: streams.terminal,
         stdin: Mutex::new(streams.stdin),
         attached: Mutex::default(),
@@ -241,7 +243,7 @@ fn start(
 }
 
 /// Overlay wants an empty directory for every mount.
-fn fresh_work_directories(sandbox: &crate::Sandbox) -> io::Result<()> {
+pub(super) fn fresh_work_directories(sandbox: &crate::Sandbox) -> io::Result<()> {
     let of_mounts = sandbox
         .mounts
         .iter()
@@ -264,6 +266,7 @@ struct Shared {
     log: Log,
     runtime: Runtime,
     pidfd: OwnedFd,
+    pid: u32,
     /// The controlling side of the container's terminal.
     terminal: Option<OwnedFd>,
     /// Where its standard input is written to.
@@ -407,6 +410,7 @@ fn converse(shared: &Arc<Shared>, connection: &Connection) -> io::Result<()> {
                 connection.answer(&Reply::Done, &[])?;
                 connection.answer(&Reply::Exited(shared.wait_for_end()), &[])?;
             }
+            Order::Root => hand_root_out(shared, connection)?,
             Order::Resize(rows, columns) => {
                 if let Some(terminal) = &shared.terminal {
                     let size = Winsize {
@@ -423,6 +427,13 @@ fn converse(shared: &Arc<Shared>, connection: &Connection) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn hand_root_out(shared: &Shared, connection: &Connection) -> io::Result<()> {
+    match files::root_of(shared.pid, shared.pidfd.as_fd()) {
+        Ok(root) => connection.answer(&Reply::Done, &[root.as_fd()]),
+        Err(error) => connection.answer(&failed(&error, None), &[]),
+    }
 }
 
 fn failed(error: &dyn std::error::Error, status: Option<u8>) -> Reply {
