@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::containers::{
-    copy, create, exec, export, kill, logs, ps, remove, rename, start, stop, top, wait,
+    copy, create, exec, export, kill, logs, pause, ps, remove, rename, start, stats, stop, top,
+    wait,
 };
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
@@ -128,6 +129,9 @@ Containers:
   exec       Run a command in a container that runs
   attach     Show what a running container writes
   top        Show the processes of a container
+  stats      Show what containers use
+  pause      Have all processes of containers stand still
+  unpause    Let them go on
   wait       Wait until containers have ended
   rename     Give a container another name
   cp         Copy files between a container and this machine
@@ -214,6 +218,9 @@ pub(crate) enum Command {
     Wait(wait::WaitArgs),
     Attach(start::AttachArgs),
     Top(top::TopArgs),
+    Stats(stats::StatsArgs),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
     Rename(rename::RenameArgs),
     Cp(copy::CopyArgs),
     Export(export::ExportArgs),
@@ -291,6 +298,9 @@ pub(crate) enum ContainerCommand {
     Wait(wait::WaitArgs),
     Attach(start::AttachArgs),
     Top(top::TopArgs),
+    Stats(stats::StatsArgs),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
     Rename(rename::RenameArgs),
     Cp(copy::CopyArgs),
     Export(export::ExportArgs),
@@ -401,9 +411,9 @@ missing_commands! {
     Bake = "bake", Buildx = "buildx", Commit = "commit",
     Events = "events",
     Network = "network",
-    Pause = "pause", Port = "port",
+    Port = "port",
     Serve = "serve",
-    Stats = "stats", Unpause = "unpause", Update = "update",
+    Update = "update",
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use rustix::termios::{
     LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
+mod detach;
+
+pub(crate) use detach::{DetachKeys, Typed};
+
 /// Bytes moved at once.
 const CHUNK: usize = 16 * 1024;
 
@@ -68,6 +72,15 @@ pub(crate) fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     }
 }
 
+/// How a conversation with a terminal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The container is gone.
+    Gone,
+    /// The user has typed the keys that let go of it.
+    Detached,
+}
+
 /// Moves bytes between the user and a container's terminal until the container is gone.
 ///
 /// `gone` polls as readable then. Without `stdin`, nothing is typed.
@@ -75,20 +88,26 @@ pub(crate) fn converse(
     master: OwnedFd,
     stdin: Option<BorrowedFd<'_>>,
     gone: BorrowedFd<'_>,
-) -> io::Result<()> {
+    keys: DetachKeys,
+) -> io::Result<Ended> {
     let flags = rustix::fs::fcntl_getfl(&master)?;
     rustix::fs::fcntl_setfl(&master, flags | OFlags::NONBLOCK)?;
     let mut conversation = Conversation {
         master: File::from(master),
         typed: Vec::new(),
+        keys,
     };
     let mut stdin = stdin;
     let mut output_open = true;
     loop {
         let read_stdin = stdin.filter(|_| conversation.typed.is_empty());
         let ready = conversation.wait(read_stdin, gone, output_open)?;
-        if ready.stdin && !conversation.read_stdin(read_stdin)? {
-            stdin = None;
+        if ready.stdin {
+            match conversation.read_stdin(read_stdin)? {
+                Input::More => {}
+                Input::End => stdin = None,
+                Input::Detach => return Ok(Ended::Detached),
+            }
         }
         if ready.writable {
             conversation.write_typed();
@@ -98,7 +117,7 @@ pub(crate) fn converse(
         }
         if ready.gone {
             while conversation.show()? {}
-            return Ok(());
+            return Ok(Ended::Gone);
         }
     }
 }
@@ -112,10 +131,21 @@ struct Ready {
     gone: bool,
 }
 
+/// What became of the user's input.
+enum Input {
+    /// There may be more.
+    More,
+    /// There is no more.
+    End,
+    /// The keys that let go of the container.
+    Detach,
+}
+
 struct Conversation {
     master: File,
     /// Typed and not yet taken by the container: its input queue is small.
     typed: Vec<u8>,
+    keys: DetachKeys,
 }
 
 impl Conversation {
@@ -157,17 +187,20 @@ impl Conversation {
         })
     }
 
-    /// Reads what was typed; says whether there may be more.
-    fn read_stdin(&mut self, stdin: Option<BorrowedFd<'_>>) -> io::Result<bool> {
-        let Some(stdin) = stdin else { return Ok(false) };
+    /// Reads what was typed.
+    fn read_stdin(&mut self, stdin: Option<BorrowedFd<'_>>) -> io::Result<Input> {
+        let Some(stdin) = stdin else {
+            return Ok(Input::End);
+        };
         let mut buffer = [0; CHUNK];
         match rustix::io::read(stdin, &mut buffer) {
-            Ok(0) | Err(rustix::io::Errno::IO) => Ok(false),
+            Ok(0) | Err(rustix::io::Errno::IO) => Ok(Input::End),
             Ok(length) => {
-                self.typed.extend_from_slice(&buffer[..length]);
-                Ok(true)
+                let Typed { bytes, detach } = self.keys.take(&buffer[..length]);
+                self.typed.extend_from_slice(&bytes);
+                Ok(if detach { Input::Detach } else { Input::More })
             }
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Ok(true),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Ok(Input::More),
             Err(error) => Err(error.into()),
         }
     }
@@ -286,7 +319,13 @@ mod tests {
             seen
         });
         File::from(typing).write_all(&text).unwrap();
-        converse(master, Some(stdin.as_fd()), gone.as_fd()).unwrap();
+        converse(
+            master,
+            Some(stdin.as_fd()),
+            gone.as_fd(),
+            DetachKeys::none(),
+        )
+        .unwrap();
         assert_eq!(reader.join().unwrap(), wanted);
     }
 

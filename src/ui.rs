@@ -17,7 +17,7 @@ pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod rawjson;
 pub(crate) mod report;
-mod screen;
+pub(crate) mod screen;
 pub(crate) mod style;
 pub(crate) mod table;
 pub(crate) mod timeline;

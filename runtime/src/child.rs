@@ -85,6 +85,7 @@ pub(crate) fn run(
     cgroup: Option<&Cgroup>,
     state_dir: &Path,
 ) -> ! {
+    sys::unblock_signals();
     let attempt = std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, state_dir));
     let failure = match attempt {
         Ok(Err(failure)) => failure,

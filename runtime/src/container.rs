@@ -8,14 +8,16 @@
 //!     lock                  held by the monitor as long as it lives
 //!     change                held while the container is started or removed
 //!     control               the monitor's socket
-//!     log                   what it wrote, a JSON object a line
+//!     health.json           what its health checks have found, if it has any
+//!     log, log.1 …          what it wrote, a JSON object a line; the older, the higher the number
 //!     upper/ work/ …        what the caller put there: what the container writes
 //! ```
 //!
 //! There is no daemon. A container that runs has a *monitor*: a small process that owns its streams
 //! and log, tells its exit status and answers on its socket. The kernel lets go of the lock when the
 //! monitor dies, however it dies, and the sandbox dies with its monitor; so a state that says
-//! `running` beside a free lock is a container that was killed.
+//! `running` (or `paused`, or `restarting`) beside a free lock is a container that was killed. A
+//! container that is to be started again keeps its monitor meanwhile.
 //!
 //! A container is made beside and renamed into place. Its name is taken before, by a file that can be
 //! made once only; a name whose container is not there is free.
@@ -23,9 +25,11 @@
 mod control;
 mod error;
 mod files;
+mod health;
 mod log;
 mod monitor;
 mod names;
+mod restart;
 mod state;
 
 use std::fs::{self, File, OpenOptions};
@@ -39,10 +43,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 pub use control::{Connection, Order, Reply};
 pub use error::ContainerError;
 pub use files::Files;
-pub use log::{LogLine, LogReader, Stream};
-use monitor::fresh_work_directories;
+pub use health::{Health, HealthCheck, HealthStatus, OnFailure, Probe};
+pub use log::{LogLine, LogOptions, LogReader, Stream};
 pub use monitor::{Event, monitor};
+pub use restart::RestartPolicy;
 pub use state::{Config, State, Status};
+
+use monitor::fresh_work_directories;
 
 /// All containers of a store.
 #[derive(Debug, Clone)]
@@ -297,6 +304,24 @@ impl Container {
         self.directory.join("log")
     }
 
+    /// What its health checks have found since it was started; none if it has no checks.
+    pub fn health(&self) -> Result<Option<Health>, ContainerError> {
+        match &self.config.health {
+            None => Ok(None),
+            Some(_) => Ok(Some(state::read(&self.health_file())?.unwrap_or_default())),
+        }
+    }
+
+    fn health_file(&self) -> PathBuf {
+        self.directory.join("health.json")
+    }
+
+    /// What was asked for as it is now; others may have changed it since it was read.
+    fn config_now(&self) -> Config {
+        let read = state::read(&self.directory.join("config.json"));
+        read.ok().flatten().unwrap_or_else(|| self.config.clone())
+    }
+
     fn state_file(&self) -> PathBuf {
         self.directory.join("state.json")
     }
@@ -305,7 +330,7 @@ impl Container {
     pub fn state(&self) -> Result<State, ContainerError> {
         loop {
             let state: State = state::read(&self.state_file())?.unwrap_or_default();
-            if state.status != Status::Running || self.is_monitored()? {
+            if !state.status.is_alive() || self.is_monitored()? {
                 return Ok(state);
             }
             // The monitor may have written the end since the state was read.
@@ -352,7 +377,7 @@ impl Container {
     /// Keeps others from starting or removing the container; fails if it runs.
     pub fn change(&self) -> Result<Changing, ContainerError> {
         let lock = self.lock("change")?;
-        if self.state()?.status == Status::Running {
+        if self.state()?.status.is_alive() {
             return Err(ContainerError::Running(self.config.id.clone()));
         }
         Ok(Changing { _lock: lock })

@@ -27,16 +27,19 @@ mod child;
 pub mod container;
 pub mod emulation;
 mod error;
+mod freezer;
 mod isolation;
 mod mount;
 mod net;
 mod overlay;
+mod processes;
 mod running;
 mod runtime;
 mod seccomp;
 mod spawner;
 mod spec;
 mod sys;
+mod usage;
 mod userns;
 mod wire;
 
@@ -51,4 +54,5 @@ pub use spec::{
     CapabilitySet, Joining, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind,
     RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,
 };
+pub use usage::Usage;
 pub use userns::{has_private_network, in_user_namespace};

@@ -95,8 +95,8 @@ impl Runtime {
 
     /// Starts a process in a sandbox that runs. Returns as [`spawn`](Self::spawn) does.
     ///
-    /// The process ends with the sandbox at the latest. Killing the result kills who waits for the
-    /// process, not the process.
+    /// The process ends with the sandbox at the latest. Killing the result kills the process, unless a
+    /// set-user-id program has taken its place, but not what it has started.
     pub fn join(
         &self,
         sandbox: BorrowedFd<'_>,

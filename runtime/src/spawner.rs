@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::RecvFlags;
 use rustix::process::{
-    DumpableBehavior, WaitId, WaitIdOptions, getpid, set_child_subreaper, set_dumpable_behavior,
-    waitid,
+    DumpableBehavior, Pid, WaitId, WaitIdOptions, WaitOptions, getpid, set_child_subreaper,
+    set_dumpable_behavior, waitid, waitpid,
 };
 
 use crate::cgroup::Cgroup;
@@ -36,6 +36,8 @@ struct Child {
 
 struct Spawner {
     birth: Birth,
+    /// Readable when a child has ended, known or not.
+    ended: OwnedFd,
     children: Vec<Child>,
     /// Control groups that could not be removed yet.
     emptied: Vec<Cgroup>,
@@ -51,14 +53,17 @@ pub(crate) fn run(birth: Birth) {
         return;
     };
     isolation::inherit(hello.isolation);
-    let ready = prepare();
-    let usable = ready.is_ok();
-    let answer = ready.map_or_else(Ready::No, |()| Ready::Yes);
-    if wire::tell(&birth.control, &answer, &[]).is_err() || !usable {
+    let (answer, ended) = match prepare() {
+        Ok(ended) => (Ready::Yes, Some(ended)),
+        Err(failure) => (Ready::No(failure), None),
+    };
+    let told = wire::tell(&birth.control, &answer, &[]);
+    let (Ok(()), Some(ended)) = (told, ended) else {
         return;
-    }
+    };
     let mut spawner = Spawner {
         birth,
+        ended,
         children: Vec::new(),
         emptied: Vec::new(),
         state_dir: hello.state_dir,
@@ -68,8 +73,9 @@ pub(crate) fn run(birth: Birth) {
     spawner.end();
 }
 
-fn prepare() -> Step<()> {
+fn prepare() -> Step<OwnedFd> {
     sys::reset_signals();
+    let ended = sys::child_signals().step("make a descriptor for the ends of children")?;
     // Answered here once for all sandboxes, which are copies of this process.
     in_user_namespace();
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -86,17 +92,19 @@ fn prepare() -> Step<()> {
     rustix::stdio::dup2_stdout(&null).step("replace standard output")?;
     if !isolation().has_namespaces() {
         // What a killed step leaves behind shall become our child, so that it can be killed.
-        return set_child_subreaper(Some(getpid())).step("become the parent of orphans");
+        set_child_subreaper(Some(getpid())).step("become the parent of orphans")?;
+        return Ok(ended);
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change(c"/", private).step("make all mounts private")
+    mount_change(c"/", private).step("make all mounts private")?;
+    Ok(ended)
 }
 
 impl Spawner {
     /// Answers requests and reaps children until the program is gone.
     fn serve(&mut self) {
         loop {
-            let mut ready: Vec<PollFd<'_>> = [&self.birth.control, &self.birth.parent]
+            let mut ready: Vec<PollFd<'_>> = [&self.birth.control, &self.birth.parent, &self.ended]
                 .into_iter()
                 .chain(self.children.iter().map(|child| &child.pidfd))
                 .map(|fd| PollFd::new(fd, PollFlags::IN))
@@ -109,12 +117,13 @@ impl Spawner {
             }
             let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
             for index in (0..self.children.len()).rev() {
-                if ready[index + 2] {
+                if ready[index + 3] {
                     let child = self.children.swap_remove(index);
                     let pid = child.pid;
                     self.emptied.extend(reap(child, || self.kill_strays(pid)));
                 }
             }
+            self.reap_strays();
             if !self.emptied.is_empty() {
                 self.emptied = self.emptied.drain(..).filter_map(Cgroup::remove).collect();
             }
@@ -130,6 +139,23 @@ impl Spawner {
                     Err(_) => {}
                 }
             }
+        }
+    }
+
+    /// Reaps children that are not ours: of a waiter that was killed. One of them that stays keeps the pid
+    /// namespace of its sandbox from ending.
+    fn reap_strays(&self) {
+        // How many signals there were does not matter.
+        let mut signals = [0; 1024];
+        while rustix::io::read(&self.ended, &mut signals).is_ok_and(|count| count == signals.len())
+        {
+        }
+        while let Some(pid) = sys::ended_child(false) {
+            if self.children.iter().any(|child| child.pid == pid) {
+                // The loop is about to see to it, and looks again then.
+                return;
+            }
+            reap_stray(pid);
         }
     }
 
@@ -233,11 +259,18 @@ impl Spawner {
             // An error means that it has ended already.
             let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
         }
-        self.emptied.extend(
-            self.children
-                .drain(..)
-                .filter_map(|child| reap(child, || {})),
-        );
+        // In the order in which they end: a sandbox waits for what joined it, which may be a stray now.
+        while !self.children.is_empty()
+            && let Some(pid) = sys::ended_child(true)
+        {
+            match self.children.iter().position(|child| child.pid == pid) {
+                Some(index) => {
+                    let child = self.children.swap_remove(index);
+                    self.emptied.extend(reap(child, || {}));
+                }
+                None => reap_stray(pid),
+            }
+        }
         if !isolation().has_namespaces() {
             sys::kill_children(&[]);
         }
@@ -249,6 +282,11 @@ impl Spawner {
             membership.leave();
         }
     }
+}
+
+fn reap_stray(pid: i32) {
+    // An error means that it is not there any more.
+    let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
 }
 
 /// Collects an ended child: its pid namespace is empty by then; where it has none, `kill_strays` sees to

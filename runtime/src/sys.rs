@@ -19,7 +19,10 @@ pub(crate) use calls::{
     reset_signals, send_signal, try_in_child, unshare, unshare_file_system, wait_and_end_alike,
 };
 pub(crate) use clone::{CloneFlags, Cloned, clone_process};
-pub(crate) use init::{be_init, be_supervisor, block_signals, kill_children, restore_signals};
+pub(crate) use init::{
+    be_init, be_supervisor, block_signals, child_signals, ended_child, kill_children,
+    restore_signals, unblock_signals,
+};
 pub(crate) use notify::{
     Notification, answer_fast, install_listener, is_still_asking, next_notification, read_memory,
     read_text, send_answer, write_memory,

@@ -1,18 +1,22 @@
 //! The commands over containers that have a name and a state.
 
+pub(crate) mod attached;
 pub(crate) mod changes;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod export;
+mod filters;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod logs;
 pub(crate) mod monitor;
+pub(crate) mod pause;
 pub(crate) mod ps;
 pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod top;
 pub(crate) mod wait;
@@ -26,6 +30,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::config::Settings;
 use crate::failure::{Failure, status};
 use crate::ui;
+
+/// The signal that nothing withstands.
+const KILL: i32 = 9;
 
 /// The containers of the store.
 pub(crate) fn containers(settings: &Settings) -> Result<Containers, Failure> {
@@ -53,13 +60,17 @@ fn each(
     Ok(result)
 }
 
+/// Asks a container's monitor for something, and waits until it is done.
+fn order(container: &Container, order: &Order) -> Result<Reply, Failure> {
+    match container.ask(order, &[])?.reply()?.0 {
+        Reply::Failed { message, .. } => Err(Failure::new(message)),
+        reply => Ok(reply),
+    }
+}
+
 /// Sends a signal to a container's first process.
 fn signal(container: &Container, signal: i32) -> Result<(), Failure> {
-    let connection = container.ask(&Order::Signal(signal), &[])?;
-    match connection.reply()?.0 {
-        Reply::Failed { message, .. } => Err(Failure::new(message)),
-        _ => Ok(()),
-    }
+    order(container, &Order::Signal(signal)).map(drop)
 }
 
 /// Waits for the end of a container that runs; none if the time is over before.
@@ -86,21 +97,20 @@ fn wait_for_end(connection: &Connection, time: Option<Duration>) -> Result<Optio
     }
 }
 
-/// Asks a container to end and kills it after a while; nothing if it does not run.
+/// Asks a container to end for good and kills it after a while; nothing if it does not run.
 ///
 /// A negative time is any time.
 fn end(container: &Container, asking: i32, seconds: i64) -> Result<(), Failure> {
-    const KILL: i32 = 9;
     let connection = match container.ask(&Order::Wait, &[]) {
         Err(ContainerError::NotRunning(_)) => return Ok(()),
         connection => connection?,
     };
     // A container that has ended meanwhile needs no signal. A monitor that was killed tells no end, but
     // the container has ended with it.
-    let _ = signal(container, asking);
+    let _ = order(container, &Order::Stop(asking));
     let time = u64::try_from(seconds).ok().map(Duration::from_secs);
     if let Ok(None) = wait_for_end(&connection, time) {
-        let _ = signal(container, KILL);
+        let _ = order(container, &Order::Stop(KILL));
         let _ = wait_for_end(&connection, None);
     }
     Ok(())

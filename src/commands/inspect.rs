@@ -230,7 +230,8 @@ fn map(entries: impl Iterator<Item = (String, Value)>) -> Value {
     }
 }
 
-fn health(check: &HealthConfig) -> Value {
+/// A health check as `docker inspect` shows it.
+pub(super) fn health(check: &HealthConfig) -> Value {
     let numbers = [
         ("Interval", check.interval),
         ("Timeout", check.timeout),

@@ -1,5 +1,6 @@
 //! `rbuild run`.
 
+mod life;
 mod options;
 
 use std::ffi::OsStr;
@@ -23,7 +24,7 @@ use super::lookup::{self, Found};
 use crate::config::Settings;
 use crate::container;
 use crate::failure::{Failure, status};
-use crate::terminal::{RawMode, converse, copy_in_thread, copy_size};
+use crate::terminal::{DetachKeys, RawMode, converse, copy_in_thread, copy_size};
 use crate::ui;
 
 pub(crate) use options::RunArgs;
@@ -70,7 +71,14 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Failure::new("the input device is not a TTY")
             .hint("leave `-t` out when standard input is not a terminal"));
     }
-    let listed = !args.rm || args.name.is_some() || args.cidfile.is_some();
+    // Who types the keys that let go of it wants to find it again.
+    let may_be_left = (args.interactive && args.tty) || !args.attaching.signals();
+    let listed = !args.rm
+        || may_be_left
+        || args.name.is_some()
+        || args.cidfile.is_some()
+        || !args.attach.is_empty()
+        || args.life.needs_monitor();
     if args.detach || (listed && isolation() != Isolation::Chroot) {
         return as_container(settings, args, &image, options);
     }
@@ -104,7 +112,7 @@ fn as_container(
     let done = if args.detach {
         start::detached(settings, &container).map(|()| 0)
     } else {
-        start::in_foreground(settings, &container, args.interactive)
+        start::run_in_foreground(settings, &container, args)
     };
     if done.is_err() && args.rm {
         // It has not run: what is told is why.
@@ -285,7 +293,14 @@ pub(super) fn with_terminal(
         None
     };
     let gone = running.pidfd().try_clone_to_owned()?;
-    let result = converse(master, interactive.then(|| stdin.as_fd()), gone.as_fd());
+    // It ends with this process: it cannot be let go of.
+    let keys = DetachKeys::none();
+    let result = converse(
+        master,
+        interactive.then(|| stdin.as_fd()),
+        gone.as_fd(),
+        keys,
+    );
     let status = running.wait();
     drop(raw);
     result?;

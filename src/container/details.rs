@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rbuild_builder::image::HealthConfig;
 use rbuild_runtime::container::Container;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub(crate) struct Details {
     pub(crate) user: String,
     /// The name of its network.
     pub(crate) network: String,
+    /// The settings of its health check.
+    pub(crate) health: Option<HealthConfig>,
     /// What is mounted in it, in the order given.
     pub(crate) mounts: Vec<MountPoint>,
     /// `-v`, as it was written.

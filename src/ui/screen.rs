@@ -24,7 +24,16 @@ pub(crate) struct Size {
 impl Size {
     /// The size of the terminal behind standard error.
     pub(crate) fn of_stderr() -> Size {
-        match rustix::termios::tcgetwinsize(io::stderr()) {
+        Size::of(io::stderr())
+    }
+
+    /// The size of the terminal behind standard output.
+    pub(crate) fn of_stdout() -> Size {
+        Size::of(io::stdout())
+    }
+
+    fn of(terminal: impl std::os::fd::AsFd) -> Size {
+        match rustix::termios::tcgetwinsize(terminal) {
             Ok(size) if size.ws_col > 0 && size.ws_row > 0 => Size {
                 columns: size.ws_col.into(),
                 rows: size.ws_row.into(),
@@ -46,6 +55,13 @@ impl Screen<io::Stderr> {
     /// Draws on standard error.
     pub(crate) fn stderr() -> Self {
         Screen::new(io::stderr())
+    }
+}
+
+impl Screen<io::Stdout> {
+    /// Draws on standard output.
+    pub(crate) fn stdout() -> Self {
+        Screen::new(io::stdout())
     }
 }
 

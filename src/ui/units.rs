@@ -47,6 +47,24 @@ pub(crate) fn memory(bytes: u64) -> String {
     format!("{}{}", (value * 1000.0).round() / 1000.0, BINARY[unit])
 }
 
+/// Returns an amount of memory with up to four significant digits, as `stats` shows it: `1.234GiB`.
+#[expect(clippy::cast_precision_loss, reason = "only a few digits are shown")]
+pub(crate) fn binary_size(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while unit + 1 < BINARY.len() && value >= 1024.0 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        1000.0.. => 0,
+        100.0.. => 1,
+        10.0.. => 2,
+        _ => 3,
+    };
+    let scale = 10_f64.powi(decimals);
+    format!("{}{}", (value * scale).round() / scale, BINARY[unit])
+}
+
 /// Returns a size with two decimals, as transfers show it: `75B`, `2.10kB`.
 #[expect(clippy::cast_precision_loss, reason = "only a few digits are shown")]
 pub(crate) fn transfer_size(bytes: u64) -> String {
@@ -84,6 +102,20 @@ pub(crate) fn age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_has_four_digits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (815_104, "796KiB"),
+            (1_293_942, "1.234MiB"),
+            (123_456_789, "117.7MiB"),
+            (2 << 30, "2GiB"),
+        ] {
+            assert_eq!(binary_size(bytes), text);
+        }
+    }
 
     #[test]
     fn sizes_have_docker_s_digits() {

@@ -2,6 +2,7 @@
 //! `ps`, `logs`, `exec`, `wait`, `rename`, `rm`, and what is left when a part of them is killed.
 
 mod copy;
+mod life;
 mod volumes;
 
 use std::fs;
@@ -47,7 +48,14 @@ fn states(env: &TestEnv) -> Vec<String> {
         .map(|line| {
             // The ages are not the same on every machine.
             let words: Vec<&str> = line.split(' ').collect();
-            words[..words.len().min(if words[1] == "running" { 3 } else { 4 })].join(" ")
+            words[..words
+                .len()
+                .min(if ["running", "paused"].contains(&words[1]) {
+                    3
+                } else {
+                    4
+                })]
+                .join(" ")
         })
         .collect();
     lines.sort();
@@ -354,6 +362,10 @@ fn whatever_is_killed_the_truth_is_told_and_nothing_is_left() {
     told(&env, &["stop", "-t", "5", "web"]);
     assert_eq!(states(&env), ["web exited Exited (3)"]);
     told(&env, &["rm", "web"]);
+}
+
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
 
 /// The process whose command line names the container and its monitor.

@@ -2,7 +2,7 @@
 //!
 //! The spawner clones a *waiter*. It joins control group and namespaces of the sandbox; a process
 //! cannot move into another pid namespace itself, so it clones the command, which is born there,
-//! waits for it and ends as it ended.
+//! waits for it and ends as it ended. When the waiter is killed, so is the command.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -24,6 +24,7 @@ pub(crate) fn run(
     target: &OwnedFd,
     cgroup: Option<&Cgroup>,
 ) -> ! {
+    sys::unblock_signals();
     let attempt = std::panic::catch_unwind(|| set_up(joining, request, target, cgroup));
     let failure = match attempt {
         Ok(Err(failure)) => failure,
@@ -81,5 +82,7 @@ fn set_up(
     sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     identity::give_up_rights(&joining.security, &process.user, filter.as_deref(), &report)?;
+    // Whoever kills the waiter means the command. A change of ids would take this back.
+    sys::die_with_parent().step("end with the waiter")?;
     Err(command::execute(process))
 }

@@ -14,8 +14,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Joining;
 use crate::wire;
+use crate::{Joining, Usage};
 
 /// Largest packet: environments go through here.
 const PACKET: usize = 128 << 10;
@@ -25,8 +25,20 @@ const PACKET: usize = 128 << 10;
 pub enum Order {
     /// A signal for the first process.
     Signal(i32),
+    /// A signal that is meant to end it: it is not started again.
+    Stop(i32),
+    /// All processes shall stand still.
+    Pause,
+    /// They shall go on.
+    Unpause,
+    /// The numbers of its processes.
+    Processes,
+    /// What it uses.
+    Usage,
     /// The exit status, when there is one.
     Wait,
+    /// Behind [`Order::Exec`] with a terminal: nobody looks at it any more, and the process shall go on.
+    Leave,
     /// Another process; comes with its standard output and error, and its input if it has one.
     Exec(Box<Joining>),
     /// What the container writes from now on; comes with two descriptors to write to, and one to read
@@ -45,6 +57,12 @@ pub enum Reply {
     Done,
     /// The process runs; comes with the controlling side of its terminal if it has one.
     Started,
+    /// It is done, and this is to be said about it.
+    Noted(String),
+    /// Process numbers as the monitor sees them, which is outside of the container.
+    Processes(Vec<u32>),
+    /// What the container uses.
+    Usage(Usage),
     /// The process has ended, or the container.
     Exited(i32),
     /// It could not be done.
@@ -84,6 +102,11 @@ impl Connection {
         let socket = socket()?;
         connect(&socket, &address(&directory)?)?;
         Ok(Connection { socket })
+    }
+
+    /// Lets go of a process that was started in this conversation.
+    pub fn leave(&self) -> io::Result<()> {
+        self.send(&Order::Leave, &[])
     }
 
     /// Sends an order, and descriptors with it.

@@ -8,6 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::ContainerError;
+use super::health::HealthCheck;
+use super::log::LogOptions;
+use super::restart::RestartPolicy;
 use crate::{ExitStatus, Sandbox};
 
 /// What was asked for when the container was made.
@@ -29,6 +32,15 @@ pub struct Config {
     pub stop_signal: i32,
     /// Seconds between that signal and `SIGKILL`; negative for any time.
     pub stop_timeout: i64,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How it is asked whether it is well.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// What becomes of what it writes.
+    #[serde(default)]
+    pub log: LogOptions,
     /// What only the caller understands, such as the image.
     pub details: serde_json::Value,
 }
@@ -41,8 +53,24 @@ pub enum Status {
     Created,
     /// It runs.
     Running,
+    /// It runs, but all its processes stand still.
+    Paused,
+    /// It has ended and will be started again.
+    Restarting,
     /// It has ended.
     Exited,
+}
+
+impl Status {
+    /// Whether it has a monitor: it runs, stands still, or is about to be started again.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Status::Running | Status::Paused | Status::Restarting)
+    }
+
+    /// Whether it has processes: it runs or stands still.
+    pub fn has_processes(self) -> bool {
+        matches!(self, Status::Running | Status::Paused)
+    }
 }
 
 /// How a container is.
@@ -63,6 +91,10 @@ pub struct State {
     pub started: String,
     /// When it ended last, RFC 3339; empty if never.
     pub finished: String,
+    /// How often it was started again since somebody has started it.
+    pub restarts: u32,
+    /// Somebody has stopped it: it has not ended by itself.
+    pub stopped: bool,
 }
 
 impl Default for State {
@@ -75,6 +107,8 @@ impl Default for State {
             error: String::new(),
             started: String::new(),
             finished: String::new(),
+            restarts: 0,
+            stopped: false,
         }
     }
 }
@@ -98,6 +132,14 @@ impl State {
 
     /// The state of a container whose monitor was killed, and the container with it.
     pub(super) fn lost(&self, finished: String) -> State {
+        if self.status == Status::Restarting {
+            // It had ended before: how is known.
+            return State {
+                status: Status::Exited,
+                error: "its monitor was killed".to_owned(),
+                ..self.clone()
+            };
+        }
         State {
             status: Status::Exited,
             pid: 0,

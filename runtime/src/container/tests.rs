@@ -16,6 +16,9 @@ fn make(containers: &Containers, name: Option<&str>) -> Result<Container, Contai
         auto_remove: false,
         stop_signal: 15,
         stop_timeout: 10,
+        restart: RestartPolicy::No,
+        health: None,
+        log: LogOptions::default(),
         details: serde_json::Value::Null,
     })?;
     containers.find(&id)

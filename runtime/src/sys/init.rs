@@ -1,7 +1,8 @@
 //! The loops of the small init and of the supervisor that stands in for it, and their signal mask.
 
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use rustix::process::{WaitOptions, wait};
 
@@ -19,6 +20,51 @@ pub(crate) fn block_signals() -> Mask {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr());
         Mask(before.assume_init())
     }
+}
+
+/// Blocks `SIGCHLD` and returns a descriptor that is readable when a child has ended.
+///
+/// What is cloned from this process has to [`unblock_signals`].
+pub(crate) fn child_signals() -> io::Result<OwnedFd> {
+    let mut child = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is initialised by `sigemptyset` and lives during the calls; the descriptor is
+    // freshly made, and nobody else knows it.
+    unsafe {
+        libc::sigemptyset(child.as_mut_ptr());
+        libc::sigaddset(child.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, child.as_ptr(), std::ptr::null_mut());
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        match libc::signalfd(-1, child.as_ptr(), flags) {
+            ..0 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Unblocks all signals.
+pub(crate) fn unblock_signals() {
+    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is initialised by `sigemptyset` and lives during the calls.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// A child that has ended and that nobody has waited for yet; waits for one if that is wanted and there
+/// are children.
+pub(crate) fn ended_child(wait: bool) -> Option<i32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOWAIT | if wait { 0 } else { libc::WNOHANG };
+    // SAFETY: the structure lives during the call, and all zeroes, which it stays without such a child,
+    // are valid; the union's field is the one that `waitid` fills.
+    let pid = unsafe {
+        if libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) != 0 {
+            return None;
+        }
+        info.assume_init().si_pid()
+    };
+    (pid > 0).then_some(pid)
 }
 
 /// Goes back to the mask before [`block_signals`].

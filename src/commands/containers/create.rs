@@ -85,6 +85,10 @@ pub(crate) fn make(
     let image = made.config;
     let mut labels = image.labels.clone();
     labels.extend(given_labels(args)?);
+    let health = args.life.health_config(&image)?;
+    let check = args.life.health(health.as_ref(), &image, &made.sandbox)?;
+    let log = args.life.log(&labels, &made.sandbox)?;
+    let restart = args.life.restart(args.rm)?;
     let stop_signal = args.stop_signal.as_deref();
     let stop_signal = stop_signal.or(image.stop_signal.as_deref());
     let details = Details {
@@ -96,6 +100,7 @@ pub(crate) fn make(
         mounts: made.points,
         binds: args.volume.clone(),
         volumes_from: args.volumes_from.clone(),
+        health,
     };
     let config = Config {
         id: id.clone(),
@@ -106,6 +111,9 @@ pub(crate) fn make(
         auto_remove: args.rm,
         stop_signal: stop_signal.map_or(Ok(15), signals::number)?,
         stop_timeout: args.stop_timeout.unwrap_or(STOP_TIMEOUT),
+        restart,
+        health: check,
+        log,
         details: serde_json::to_value(details)?,
     };
     // From here on its layers stay, also if this process is killed before the next line.

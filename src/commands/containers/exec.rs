@@ -17,7 +17,8 @@ use crate::config::Settings;
 use crate::container::details::Details;
 use crate::container::environment::{self, Change};
 use crate::failure::{Failure, status};
-use crate::terminal::{RawMode, converse, copy_in_thread, copy_size};
+use crate::terminal::{DetachKeys, Ended, RawMode, converse, copy_in_thread, copy_size};
+use crate::ui;
 
 /// Run a command in a container that runs
 #[derive(Debug, clap::Args)]
@@ -64,6 +65,9 @@ pub(crate) struct ExecArgs {
     /// Give it all rights
     #[arg(long)]
     privileged: bool,
+    /// Keys that let go of a command with a terminal [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
 }
 
 /// Runs a command in a container.
@@ -82,9 +86,10 @@ pub(crate) fn run(settings: &Settings, args: &ExecArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     if args.tty {
+        let keys = DetachKeys::of_option(args.detach_keys.as_deref())?;
         let connection = container.ask(&order, &[])?;
         let terminal = started(&connection, args)?;
-        return in_terminal(settings, &connection, terminal, args.interactive);
+        return in_terminal(settings, &connection, terminal, args.interactive, keys);
     }
     let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -250,6 +255,7 @@ fn in_terminal(
     connection: &Connection,
     terminal: Option<OwnedFd>,
     interactive: bool,
+    keys: DetachKeys,
 ) -> Result<u8, Failure> {
     let Some(master) = terminal else {
         return Err(Failure::new("the command has no terminal"));
@@ -276,7 +282,15 @@ fn in_terminal(
         master,
         interactive.then(|| stdin.as_fd()),
         connection.as_fd(),
+        keys,
     );
+    if matches!(talked, Ok(Ended::Detached)) {
+        drop(raw);
+        // If the monitor has gone, so has the command.
+        let _ = connection.leave();
+        ui::message("read escape sequence\n");
+        return Ok(0);
+    }
     let code = exit_code(connection);
     drop(raw);
     talked?;

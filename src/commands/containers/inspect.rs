@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use rbuild_runtime::Network;
-use rbuild_runtime::container::{Container, State, Status};
+use rbuild_runtime::container::{Container, Health, LogOptions, RestartPolicy, State, Status};
 
 use super::ps::word;
+use crate::commands::inspect::health as health_check;
 use crate::container::details::{Details, MountKind};
 use crate::failure::Failure;
 use crate::format::Value;
@@ -28,11 +29,11 @@ pub(crate) fn describe(container: &Container) -> Result<Value, Failure> {
         ("Created", config.created.clone().into()),
         ("Path", path.into()),
         ("Args", Value::List(args)),
-        ("State", state_of(&state)),
+        ("State", state_of(&state, container.health()?.as_ref())),
         ("Image", details.image_id.clone().into()),
         ("LogPath", log.into()),
         ("Name", format!("/{}", config.name).into()),
-        ("RestartCount", Value::Int(0)),
+        ("RestartCount", Value::Int(state.restarts.into())),
         ("Driver", "overlayfs".into()),
         ("Platform", "linux".into()),
         ("HostConfig", host_config(container, &details)),
@@ -41,13 +42,14 @@ pub(crate) fn describe(container: &Container) -> Result<Value, Failure> {
     ]))
 }
 
-fn state_of(state: &State) -> Value {
+fn state_of(state: &State, health: Option<&Health>) -> Value {
     let time = |time: &str| Value::from(if time.is_empty() { NEVER } else { time }.to_owned());
-    Value::Struct(vec![
+    let is = |status: Status| Value::Bool(state.status == status);
+    let mut fields = vec![
         ("Status", word(state.status).into()),
-        ("Running", Value::Bool(state.status == Status::Running)),
-        ("Paused", Value::Bool(false)),
-        ("Restarting", Value::Bool(false)),
+        ("Running", Value::Bool(state.status.is_alive())),
+        ("Paused", is(Status::Paused)),
+        ("Restarting", is(Status::Restarting)),
         ("OOMKilled", Value::Bool(state.out_of_memory)),
         ("Dead", Value::Bool(false)),
         ("Pid", Value::Int(state.pid.into())),
@@ -55,6 +57,47 @@ fn state_of(state: &State) -> Value {
         ("Error", state.error.clone().into()),
         ("StartedAt", time(&state.started)),
         ("FinishedAt", time(&state.finished)),
+    ];
+    fields.extend(health.map(|health| ("Health", health_of(health))));
+    Value::Struct(fields)
+}
+
+fn health_of(health: &Health) -> Value {
+    let probes = health.log.iter().map(|probe| {
+        Value::Struct(vec![
+            ("Start", probe.start.clone().into()),
+            ("End", probe.end.clone().into()),
+            ("ExitCode", Value::Int(probe.exit_code.into())),
+            ("Output", probe.output.clone().into()),
+        ])
+    });
+    Value::Struct(vec![
+        ("Status", health.status.name().into()),
+        ("FailingStreak", Value::Int(health.failing_streak.into())),
+        ("Log", Value::List(probes.collect())),
+    ])
+}
+
+fn log_config(log: &LogOptions) -> Value {
+    let mut options = BTreeMap::new();
+    if let Some(size) = log.max_size {
+        options.insert("max-size".to_owned(), Value::from(size.to_string()));
+        options.insert("max-file".to_owned(), log.max_file.to_string().into());
+    }
+    Value::Struct(vec![
+        ("Type", log.driver.clone().into()),
+        ("Config", Value::Map(options)),
+    ])
+}
+
+fn restart_policy(policy: RestartPolicy) -> Value {
+    let most = match policy {
+        RestartPolicy::OnFailure(most) => most.unwrap_or(0),
+        _ => 0,
+    };
+    Value::Struct(vec![
+        ("Name", policy.name().into()),
+        ("MaximumRetryCount", Value::Int(most.into())),
     ])
 }
 
@@ -67,7 +110,9 @@ fn host_config(container: &Container, details: &Details) -> Value {
             "VolumesFrom",
             Value::strings(details.volumes_from.iter().cloned()),
         ),
+        ("LogConfig", log_config(&container.config.log)),
         ("NetworkMode", details.network.clone().into()),
+        ("RestartPolicy", restart_policy(container.config.restart)),
         ("AutoRemove", Value::Bool(container.config.auto_remove)),
         ("Privileged", Value::Bool(sandbox.security.privileged)),
         ("ReadonlyRootfs", Value::Bool(sandbox.root.readonly)),
@@ -130,7 +175,7 @@ fn config_of(container: &Container, details: &Details) -> Value {
         Network::Host => "",
         _ => &config.sandbox.hostname,
     };
-    Value::Struct(vec![
+    let mut fields = vec![
         ("Hostname", hostname.to_owned().into()),
         ("User", details.user.clone().into()),
         ("Tty", Value::Bool(process.terminal)),
@@ -142,5 +187,8 @@ fn config_of(container: &Container, details: &Details) -> Value {
         ("Labels", Value::Map(labels)),
         ("StopSignal", Value::Int(config.stop_signal.into())),
         ("StopTimeout", Value::Int(config.stop_timeout)),
-    ])
+    ];
+    let health = details.health.as_ref();
+    fields.extend(health.map(|check| ("Healthcheck", health_check(check))));
+    Value::Struct(fields)
 }

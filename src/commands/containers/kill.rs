@@ -1,6 +1,8 @@
 //! `rbuild kill`.
 
-use super::each;
+use rbuild_runtime::container::Order;
+
+use super::{KILL, each};
 use crate::config::Settings;
 use crate::container::signals;
 use crate::failure::Failure;
@@ -24,7 +26,13 @@ pub(crate) struct KillArgs {
 pub(crate) fn run(settings: &Settings, args: &KillArgs) -> Result<u8, Failure> {
     let signal = signals::number(&args.signal)?;
     each(settings, &args.containers, &mut |container, query| {
-        super::signal(container, signal)?;
+        // As Docker: what is meant to end it ends its restarts, too.
+        let order = if signal == KILL || signal == container.config.stop_signal {
+            Order::Stop(signal)
+        } else {
+            Order::Signal(signal)
+        };
+        super::order(container, &order)?;
         ui::println(query)
     })
 }

@@ -42,12 +42,31 @@ pub(crate) struct LogsArgs {
     /// Only what was written before a time
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    /// Put before each line what `--log-opt labels=…` and `env=…` have named
+    #[arg(long)]
+    details: bool,
 }
 
 /// Shows a log.
 pub(crate) fn run(settings: &Settings, args: &LogsArgs) -> Result<(), Failure> {
     let container = super::containers(settings)?.find(&args.container)?;
+    let options = &container.config.log;
+    if !options.keeps() {
+        return Err(Failure::new(format!(
+            "the log driver `{}` of the container keeps nothing that could be shown",
+            options.driver
+        )));
+    }
     let wanted = Wanted {
+        details: if args.details {
+            let shown = options.attributes.iter();
+            let shown: Vec<String> = shown
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            shown.join(",") + " "
+        } else {
+            String::new()
+        },
         since: args.since.as_deref().map(moment).transpose()?,
         until: args.until.as_deref().map(moment).transpose()?,
         timestamps: args.timestamps,
@@ -86,7 +105,7 @@ pub(crate) fn run(settings: &Settings, args: &LogsArgs) -> Result<(), Failure> {
         return Ok(());
     };
     loop {
-        let goes_on = alive.wait()?;
+        let goes_on = alive.wait(&container)?;
         while let Some(line) = reader.next_line()? {
             if wanted.accepts(&line) {
                 wanted.show(&line)?;
@@ -110,6 +129,7 @@ struct Wanted {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     timestamps: bool,
+    details: String,
 }
 
 impl Wanted {
@@ -128,6 +148,7 @@ impl Wanted {
         if self.timestamps {
             text.push_str(&format!("{} ", line.time));
         }
+        text.push_str(&self.details);
         text.push_str(&line.text);
         let written = match line.stream {
             Stream::Stdout => write(&mut io::stdout().lock(), &text),
@@ -178,7 +199,9 @@ impl Alive {
         };
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let changes = inotify::init(flags)?;
-        inotify::add_watch(&changes, container.log(), inotify::WatchFlags::MODIFY)?;
+        // The directory, not the file: a full log goes on in another one.
+        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+        inotify::add_watch(&changes, container.directory(), flags)?;
         Ok(Some(Alive {
             changes,
             connection,
@@ -186,7 +209,7 @@ impl Alive {
     }
 
     /// Waits for a change; false when the container has ended.
-    fn wait(&mut self) -> Result<bool, Failure> {
+    fn wait(&mut self, container: &Container) -> Result<bool, Failure> {
         let mut fds = [
             PollFd::from_borrowed_fd(self.changes.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.connection.as_fd(), PollFlags::IN),
@@ -196,6 +219,14 @@ impl Alive {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.changes, &mut buffer);
         while events.next().is_ok() {}
+        if ended && container.state()?.status.is_alive() {
+            // It is started again.
+            match container.ask(&Order::Wait, &[]) {
+                Err(ContainerError::NotRunning(_)) => return Ok(false),
+                connection => self.connection = connection?,
+            }
+            return Ok(true);
+        }
         Ok(!ended)
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rbuild_runtime::container::{Container, Containers, State, Status};
+use rbuild_runtime::container::{Container, Health, HealthStatus, State, Status};
+
+use super::filters::Filters;
 
 use crate::config::Settings;
 use crate::container::details::Details;
@@ -44,7 +46,7 @@ pub(crate) struct PsArgs {
     #[arg(short, long)]
     latest: bool,
     /// Show only what meets a condition: id=, name=, label=, status=, exited=, ancestor=, before=,
-    /// since=
+    /// since=, health=, restart-policy=, should-start-on-boot=
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Show each by a Go template, `table TEMPLATE` or `json`
@@ -79,12 +81,11 @@ pub(crate) fn run(settings: &Settings, args: &PsArgs) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for container in containers.list()? {
         let state = container.state()?;
-        let details = Details::of(&container);
-        if (all || state.status == Status::Running)
-            && filters.accept(&container, &state, &details)
+        if (all || state.status.is_alive())
             && last.is_none_or(|most| rows.len() < most)
+            && filters.accept(&container, &state)?
         {
-            rows.push(row(args, &container, &state, &details, now));
+            rows.push(row(args, &container, &state, now)?);
         }
     }
     let table = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t\
@@ -104,10 +105,15 @@ fn row(
     args: &PsArgs,
     container: &Container,
     state: &State,
-    details: &Details,
     now: Timestamp,
-) -> Value {
+) -> Result<Value, Failure> {
     let config = &container.config;
+    let details = Details::of(container);
+    let health = if state.status.is_alive() {
+        container.health()?
+    } else {
+        None
+    };
     let created = parse_created(Some(&config.created));
     let id = if args.no_trunc {
         config.id.clone()
@@ -116,22 +122,22 @@ fn row(
     };
     let labels: BTreeMap<&String, &String> = details.labels.iter().collect();
     let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    Value::Struct(vec![
+    Ok(Value::Struct(vec![
         ("Command", command(args, container).into()),
         ("CreatedAt", created_at(created).into()),
         ("ID", id.into()),
-        ("Image", details.image.clone().into()),
+        ("Image", details.image.into()),
         ("Labels", labels.join(",").into()),
         ("LocalVolumes", "0".into()),
         ("Mounts", "".into()),
         ("Names", config.name.clone().into()),
-        ("Networks", details.network.clone().into()),
+        ("Networks", details.network.into()),
         ("Ports", "".into()),
         ("RunningFor", created_since(created, now).into()),
         ("Size", "0B".into()),
         ("State", word(state.status).into()),
-        ("Status", status(state, now).into()),
-    ])
+        ("Status", status(state, health.as_ref(), now).into()),
+    ]))
 }
 
 /// The command in quotes, cut where it gets long.
@@ -159,101 +165,32 @@ pub(super) fn word(status: Status) -> &'static str {
     match status {
         Status::Created => "created",
         Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Exited => "exited",
     }
 }
 
-/// The state in words: `Up 3 minutes`, `Exited (0) 2 hours ago`.
-fn status(state: &State, now: Timestamp) -> String {
-    let since =
-        |time: &str| parse_created(Some(time)).map_or(0, |time| now.as_second() - time.as_second());
+/// The state in words: `Up 3 minutes (healthy)`, `Exited (0) 2 hours ago`.
+fn status(state: &State, health: Option<&Health>, now: Timestamp) -> String {
+    let since = |time: &str| {
+        let seconds =
+            parse_created(Some(time)).map_or(0, |time| now.as_second() - time.as_second());
+        age(seconds)
+    };
+    let (code, ended) = (state.exit_code, &state.finished);
     match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", age(since(&state.started))),
-        Status::Exited => format!(
-            "Exited ({}) {} ago",
-            state.exit_code,
-            age(since(&state.finished))
-        ),
-    }
-}
-
-/// The conditions of a list. Those of one kind are alternatives, except labels; all kinds must hold.
-#[derive(Default)]
-struct Filters {
-    by_kind: BTreeMap<String, Vec<String>>,
-}
-
-impl Filters {
-    fn parse(containers: &Containers, filters: &[String]) -> Result<Filters, Failure> {
-        let mut parsed = Filters::default();
-        for filter in filters {
-            let Some((key, value)) = filter.split_once('=') else {
-                return Err(Failure::new(format!(
-                    "invalid filter {filter:?}: it must have the form key=value"
-                )));
-            };
-            let value = match key {
-                "id" | "name" | "label" | "ancestor" => value.to_owned(),
-                "status" if matches!(value, "created" | "running" | "exited") => value.to_owned(),
-                "status" if matches!(value, "paused" | "restarting" | "removing" | "dead") => {
-                    value.to_owned()
-                }
-                "exited" if value.parse::<i32>().is_ok() => value.to_owned(),
-                // Compared by time of creation.
-                "before" | "since" => containers.find(value)?.config.created,
-                "status" | "exited" => {
-                    return Err(Failure::new(format!(
-                        "invalid value in the filter {filter:?}"
-                    )));
-                }
-                other => {
-                    return Err(Failure::new(format!("invalid filter {other:?}")).hint(
-                        "known filters: id, name, label, status, exited, ancestor, before, since",
-                    ));
-                }
-            };
-            let values = parsed.by_kind.entry(key.to_owned()).or_default();
-            values.push(value);
+        Status::Running => {
+            let health = health.map_or(String::new(), |health| match health.status {
+                HealthStatus::Starting => " (health: starting)".to_owned(),
+                status => format!(" ({})", status.name()),
+            });
+            format!("Up {}{health}", since(&state.started))
         }
-        Ok(parsed)
-    }
-
-    /// Whether it was asked for states, so that not only what runs is looked at.
-    fn about_state(&self) -> bool {
-        ["status", "exited"]
-            .iter()
-            .any(|kind| self.by_kind.contains_key(*kind))
-    }
-
-    fn accept(&self, container: &Container, state: &State, details: &Details) -> bool {
-        let config = &container.config;
-        let has_label = |value: &str| match value.split_once('=') {
-            Some((name, value)) => details.labels.get(name).is_some_and(|known| known == value),
-            None => details.labels.contains_key(value),
-        };
-        self.by_kind.iter().all(|(kind, values)| {
-            let mut values = values.iter().map(String::as_str);
-            match kind.as_str() {
-                "id" => values.any(|value| config.id.starts_with(value)),
-                "name" => values.any(|value| config.name.contains(value.trim_start_matches('/'))),
-                "label" => values.all(has_label),
-                "status" => values.any(|value| word(state.status) == value),
-                "exited" => {
-                    state.status == Status::Exited
-                        && values.any(|value| state.exit_code.to_string() == value)
-                }
-                "ancestor" => values.any(|value| {
-                    let id = details.image_id.trim_start_matches("sha256:");
-                    let short = value.trim_start_matches("sha256:");
-                    details.image == value
-                        || details.image.strip_suffix(":latest") == Some(value)
-                        || (short.len() >= 4 && id.starts_with(short))
-                }),
-                "before" => values.any(|value| config.created.as_str() < value),
-                _ => values.any(|value| config.created.as_str() > value),
-            }
-        })
+        Status::Paused => format!("Up {} (Paused)", since(&state.started)),
+        Status::Restarting => format!("Restarting ({code}) {} ago", since(ended)),
+        Status::Exited => format!("Exited ({code}) {} ago", since(ended)),
     }
 }
 
@@ -265,13 +202,23 @@ mod tests {
     fn states_are_told_as_docker_tells_them() {
         let now = "2026-01-02T03:04:05Z".parse().unwrap();
         let mut state = State::default();
-        assert_eq!(status(&state, now), "Created");
+        let status = |state: &State| super::status(state, None, now);
+        assert_eq!(status(&state), "Created");
         state.status = Status::Running;
         state.started = "2026-01-02T03:01:00.5Z".into();
-        assert_eq!(status(&state, now), "Up 3 minutes");
+        assert_eq!(status(&state), "Up 3 minutes");
+        let health = Health::default();
+        assert_eq!(
+            super::status(&state, Some(&health), now),
+            "Up 3 minutes (health: starting)"
+        );
+        state.status = Status::Paused;
+        assert_eq!(status(&state), "Up 3 minutes (Paused)");
         state.status = Status::Exited;
         state.exit_code = 137;
         state.finished = "2026-01-02T01:04:05Z".into();
-        assert_eq!(status(&state, now), "Exited (137) 2 hours ago");
+        assert_eq!(status(&state), "Exited (137) 2 hours ago");
+        state.status = Status::Restarting;
+        assert_eq!(status(&state), "Restarting (137) 2 hours ago");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal as _;
 
-use rbuild_runtime::container::{Container, ContainerError, Status};
+use rbuild_runtime::container::{Container, ContainerError};
 
 use super::create::{self, owner};
-use super::{containers, each, end};
+use super::{KILL, containers, each, end};
 use crate::commands::volumes::remove_anonymous;
 use crate::config::Settings;
 use crate::container::details::Details;
@@ -41,7 +41,6 @@ pub(crate) struct ContainerPruneArgs {
 
 /// Removes containers.
 pub(crate) fn run(settings: &Settings, args: &RmArgs) -> Result<u8, Failure> {
-    const KILL: i32 = 9;
     let known = containers(settings)?;
     let mut queries = args.containers.clone();
     if args.force {
@@ -78,7 +77,7 @@ fn remove(settings: &Settings, container: &Container, volumes: bool) -> Result<(
 
 impl Failure {
     /// Says which of several containers it was, where the message does not.
-    fn within_name(self, name: &str) -> Failure {
+    pub(super) fn within_name(self, name: &str) -> Failure {
         match &self.message {
             Some(message) if message.contains("container") => self,
             _ => self.within(format!("could not remove the container {name}")),
@@ -107,7 +106,7 @@ pub(crate) fn prune(settings: &Settings, args: &ContainerPruneArgs) -> Result<()
     let containers = containers(settings)?;
     create::sweep(&containers, &crate::commands::open_store(settings)?)?;
     for container in containers.list()? {
-        if container.state()?.status != Status::Running {
+        if !container.state()?.status.is_alive() {
             remove(settings, &container, false)?;
             removed.push(container.config.id);
         }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use rbuild_parser::parse_size;
 use rbuild_runtime::{Network, Rlimit, RlimitKind, Seccomp, Security};
 
+use super::life::LifeArgs;
+use crate::commands::containers::attached::AttachingArgs;
 use crate::container::environment::{self, Change};
 use crate::container::mounts::{Volume, parse_mount, parse_tmpfs, parse_volume, unknown_driver};
 use crate::container::{Options, capabilities};
@@ -153,6 +155,14 @@ pub(crate) struct RunArgs {
     add_host: Vec<String>,
 
     #[command(flatten)]
+    pub(in crate::commands) life: LifeArgs,
+    #[command(flatten)]
+    pub(in crate::commands) attaching: AttachingArgs,
+    /// Show only these of its streams: `stdin`, `stdout`, `stderr`
+    #[arg(short, long, value_name = "STREAM", conflicts_with = "detach")]
+    pub(in crate::commands) attach: Vec<String>,
+
+    #[command(flatten)]
     limits: LimitArgs,
     /// Limit a resource of each process, such as `nofile=1024:2048`
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
@@ -183,13 +193,9 @@ pub(crate) struct RunRefused;
 impl RefusedList for RunRefused {
     const STATUS: u8 = status::ENGINE;
     const OPTIONS: &'static [RefusedOption] = &[
-        flag("sig-proxy").harmless(&["true"]),
         flag("publish-all").short('P'),
         flag("oom-kill-disable"),
-        flag("no-healthcheck").harmless(&["true", "false"]),
         flag("disable-content-trust").harmless(&["true", "false"]),
-        value("attach").short('a'),
-        value("detach-keys"),
         value("annotation"),
         value("domainname"),
         value("platform"),
@@ -227,15 +233,6 @@ impl RefusedList for RunRefused {
         value("uts"),
         value("sysctl"),
         value("runtime"),
-        value("restart").harmless(&["no"]),
-        value("health-cmd"),
-        value("health-interval"),
-        value("health-timeout"),
-        value("health-retries"),
-        value("health-start-period"),
-        value("health-start-interval"),
-        value("log-driver"),
-        value("log-opt"),
     ];
 }
 
