@@ -98,15 +98,19 @@ pub(crate) fn converse(
         keys,
     };
     let mut stdin = stdin;
-    let mut output_open = true;
+    let (mut output_open, mut detached) = (true, false);
     loop {
+        // What was typed before the keys is still the container's.
+        if detached && conversation.typed.is_empty() {
+            return Ok(Ended::Detached);
+        }
         let read_stdin = stdin.filter(|_| conversation.typed.is_empty());
         let ready = conversation.wait(read_stdin, gone, output_open)?;
         if ready.stdin {
             match conversation.read_stdin(read_stdin)? {
                 Input::More => {}
                 Input::End => stdin = None,
-                Input::Detach => return Ok(Ended::Detached),
+                Input::Detach => (stdin, detached) = (None, true),
             }
         }
         if ready.writable {

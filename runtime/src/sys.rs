@@ -20,8 +20,8 @@ pub(crate) use calls::{
 };
 pub(crate) use clone::{CloneFlags, Cloned, clone_process};
 pub(crate) use init::{
-    be_init, be_supervisor, block_signals, child_signals, ended_child, kill_children,
-    restore_signals, unblock_signals,
+    be_init, be_supervisor, block_signals, block_termination, child_signals, ended_child,
+    kill_children, restore_signals, unblock_signals, wait_for_termination,
 };
 pub(crate) use notify::{
     Notification, answer_fast, install_listener, is_still_asking, next_notification, read_memory,

@@ -3,6 +3,8 @@
 
 mod copy;
 mod life;
+mod logs;
+mod terminals;
 mod volumes;
 
 use std::fs;

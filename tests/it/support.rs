@@ -12,6 +12,7 @@ pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod random;
 pub(crate) mod registry;
+pub(crate) mod terminal;
 pub(crate) mod tree;
 pub(crate) mod web;
 pub(crate) mod write_layout;

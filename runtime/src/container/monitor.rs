@@ -12,6 +12,7 @@ mod streams;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,8 +23,8 @@ use super::error::ContainerError;
 use super::log::Log;
 use super::restart::Backoff;
 use super::state::{self, State};
-use crate::{Runtime, RuntimeOptions, SandboxError};
-use shared::Shared;
+use crate::{Runtime, RuntimeOptions, SandboxError, sys};
+use shared::{Shared, StoppedBy};
 use streams::Begun;
 pub(super) use streams::fresh_work_directories;
 
@@ -52,6 +53,7 @@ pub fn monitor(
 ) -> Result<(), ContainerError> {
     // It leads a session already if somebody started it by hand.
     let _ = rustix::process::setsid();
+    sys::block_termination();
     let _lock = container.lock("lock")?;
     let before: State = state::read(&container.state_file())?.unwrap_or_default();
     let log = Log::open(&container.log(), &container.config.log)?;
@@ -85,6 +87,7 @@ pub fn monitor(
     };
     let shared = Arc::new(Shared::new(container.clone(), log, runtime));
     shared.begin(&begun, 0)?;
+    end_when_told(&shared).map_err(thread_failed)?;
     if let Some((connection, descriptors)) = first {
         conversation::see(&shared, connection, descriptors).map_err(thread_failed)?;
     }
@@ -150,6 +153,19 @@ fn live(
         };
         shared.begin(&begun, again.restarts)?;
     }
+}
+
+/// Has the container end when this process is told to: the machine goes down.
+fn end_when_told(shared: &Arc<Shared>) -> io::Result<()> {
+    let shared = Arc::clone(shared);
+    Builder::new().name("signals".into()).spawn(move || {
+        loop {
+            sys::wait_for_termination();
+            // An error means that it has ended.
+            let _ = shared.stop(shared.container().config.stop_signal, StoppedBy::Machine);
+        }
+    })?;
+    Ok(())
 }
 
 /// A container that is to be started again.

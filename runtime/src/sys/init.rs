@@ -41,6 +41,31 @@ pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     }
 }
 
+/// Blocks `SIGTERM` in this thread and those that it starts, so that one of them can
+/// [`wait_for_termination`].
+pub(crate) fn block_termination() {
+    let set = termination();
+    // SAFETY: the set is initialised and lives during the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Waits for a `SIGTERM`.
+pub(crate) fn wait_for_termination() {
+    let set = termination();
+    // SAFETY: the set is initialised; a null `siginfo` is allowed.
+    while unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) } < 0 {}
+}
+
+fn termination() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `sigemptyset` initialises the set.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+        set.assume_init()
+    }
+}
+
 /// Unblocks all signals.
 pub(crate) fn unblock_signals() {
     let mut none = MaybeUninit::<libc::sigset_t>::zeroed();

@@ -22,17 +22,21 @@ pub(crate) struct KillArgs {
     signal: String,
 }
 
-/// Sends a signal.
+/// Sends a signal; waits for the end of what is killed.
 pub(crate) fn run(settings: &Settings, args: &KillArgs) -> Result<u8, Failure> {
     let signal = signals::number(&args.signal)?;
     each(settings, &args.containers, &mut |container, query| {
-        // As Docker: what is meant to end it ends its restarts, too.
-        let order = if signal == KILL || signal == container.config.stop_signal {
-            Order::Stop(signal)
+        if signal == KILL {
+            let connection = container.ask(&Order::Wait, &[])?;
+            super::order(container, &Order::Stop(KILL))?;
+            // A monitor that was killed tells no end, but the container has ended with it.
+            let _ = super::wait_for_end(&connection, None);
+        } else if signal == container.config.stop_signal {
+            // As Docker: what is meant to end it ends its restarts, too.
+            super::order(container, &Order::Stop(signal))?;
         } else {
-            Order::Signal(signal)
-        };
-        super::order(container, &order)?;
+            super::signal(container, signal)?;
+        }
         ui::println(query)
     })
 }

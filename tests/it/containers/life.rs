@@ -186,6 +186,27 @@ fn a_container_that_is_always_started_again_can_be_stopped() {
     told(&env, &["rm", "-f", "web", "never"]);
 }
 
+#[test]
+fn a_machine_that_goes_down_has_containers_end_and_be_there_again() {
+    let env = with_busybox();
+    serve_again(&env, "web", "unless-stopped");
+    until(|| told(&env, &["logs", "web"]), |log| log.contains("ready"));
+    let monitor = super::monitor_of(&told(&env, &["ps", "-q", "--no-trunc"]));
+    let monitor = rustix::process::Pid::from_raw(monitor).unwrap();
+    rustix::process::kill_process(monitor, rustix::process::Signal::TERM).unwrap();
+    until(
+        || states(&env),
+        |states| states == &["web exited Exited (3)"],
+    );
+    assert!(told(&env, &["logs", "web"]).ends_with("bye"));
+    told(&env, &["create", "--name", "other", "busybox", "true"]);
+    let start = ["start", "--all", "--filter", "should-start-on-boot=true"];
+    assert_eq!(told(&env, &start), "web");
+    told(&env, &["stop", "web"]);
+    assert_eq!(told(&env, &start), "");
+    told(&env, &["rm", "web", "other"]);
+}
+
 fn serve_again(env: &TestEnv, name: &str, policy: &str) {
     told(
         env,

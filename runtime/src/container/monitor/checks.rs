@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::shared::{Life, Shared};
+use super::shared::{Life, Shared, StoppedBy};
 use crate::container::health::{OUTPUT, Probe};
 use crate::container::state::now;
 use crate::container::{Health, HealthCheck, OnFailure};
@@ -55,7 +55,10 @@ fn check_until_the_end(shared: &Arc<Shared>, life: &Arc<Life>, check: &HealthChe
                 // An error means that it has ended by itself.
                 OnFailure::Kill => drop(life.signal(libc::SIGKILL)),
                 OnFailure::Restart => shared.renew(life),
-                OnFailure::Stop => drop(shared.stop(shared.container().config.stop_signal)),
+                OnFailure::Stop => {
+                    let signal = shared.container().config.stop_signal;
+                    drop(shared.stop(signal, StoppedBy::Somebody));
+                }
             }
         }
     }

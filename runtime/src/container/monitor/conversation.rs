@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::shared::{Attached, Shared};
+use super::shared::{Attached, Shared, StoppedBy};
 use super::streams;
 use crate::container::control::{Connection, Listener, Order, Reply};
 use crate::container::files;
@@ -86,7 +86,7 @@ fn answer(shared: &Arc<Shared>, order: &Order) -> Reply {
             Some(life) => life.signal(*signal),
             None => shared.running().map(drop),
         }),
-        Order::Stop(signal) => done(shared.stop(*signal)),
+        Order::Stop(signal) => done(shared.stop(*signal, StoppedBy::Somebody)),
         Order::Pause => match shared.pause() {
             Ok(None) => Reply::Done,
             Ok(Some(note)) => Reply::Noted(note.to_owned()),
@@ -231,7 +231,8 @@ fn discard(terminal: &OwnedFd, running: &Running) -> io::Result<()> {
             return Ok(());
         }
         match rustix::io::read(terminal, &mut buffer) {
-            Ok(1..) | Err(Errno::INTR) => {}
+            // Whoever had it before may have made it one that does not wait.
+            Ok(1..) | Err(Errno::INTR | Errno::AGAIN) => {}
             // All users of the terminal have gone.
             Ok(0) | Err(_) => return Ok(()),
         }

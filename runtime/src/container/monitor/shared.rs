@@ -53,12 +53,21 @@ struct Progress {
     exit: i32,
     /// There will be no other life.
     finished: bool,
-    /// It is to end for good; this is the signal that told it so.
-    stopping: Option<i32>,
+    /// It is to end for good; this is the signal that told it so, and who did.
+    stopping: Option<(i32, StoppedBy)>,
     /// It is to be started again, whatever its policy says.
     renewing: bool,
     /// Conversations that wait for an end.
     waiting: usize,
+}
+
+/// Who wants a container to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoppedBy {
+    /// A user: it stays ended.
+    Somebody,
+    /// Who shuts the machine down: it is to be there again after that.
+    Machine,
 }
 
 /// Where somebody wants to see what the container writes.
@@ -129,7 +138,7 @@ impl Shared {
             };
         })?;
         let mut progress = lock(&self.progress);
-        if let Some(signal) = progress.stopping {
+        if let Some((signal, _)) = progress.stopping {
             // Somebody wanted it to end while it was being started.
             let _ = sys::send_signal(life.pidfd.as_fd(), signal);
         }
@@ -155,7 +164,7 @@ impl Shared {
         let ran = self.life().map(|life| life.began.elapsed());
         let mut progress = lock(&self.progress);
         let renewing = std::mem::take(&mut progress.renewing);
-        let stopped = progress.stopping.is_some();
+        let stopped = progress.stopping;
         let mut again = None;
         self.change_state(|state| {
             *state = match exit {
@@ -165,8 +174,8 @@ impl Shared {
                     ..state.lost(now())
                 },
             };
-            state.stopped = stopped;
-            if !stopped && (renewing || policy.goes_on(state.exit_code, state.restarts)) {
+            state.stopped = matches!(stopped, Some((_, StoppedBy::Somebody)));
+            if stopped.is_none() && (renewing || policy.goes_on(state.exit_code, state.restarts)) {
                 state.status = Status::Restarting;
                 again = Some(Again {
                     delay: backoff.next(ran.unwrap_or_default()),
@@ -197,7 +206,7 @@ impl Shared {
         }
         self.change_state(|state| {
             state.status = Status::Exited;
-            state.stopped = true;
+            state.stopped = matches!(progress.stopping, Some((_, StoppedBy::Somebody)));
         })?;
         progress.finished = true;
         self.changed.notify_all();
@@ -299,9 +308,9 @@ impl Shared {
     }
 
     /// Sends a signal that is meant to end it for good.
-    pub(super) fn stop(&self, signal: i32) -> Result<(), String> {
+    pub(super) fn stop(&self, signal: i32, by: StoppedBy) -> Result<(), String> {
         let mut progress = lock(&self.progress);
-        progress.stopping = Some(signal);
+        progress.stopping = Some((signal, by));
         self.changed.notify_all();
         let life = progress.life.clone();
         drop(progress);
