@@ -243,13 +243,11 @@ pub(super) fn see_to_the_end(
     }
     let code = attached.wait();
     drop(raw);
-    match code? {
-        Some(code) => Ok(u8::try_from(code).unwrap_or(status::ERROR)),
-        None => {
-            ui::message("read escape sequence\n");
-            Ok(0)
-        }
+    if let Some(code) = code? {
+        return Ok(u8::try_from(code).unwrap_or(status::ERROR));
     }
+    ui::message("read escape sequence\n");
+    Ok(0)
 }
 
 /// Gives the container's terminal the size of ours.
