@@ -1,5 +1,7 @@
 //! The tree of commands.
 
+pub(crate) mod quick;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

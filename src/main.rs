@@ -101,13 +101,16 @@ fn monitor() -> Option<ExitCode> {
 
 /// Parses the command line; what is left to do otherwise is to exit with a code.
 fn parse() -> Result<Cli, ExitCode> {
+    let given: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if let Some(cli) = cli::quick::parse(&given) {
+        return Ok(cli);
+    }
     let mut tree = cli::command();
     tree.build();
     let refuse = |failure: &Failure| {
         ui::fail(&Palette::default(), "ERROR:", failure);
         ExitCode::from(failure.status)
     };
-    let given: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let mistyped = mistyped_command(&given);
     let arguments = arguments::normalise(&tree, given).map_err(|failure| refuse(&failure))?;
     if arguments.len() <= 1 {

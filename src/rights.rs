@@ -1,6 +1,8 @@
 //! Rights of steps and containers: the options that `build` and `run` share.
 
-use rbuild_runtime::{Seccomp, Security};
+use std::path::Path;
+
+use rbuild_runtime::{CapabilitySet, Seccomp, SeccompProfile, Security};
 
 use crate::container::capabilities;
 use crate::failure::Failure;
@@ -24,7 +26,8 @@ pub(crate) struct RightsArgs {
         help_heading = "Rights"
     )]
     pub(crate) cap_drop: Vec<String>,
-    /// `seccomp=unconfined`, `no-new-privileges`
+    /// `seccomp=FILE` (a profile in JSON), `seccomp=unconfined`, `no-new-privileges`,
+    /// `systempaths=unconfined`
     #[arg(long, value_name = "OPTION", help_heading = "Rights")]
     pub(crate) security_opt: Vec<String>,
 }
@@ -55,8 +58,14 @@ impl RightsArgs {
                     security.no_new_privileges = true;
                 }
                 "no-new-privileges=false" => security.no_new_privileges = false,
+                "systempaths=unconfined" => security.masked_paths = false,
                 // Neither is set up for the sandbox.
                 "label=disable" | "apparmor=unconfined" => {}
+                other if other.starts_with("seccomp=") => {
+                    let path = other.trim_start_matches("seccomp=");
+                    let profile = seccomp_profile(Path::new(path), security.capabilities)?;
+                    security.seccomp = Seccomp::Profile(profile);
+                }
                 other if other.starts_with("label=") || other.starts_with("apparmor=") => {
                     return Err(Failure::unsupported(&format!("`--security-opt {other}`")).hint(
                         "no labels of SELinux and no profiles of AppArmor are set: what holds for \
@@ -70,4 +79,15 @@ impl RightsArgs {
         }
         Ok(())
     }
+}
+
+/// Reads a profile of system calls in the format of Docker.
+fn seccomp_profile(path: &Path, capabilities: CapabilitySet) -> Result<SeccompProfile, Failure> {
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|error| {
+        Failure::new(format!("could not read the seccomp profile `{shown}`")).because(&error)
+    })?;
+    SeccompProfile::parse(&text, capabilities).map_err(|error| {
+        Failure::new(format!("could not use the seccomp profile `{shown}`")).because(&error)
+    })
 }

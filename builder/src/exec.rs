@@ -343,8 +343,11 @@ fn security(operation: &ExecOp) -> Security {
     if let Some(rights) = &operation.rights {
         security.capabilities = CapabilitySet(rights.capabilities);
         security.no_new_privileges = rights.no_new_privileges;
-        if rights.unconfined {
-            security.seccomp = Seccomp::Unconfined;
+        security.masked_paths = rights.masked_paths;
+        match &rights.seccomp {
+            Some(profile) => security.seccomp = Seccomp::Profile(profile.clone()),
+            None if rights.unconfined => security.seccomp = Seccomp::Unconfined,
+            None => {}
         }
     }
     security

@@ -5,6 +5,7 @@
 //! called and where it came from lives in [`VertexMeta`] and never takes part in its identity.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -425,8 +426,16 @@ impl ExecOp {
                 capabilities,
                 unconfined,
                 no_new_privileges,
+                masked_paths,
+                seccomp,
             } = rights;
-            let text = format!("{capabilities:x} {unconfined} {no_new_privileges}");
+            let mut text = format!("{capabilities:x} {unconfined} {no_new_privileges}");
+            if !masked_paths {
+                text.push_str(" systempaths");
+            }
+            if let Some(seccomp) = seccomp {
+                let _ = write!(text, " seccomp {}", Digest::of(&seccomp.to_bytes()));
+            }
             parts.push("rights", text);
         }
         for (name, soft, hard) in &self.ulimits {

@@ -10,7 +10,7 @@ use rbuild_cache::{Compression, DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
 use rbuild_parser::{GitUrl, ImageReference, Platform};
-use rbuild_runtime::Limits;
+use rbuild_runtime::{Limits, SeccompProfile};
 
 /// Everything that decides the outcome of a build.
 #[derive(Debug, Clone)]
@@ -325,7 +325,7 @@ pub enum SecretSource {
 }
 
 /// What steps may do that run in a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rights {
     /// One bit for each number of `linux/capability.h`.
     pub capabilities: u64,
@@ -333,6 +333,10 @@ pub struct Rights {
     pub unconfined: bool,
     /// Set-user-id programs give no rights.
     pub no_new_privileges: bool,
+    /// The usual paths of `/proc` and `/sys` are hidden and write-protected.
+    pub masked_paths: bool,
+    /// The user's own system call filter.
+    pub seccomp: Option<SeccompProfile>,
 }
 
 /// Network mode of RUN steps that do not choose one.

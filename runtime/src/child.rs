@@ -154,7 +154,7 @@ fn set_up(
     sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (security, user) = (&sandbox.security, &sandbox.process.user);
-    identity::give_up_rights(security, user, filter.as_deref(), &report)?;
+    identity::give_up_rights(security, user, filter.as_ref(), &report, || Ok(()))?;
     Err(command::execute(&sandbox.process))
 }
 

@@ -50,6 +50,7 @@ pub use isolation::{Ground, Isolation, inherit, isolation, settle};
 pub use probe::{Ability, HostReport, probe};
 pub use running::{ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
+pub use seccomp::{ProfileError, SeccompProfile};
 pub use spec::{
     CapabilitySet, Joining, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind,
     RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,

@@ -5,16 +5,24 @@
 //! chain with one comparison for each name has four hundred. The kernel's work at installation and
 //! at each call is linear in what is executed.
 
+mod profile;
+mod program;
 mod table;
 
 use crate::spec::{CapabilitySet, Seccomp, Security};
-use crate::sys::Instruction;
+use crate::sys::{Filter, Instruction};
+pub use profile::{ProfileError, SeccompProfile};
+use program::{
+    ANY_BIT, ARCHITECTURES, Architecture, EQUAL, FIRST_ARGUMENT, LOAD, RETURN, by_architecture,
+    jump, ranges, statement, tree,
+};
 use table::{CALLS, HIGHEST, NONE};
 
 /// When a call is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Always,
+    Never,
     /// With at least one capability of the set.
     AnyOf(u64),
     /// Without new namespaces, unless `CAP_SYS_ADMIN` is there.
@@ -45,71 +53,46 @@ const NAMESPACES: u32 = 0x7e02_0000;
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 const AF_VSOCK: u32 = 40;
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
-const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-/// Offsets in `struct seccomp_data`, for little-endian machines.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const FIRST_ARGUMENT: u32 = 16;
-
-/// `AUDIT_ARCH_*` and the column of the table, for each architecture whose programs run here.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURES: &[(u32, usize)] = &[(0xc000_003e, 0), (0x4000_0003, 1)];
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURES: &[(u32, usize)] = &[(0xc000_00b7, 2)];
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("the system call filter needs the numbers of this architecture");
-
 /// Returns the filter that a sandbox asks for, if any.
-pub(crate) fn filter_of(security: &Security) -> Option<Vec<Instruction>> {
-    if security.privileged || security.seccomp == Seccomp::Unconfined {
-        return None;
+pub(crate) fn filter_of(security: &Security) -> Option<Filter> {
+    match &security.seccomp {
+        // Asked for by name: it holds for privileged sandboxes, too.
+        Seccomp::Profile(profile) => Some(profile.compile()),
+        Seccomp::Default if !security.privileged => Some(Filter {
+            program: compile(security.capabilities),
+            flags: 0,
+        }),
+        Seccomp::Default | Seccomp::Unconfined => None,
     }
-    Some(compile(security.capabilities))
 }
 
 fn compile(capabilities: CapabilitySet) -> Vec<Instruction> {
-    let mut program = vec![statement(LOAD, ARCHITECTURE)];
-    for &(architecture, column) in ARCHITECTURES {
-        let mut body = vec![statement(LOAD, NUMBER)];
-        tree(&ranges(capabilities, column), &mut body);
-        program.push(jump(EQUAL, architecture, 1, 0));
-        program.push(statement(JUMP, body.len() as u32));
-        program.append(&mut body);
-    }
-    // Code of another architecture would be judged by the wrong numbers.
-    program.push(statement(RETURN, libc::SECCOMP_RET_KILL_PROCESS));
-    program
+    by_architecture(ARCHITECTURES.iter().map(|architecture| {
+        let mut part = Vec::new();
+        tree(&answers(capabilities, *architecture), &leaf, &mut part);
+        (*architecture, part)
+    }))
 }
 
 /// First number and answer of each range, ascending, covering all numbers.
-fn ranges(capabilities: CapabilitySet, column: usize) -> Vec<(u32, Answer)> {
-    let mut answers = [Answer::Errno(libc::EPERM as u16); HIGHEST as usize + 1];
+fn answers(capabilities: CapabilitySet, architecture: Architecture) -> Vec<(u32, Answer)> {
+    // The last is for all above. The x32 numbers (bit 30) are there, too: as on a kernel without x32.
+    let mut answers = [Answer::Errno(libc::EPERM as u16); HIGHEST as usize + 2];
+    answers[usize::from(HIGHEST) + 1] = Answer::Errno(libc::ENOSYS as u16);
     for (_, numbers, rule) in CALLS {
-        if numbers[column] != NONE {
-            answers[usize::from(numbers[column])] = answer(*rule, capabilities);
+        let number = numbers[architecture.column];
+        if number != NONE {
+            answers[usize::from(number)] = answer(*rule, capabilities);
         }
     }
-    let mut ranges: Vec<(u32, Answer)> = Vec::new();
-    for (number, answer) in answers.into_iter().enumerate() {
-        if ranges.last().is_none_or(|last| last.1 != answer) {
-            ranges.push((number as u32, answer));
-        }
-    }
-    // The x32 numbers (bit 30) are above, too: as on a kernel without x32.
-    ranges.push((u32::from(HIGHEST) + 1, Answer::Errno(libc::ENOSYS as u16)));
-    ranges
+    ranges(answers)
 }
 
 fn answer(rule: Rule, capabilities: CapabilitySet) -> Answer {
     let admin = capabilities.0 & CAP_SYS_ADMIN != 0;
     match rule {
         Rule::Always => Answer::Allow,
+        Rule::Never => Answer::Errno(libc::EPERM as u16),
         Rule::AnyOf(set) if capabilities.0 & set != 0 => Answer::Allow,
         Rule::AnyOf(_) => Answer::Errno(libc::EPERM as u16),
         Rule::PlainClone | Rule::NoSuchCall if admin => Answer::Allow,
@@ -120,30 +103,11 @@ fn answer(rule: Rule, capabilities: CapabilitySet) -> Answer {
     }
 }
 
-/// Appends a program for a part of the line; the number is in the accumulator.
-fn tree(ranges: &[(u32, Answer)], program: &mut Vec<Instruction>) {
-    let [(_, answer)] = ranges else {
-        let (left, right) = ranges.split_at(ranges.len() / 2);
-        let mut lower = Vec::new();
-        tree(left, &mut lower);
-        // Conditional jumps reach 255 instructions; plain ones any number.
-        if let Ok(distance) = u8::try_from(lower.len()) {
-            program.push(jump(AT_LEAST, right[0].0, distance, 0));
-        } else {
-            program.push(jump(AT_LEAST, right[0].0, 0, 1));
-            program.push(statement(JUMP, lower.len() as u32));
-        }
-        program.append(&mut lower);
-        return tree(right, program);
-    };
-    leaf(*answer, program);
-}
-
-fn leaf(answer: Answer, program: &mut Vec<Instruction>) {
+fn leaf(answer: &Answer, program: &mut Vec<Instruction>) {
     let allow = statement(RETURN, libc::SECCOMP_RET_ALLOW);
     let deny = |errno: u16| statement(RETURN, libc::SECCOMP_RET_ERRNO | u32::from(errno));
     let not_permitted = deny(libc::EPERM as u16);
-    match answer {
+    match *answer {
         Answer::Allow => program.push(allow),
         Answer::Errno(errno) => program.push(deny(errno)),
         Answer::PlainClone => program.extend([
@@ -167,19 +131,6 @@ fn leaf(answer: Answer, program: &mut Vec<Instruction>) {
             program.extend([not_permitted, allow]);
         }
     }
-}
-
-fn statement(code: u16, k: u32) -> Instruction {
-    Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
-}
-
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
-    Instruction { code, jt, jf, k }
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! What a sandbox is made of: plain data, built by the caller, understood only in this crate.
 
 pub(crate) mod bytes;
+mod capability;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use capability::CapabilitySet;
+
+use crate::seccomp::SeccompProfile;
 
 /// Everything that is needed to run one process apart from the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -256,32 +261,16 @@ impl Default for Security {
     }
 }
 
-/// A set of capabilities, one bit for each number of `linux/capability.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct CapabilitySet(pub u64);
-
-impl CapabilitySet {
-    /// The fourteen that Docker leaves.
-    pub const DOCKER_DEFAULT: Self = Self(0xa804_25fb);
-    /// All that the kernel knows. What the host does not hold is left out silently.
-    pub const ALL: Self = Self((1 << 41) - 1);
-    /// None.
-    pub const EMPTY: Self = Self(0);
-
-    /// Says whether capability number `number` is in the set.
-    pub const fn contains(self, number: u32) -> bool {
-        number < 64 && self.0 & (1 << number) != 0
-    }
-}
-
 /// The system call filter of a sandbox.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seccomp {
     /// Docker's default profile.
     #[default]
     Default,
     /// No filter.
     Unconfined,
+    /// The user's own, which holds for privileged sandboxes, too.
+    Profile(SeccompProfile),
 }
 
 /// One limit of `setrlimit(2)`.

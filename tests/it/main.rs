@@ -55,6 +55,7 @@ mod rootless;
 mod roundtrip;
 mod run;
 mod sandbox;
+mod seccomp;
 mod side_by_side;
 mod squash;
 mod ssh;

@@ -106,7 +106,7 @@ impl<'a> Lowering<'a> {
             names: self.request.names.clone(),
             shm_size: self.request.shm_size,
             ulimits: self.request.ulimits.clone(),
-            rights: self.request.rights,
+            rights: self.request.rights.clone(),
             script,
             times: self.file_times(context),
         };

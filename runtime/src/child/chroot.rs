@@ -14,7 +14,7 @@ use rustix::thread::set_no_new_privs;
 use super::{Never, Report, command, identity};
 use crate::cgroup::Cgroup;
 use crate::seccomp;
-use crate::spec::{CapabilitySet, Network, Sandbox};
+use crate::spec::{CapabilitySet, Network, Sandbox, Seccomp};
 use crate::sys::{self, Cloned};
 use crate::wire::{Failure, InStep as _, Request, Step};
 
@@ -50,7 +50,8 @@ pub(super) fn set_up(
     let mut sandbox = sandbox.clone();
     let kept = sandbox.security.capabilities.0 & !SYS_CHROOT;
     sandbox.security.capabilities = CapabilitySet(kept);
-    let filter = if filtered {
+    let own = matches!(sandbox.security.seccomp, Seccomp::Profile(_));
+    let filter = if filtered && !own {
         // The container's filter holds; one of ours would cost set-user-id programs their rights.
         None
     } else {
@@ -61,7 +62,7 @@ pub(super) fn set_up(
         filter
     };
     let (security, user) = (&sandbox.security, &sandbox.process.user);
-    identity::give_up_rights(security, user, filter.as_deref(), report)?;
+    identity::give_up_rights(security, user, filter.as_ref(), report, || Ok(()))?;
     Err(command::execute(&sandbox.process))
 }
 

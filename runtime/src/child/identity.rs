@@ -5,13 +5,13 @@ use std::io;
 use rustix::process::{Gid, Resource, Uid, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet as Capabilities, CapabilitySets, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::Report;
 use crate::spec::{CapabilitySet, Rlimit, RlimitKind, Seccomp, Security, User};
-use crate::sys::{self, Instruction};
+use crate::sys::{self, Filter};
 use crate::userns::has_single_id;
 use crate::wire::{InStep as _, Step};
 
@@ -62,12 +62,15 @@ fn resource(kind: RlimitKind) -> Resource {
 /// Gives up all rights that the command shall not have.
 ///
 /// Inheritable and ambient sets end up empty (CVE-2022-24769). The filter is installed while the
-/// right to do so without `no_new_privs` is still there; it allows the calls that follow.
+/// right to do so without `no_new_privs` is still there. The default one allows the calls that follow;
+/// one that the user brings may not, and comes as late as can be: behind `last`, which is done when the
+/// ids have changed.
 pub(super) fn give_up_rights(
     security: &Security,
     user: &User,
-    filter: Option<&[Instruction]>,
+    filter: Option<&Filter>,
     report: &Report<'_>,
+    last: impl FnOnce() -> Step<()>,
 ) -> Step<()> {
     let single = has_single_id();
     if single && user.uid != 0 {
@@ -101,10 +104,14 @@ pub(super) fn give_up_rights(
     if single && user.uid == 0 {
         report.hand_out_calls()?;
     }
-    if let Some(filter) = filter {
-        sys::install_seccomp(filter).step("install the system call filter")?;
+    let (own, filter) = match security.seccomp {
+        Seccomp::Profile(_) => (filter, None),
+        Seccomp::Default | Seccomp::Unconfined => (None, filter),
+    };
+    install(filter)?;
+    if own.is_some() {
+        set_keep_capabilities(true).step("keep the capabilities")?;
     }
-
     if !single {
         set_ids(user)?;
     }
@@ -119,11 +126,58 @@ pub(super) fn give_up_rights(
         permitted: left,
         inheritable: Capabilities::empty(),
     };
-    set_capabilities(None, sets).step("set capabilities")?;
-    if security.no_new_privileges {
+    let rights = (sets, security.no_new_privileges);
+    match own {
+        None => {
+            set_capabilities(None, sets).step("set capabilities")?;
+            forbid_new_privileges(rights.1)?;
+            last()
+        }
+        Some(filter) => {
+            last()?;
+            install_late(filter, held.permitted, rights)
+        }
+    }
+}
+
+fn forbid_new_privileges(forbid: bool) -> Step<()> {
+    if forbid {
         set_no_new_privs(true).step("set no_new_privs")?;
     }
     Ok(())
+}
+
+fn install(filter: Option<&Filter>) -> Step<()> {
+    match filter {
+        None => Ok(()),
+        Some(filter) => sys::install_seccomp(filter).step("install the system call filter"),
+    }
+}
+
+/// Installs a filter that may deny everything but what the command does: before it executes, only
+/// capabilities are given up, and not even that with `no_new_privs`.
+fn install_late(
+    filter: &Filter,
+    held: Capabilities,
+    (sets, no_new_privileges): (CapabilitySets, bool),
+) -> Step<()> {
+    let step = "set capabilities";
+    if no_new_privileges {
+        set_capabilities(None, sets).step(step)?;
+        forbid_new_privileges(true)?;
+        return install(Some(filter));
+    }
+    let admin = held.intersection(Capabilities::SYS_ADMIN);
+    let installing = CapabilitySets {
+        effective: sets.effective.union(admin),
+        permitted: sets.permitted.union(admin),
+        inheritable: Capabilities::empty(),
+    };
+    set_capabilities(None, installing).step(step)?;
+    install(Some(filter))?;
+    set_capabilities(None, sets)
+        .step(step)
+        .map_err(|failure| failure.because("the seccomp profile must allow `capset`"))
 }
 
 /// In a user namespace with one id: makes another in which that id has the user's number.

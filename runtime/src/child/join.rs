@@ -81,8 +81,9 @@ fn set_up(
     command::take_streams(request, terminal, &process.user)?;
     sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    identity::give_up_rights(&joining.security, &process.user, filter.as_deref(), &report)?;
     // Whoever kills the waiter means the command. A change of ids would take this back.
-    sys::die_with_parent().step("end with the waiter")?;
+    let end_with_waiter = || sys::die_with_parent().step("end with the waiter");
+    let (security, user) = (&joining.security, &process.user);
+    identity::give_up_rights(security, user, filter.as_ref(), &report, end_with_waiter)?;
     Err(command::execute(process))
 }

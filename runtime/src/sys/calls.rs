@@ -216,8 +216,18 @@ pub(crate) fn join_new_session_keyring() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) }).map(drop)
 }
 
+/// A system call filter.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    /// What runs at each call.
+    pub(crate) program: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub(crate) flags: u32,
+}
+
 /// Installs a system call filter for this process and all that it starts.
-pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
+pub(crate) fn install_seccomp(filter: &Filter) -> io::Result<()> {
+    let Filter { program, flags } = filter;
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_ptr().cast_mut(),
@@ -227,7 +237,7 @@ pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0_u32,
+            *flags,
             &raw const filter,
         )
     };

@@ -47,6 +47,11 @@ fn rights(args: &BuildArgs) -> Result<Option<Rights>, Failure> {
         capabilities: security.capabilities.0,
         unconfined: security.seccomp == Seccomp::Unconfined,
         no_new_privileges: security.no_new_privileges,
+        masked_paths: security.masked_paths,
+        seccomp: match security.seccomp {
+            Seccomp::Profile(profile) => Some(profile),
+            Seccomp::Default | Seccomp::Unconfined => None,
+        },
     }))
 }
 
