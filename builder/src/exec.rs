@@ -78,6 +78,8 @@ pub(crate) fn execute(
     inputs: &[Vec<Layer>],
 ) -> Result<Layer, BuildError> {
     let name = process_name(operation);
+    // It gets ready while the step is prepared. What is wrong with it is told when it is needed.
+    let _ = context.runtime.warm_up();
     let draft = context
         .store
         .draft_on(root)

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, Shutdown, shutdown};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::isolation::isolation;
@@ -38,6 +38,8 @@ struct Inner {
 pub(crate) struct Spawner {
     control: Option<OwnedFd>,
     pid: Option<Pid>,
+    /// It has said that it can take requests.
+    ready: Mutex<bool>,
 }
 
 impl Drop for Spawner {
@@ -66,11 +68,27 @@ impl Runtime {
         })
     }
 
-    /// Starts the spawner now, so that the first [`spawn`](Self::spawn) need not wait for it.
+    /// Starts the spawner now: it gets ready while the caller prepares the first
+    /// [`spawn`](Self::spawn), which tells if it could not.
     ///
     /// Its sandboxes share the network namespace of the thread that starts it first.
     pub fn warm_up(&self) -> Result<(), SandboxError> {
         self.spawner().map(drop)
+    }
+
+    /// Lets the spawner end while the caller clears up; the last drop waits for it.
+    ///
+    /// For when no sandbox runs and none will be asked for.
+    pub fn retire(&self) {
+        let slot = self
+            .inner
+            .spawner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(control) = slot.as_ref().and_then(|spawner| spawner.control.as_ref()) {
+            // It has gone already if that fails.
+            let _ = shutdown(control, Shutdown::Both);
+        }
     }
 
     fn spawner(&self) -> Result<Arc<Spawner>, SandboxError> {
@@ -118,6 +136,10 @@ impl Runtime {
         target: Option<OwnedFd>,
     ) -> Result<Running, SandboxError> {
         let spawner = self.spawner()?;
+        if let Err(error) = spawner.await_ready() {
+            self.forget(&spawner);
+            return Err(error);
+        }
         let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
         let (status, its_status) = wire::pair().map_err(host("make a socket"))?;
         let (setup, its_setup) = wire::pair().map_err(host("make a socket"))?;
@@ -233,6 +255,7 @@ impl Spawner {
         let spawner = Self {
             control: Some(ours),
             pid: Pid::from_raw(pid),
+            ready: Mutex::new(false),
         };
         let control = spawner.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
         let hello = wire::Hello {
@@ -240,8 +263,20 @@ impl Spawner {
             isolation: isolation(),
         };
         wire::tell(control, &hello, &[]).map_err(|_| SandboxError::SpawnerGone)?;
+        Ok(spawner)
+    }
+
+    fn await_ready(&self) -> Result<(), SandboxError> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ready {
+            return Ok(());
+        }
+        let control = self.control.as_ref().ok_or(SandboxError::SpawnerGone)?;
         match wire::hear::<wire::Ready>(control, RecvFlags::empty()) {
-            Ok(Some((wire::Ready::Yes, _))) => Ok(spawner),
+            Ok(Some((wire::Ready::Yes, _))) => {
+                *ready = true;
+                Ok(())
+            }
             Ok(Some((wire::Ready::No(failure), _))) => Err(failure.into()),
             _ => Err(SandboxError::SpawnerGone),
         }

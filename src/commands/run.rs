@@ -2,6 +2,7 @@
 
 mod life;
 mod options;
+mod streams;
 
 use std::ffi::OsStr;
 use std::io;
@@ -86,6 +87,8 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
     let runtime = Runtime::start(RuntimeOptions {
         state_dir: settings.state_dir()?,
     })?;
+    // It gets ready while the image is looked up. What is wrong with it is told when it is needed.
+    let _ = runtime.warm_up();
     let store = super::open_store(settings)?;
     let found = find_or_pull(settings, args, &store, &image)?;
     let prepared = container::prepare(&store, &found, &options)?;
@@ -95,6 +98,7 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
     } else {
         with_streams(settings, &runtime, sandbox, args.interactive)?
     };
+    runtime.retire();
     Ok(exit_code(settings, sandbox, status, out_of_memory))
 }
 
@@ -240,23 +244,12 @@ pub(super) fn with_streams(
         stderr: stderr_end,
     };
     let mut running = spawn(settings, runtime, sandbox, stdio)?;
-    forward_signals(&running, None)?;
-    let own_stdout = io::stdout().as_fd().try_clone_to_owned()?;
-    let own_stderr = io::stderr().as_fd().try_clone_to_owned()?;
-    let copies = [
-        copy_in_thread("stdout", stdout, own_stdout)?,
-        copy_in_thread("stderr", stderr, own_stderr)?,
-    ];
     if let Some(stdin) = stdin {
         // Not waited for: it may be blocked in reading a terminal when the container ends.
         copy_in_thread("stdin", io::stdin().as_fd().try_clone_to_owned()?, stdin)?;
     }
-    let status = running.wait()?;
-    for copy in copies {
-        // A reader of ours that went away has stopped the copy; the container's status counts.
-        let _ = copy.join();
-    }
-    Ok((status, running.was_out_of_memory()))
+    streams::relay(&running, stdout, stderr)?;
+    Ok((running.wait()?, running.was_out_of_memory()))
 }
 
 /// Runs with a terminal of the container's own.
@@ -318,18 +311,38 @@ fn own_terminal(settings: &Settings) -> Option<OwnedFd> {
     }
 }
 
+/// Signals that are passed on.
+const SIGNALS: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+
+/// How far the user's patience has gone.
+#[derive(Debug, Default)]
+struct Forwarding {
+    impatient: usize,
+}
+
+impl Forwarding {
+    /// What the container gets when we are sent `signal`.
+    fn instead_of(&mut self, signal: i32) -> Signal {
+        self.impatient += usize::from(signal == SIGINT || signal == SIGTERM);
+        if self.impatient > PATIENCE {
+            Signal::KILL
+        } else {
+            named(signal)
+        }
+    }
+}
+
 /// Passes signals on to the container; with terminals, a change of the first one's size too.
 fn forward_signals(
     running: &Running,
     terminals: Option<(OwnedFd, OwnedFd)>,
 ) -> Result<(), Failure> {
     let container = running.pidfd().try_clone_to_owned()?;
-    let forwarded = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
-    let mut signals = Signals::new(forwarded)?;
+    let mut signals = Signals::new(SIGNALS.into_iter().chain([SIGWINCH]))?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            let mut impatient = 0;
+            let mut forwarding = Forwarding::default();
             for signal in signals.forever() {
                 if signal == SIGWINCH {
                     if let Some((own, master)) = &terminals {
@@ -341,14 +354,7 @@ fn forward_signals(
                     hang_up(container.as_fd());
                     continue;
                 }
-                impatient += usize::from(signal == SIGINT || signal == SIGTERM);
-                let signal = if impatient > PATIENCE {
-                    Signal::KILL
-                } else {
-                    named(signal)
-                };
-                // A container that is gone needs no signal.
-                let _ = pidfd_send_signal(&container, signal);
+                forwarding.pass(signal, container.as_fd());
             }
         })?;
     Ok(())
