@@ -5,25 +5,22 @@
 //! with both at once are served controller by controller. Groups of spawners that are gone are
 //! recognised by their name and removed by the next one that makes a group.
 
+mod hierarchies;
+mod owner;
+mod settings;
+mod view;
+
 use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{Mode, mkdirat, statfs};
-use rustix::mount::MountAttrFlags;
-
-use crate::mount::{FileSystem, open_path};
-use crate::spec::{Limits, Swap};
-use crate::wire::{InStep as _, Step};
-
-/// Scheduling period of processor limits in microseconds, as everybody uses it.
-const CPU_PERIOD: u32 = 100_000;
-
-/// `statfs` type of the version 2 hierarchy.
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+use crate::spec::Limits;
+use hierarchies::Hierarchies;
+pub(crate) use hierarchies::describe;
+pub(crate) use owner::owner_name;
+use settings::{Setting, concerns, settings};
+pub(crate) use view::mount_view;
 
 /// What can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +94,14 @@ impl Cgroup {
         if number == 0 {
             hierarchies.remove_leftovers();
         }
-        let name = format!("{}-{number}", owner_name());
+        Self::create_in(&hierarchies, &format!("{}-{number}", owner_name()), limits)
+    }
+
+    fn create_in(
+        hierarchies: &Hierarchies,
+        name: &str,
+        limits: &Limits,
+    ) -> (Option<Self>, Vec<String>) {
         let mut cgroup = Self {
             directories: Vec::new(),
             legacy: Vec::new(),
@@ -113,7 +117,7 @@ impl Cgroup {
                 .home(controller)
                 .ok_or_else(|| format!("this host has no {} controller", controller.name()))
                 .and_then(|home| cgroup.below(home, limits.parent.as_deref()))
-                .and_then(|home| cgroup.add(controller, &home, &name, limits));
+                .and_then(|home| cgroup.add(controller, &home, name, limits));
             if let Err(why) = made {
                 warnings.push(format!(
                     "the {} limit is not in force: {why}",
@@ -231,129 +235,6 @@ impl Cgroup {
     }
 }
 
-/// One file of a controller with its value.
-#[derive(Debug, PartialEq, Eq)]
-struct Setting {
-    name: &'static str,
-    value: String,
-}
-
-fn concerns(controller: Controller, limits: &Limits) -> bool {
-    match controller {
-        Controller::Memory => limits.memory.is_some(),
-        Controller::Cpu => {
-            limits.cpus.is_some()
-                || limits.cpu_shares.is_some()
-                || limits.cpu_period.is_some()
-                || limits.cpu_quota.is_some()
-        }
-        Controller::Cpuset => limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some(),
-        Controller::Pids => limits.pids.is_some(),
-    }
-}
-
-/// What to write for a controller of version 2 (`unified`) or 1, in this order.
-fn settings(controller: Controller, limits: &Limits, unified: bool, parent: &Path) -> Vec<Setting> {
-    let setting = |name, value: String| Setting { name, value };
-    match controller {
-        Controller::Memory => memory_settings(limits, unified),
-        Controller::Cpu => cpu_settings(limits, unified),
-        Controller::Cpuset => {
-            // Of version 1 both have to be there before a process may enter.
-            let inherited = |name: &str| {
-                let text = fs::read_to_string(parent.join(name)).unwrap_or_default();
-                (!unified).then(|| text.trim().to_owned())
-            };
-            [
-                ("cpuset.cpus", &limits.cpuset_cpus),
-                ("cpuset.mems", &limits.cpuset_mems),
-            ]
-            .into_iter()
-            .filter_map(|(name, list)| {
-                let list = list.clone().or_else(|| inherited(name))?;
-                Some(setting(name, list))
-            })
-            .collect()
-        }
-        Controller::Pids => limits
-            .pids
-            .map(|pids| setting("pids.max", pids.to_string()))
-            .into_iter()
-            .collect(),
-    }
-}
-
-fn memory_settings(limits: &Limits, unified: bool) -> Vec<Setting> {
-    let Some(bytes) = limits.memory else {
-        return Vec::new();
-    };
-    let swap = match limits.swap {
-        Swap::AsMuchAgain => Some(bytes),
-        Swap::Bytes(swap) => Some(swap),
-        Swap::Unlimited => None,
-    };
-    let (memory, both) = if unified {
-        ("memory.max", "memory.swap.max")
-    } else {
-        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
-    };
-    let swap = match swap {
-        Some(swap) if unified => swap.to_string(),
-        Some(swap) => bytes.saturating_add(swap).to_string(),
-        None if unified => "max".to_owned(),
-        None => "-1".to_owned(),
-    };
-    vec![
-        Setting {
-            name: memory,
-            value: bytes.to_string(),
-        },
-        Setting {
-            name: both,
-            value: swap,
-        },
-    ]
-}
-
-fn cpu_settings(limits: &Limits, unified: bool) -> Vec<Setting> {
-    let mut settings = Vec::new();
-    let mut add = |name, value: String| settings.push(Setting { name, value });
-    if let Some(shares) = limits.cpu_shares {
-        if unified {
-            // The same line from 2…262144 to 1…10000 as everybody has.
-            let shares = shares.clamp(2, 262_144);
-            add(
-                "cpu.weight",
-                (1 + (shares - 2) * 9999 / 262_142).to_string(),
-            );
-        } else {
-            add("cpu.shares", shares.to_string());
-        }
-    }
-    let period = limits.cpu_period.unwrap_or(CPU_PERIOD.into());
-    let quota = match limits.cpus {
-        // The kernel refuses less than a millisecond.
-        Some(cpus) => Some(((cpus * f64::from(CPU_PERIOD)).round() as u64).max(1000)),
-        None => limits.cpu_quota,
-    };
-    if quota.is_some() || limits.cpu_period.is_some() {
-        if unified {
-            let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
-            add("cpu.max", format!("{quota} {period}"));
-        } else {
-            add("cpu.cfs_period_us", period.to_string());
-            if let Some(quota) = quota {
-                add("cpu.cfs_quota_us", quota.to_string());
-            }
-        }
-    }
-    settings
-}
-
-fn is_writable(directory: &Path) -> bool {
-    rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
-}
-
 /// Lets groups below `parent` use a controller.
 fn enable(parent: &Path, controller: Controller) -> Result<(), String> {
     let file = parent.join("cgroup.subtree_control");
@@ -392,302 +273,86 @@ fn move_aside(parent: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Says which limits can be held here, and by which version.
-pub(crate) fn describe() -> Result<String, String> {
-    let hierarchies = Hierarchies::of_this_process();
-    let found: Vec<String> = Controller::ALL
-        .iter()
-        .filter_map(|&controller| {
-            let version = match hierarchies.home(controller)? {
-                Home::Unified(_) => "v2",
-                Home::Legacy(_) => "v1",
-            };
-            Some(format!("{} ({version})", controller.name()))
-        })
-        .collect();
-    if found.is_empty() {
-        Err("no controller is mounted".into())
-    } else {
-        Ok(found.join(", "))
-    }
-}
-
-/// The hierarchies that are mounted, with the place for new groups in each.
-#[derive(Debug, Default)]
-struct Hierarchies {
-    unified: Option<PathBuf>,
-    /// Our own group in it.
-    own: Option<PathBuf>,
-    /// Names of controllers and the directory.
-    legacy: Vec<(Vec<String>, PathBuf)>,
-}
-
-impl Hierarchies {
-    fn of_this_process() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Self::parse(&mounts, &groups)
-    }
-
-    /// Reads `/proc/self/mountinfo` and `/proc/self/cgroup`.
-    fn parse(mounts: &str, groups: &str) -> Self {
-        let mut found = Self::default();
-        let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-        for line in mounts.lines() {
-            let Some((left, right)) = line.split_once(" - ") else {
-                continue;
-            };
-            let mut left = left.split(' ').skip(3);
-            let (Some(shown), Some(point)) = (left.next(), left.next()) else {
-                continue;
-            };
-            let mut right = right.split(' ');
-            match right.next() {
-                Some("cgroup2") if found.unified.is_none() => found.unified = Some(point.into()),
-                Some("cgroup") => {
-                    let options: Vec<String> = right
-                        .nth(1)
-                        .unwrap_or_default()
-                        .split(',')
-                        .map(str::to_owned)
-                        .collect();
-                    let group = own_group(groups, &options).unwrap_or_default();
-                    // The mount shows the hierarchy from `shown` on; a group outside is out of sight.
-                    let below = Path::new(group)
-                        .strip_prefix(shown)
-                        .unwrap_or(Path::new(""));
-                    let directory = Path::new(point).join(below);
-                    let directory = if directory.is_dir() {
-                        directory
-                    } else {
-                        PathBuf::from(point)
-                    };
-                    found.legacy.push((options, directory));
-                }
-                _ => {}
-            }
-        }
-        found.own = found
-            .unified
-            .as_deref()
-            .zip(own)
-            .map(|(root, own)| root.join(own));
-        found
-    }
-
-    fn home(&self, controller: Controller) -> Option<Home> {
-        let name = controller.name();
-        if let Some(root) = &self.unified {
-            let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-            if offered.split_whitespace().any(|word| word == name) {
-                // Without rights at the root, below our own group: that may be given to this user.
-                let home = match &self.own {
-                    Some(own) if !is_writable(root) => own.clone(),
-                    _ => root.clone(),
-                };
-                return Some(Home::Unified(home));
-            }
-        }
-        let (_, directory) = self
-            .legacy
-            .iter()
-            .find(|(options, _)| options.iter().any(|option| option == name))?;
-        Some(Home::Legacy(directory.clone()))
-    }
-
-    /// Removes groups of spawners that are gone.
-    fn remove_leftovers(&self) {
-        let directories = self
-            .unified
-            .iter()
-            .chain(self.legacy.iter().map(|(_, path)| path));
-        for directory in directories {
-            let Ok(entries) = fs::read_dir(directory) else {
-                continue;
-            };
-            for entry in entries.flatten() {
-                let name = entry.file_name();
-                if name
-                    .to_str()
-                    .is_some_and(|name| owner_is_gone(name, Path::new("/proc")))
-                {
-                    // Its processes died with its spawner; if not, the next one tries again.
-                    let _ = fs::remove_dir(entry.path());
-                }
-            }
-        }
-    }
-}
-
-/// Finds the group of this process in the hierarchy with these controllers.
-fn own_group<'g>(groups: &'g str, options: &[String]) -> Option<&'g str> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (names, path) = (fields.next()?, fields.next()?);
-        names
-            .split(',')
-            .any(|name| options.iter().any(|option| option == name))
-            .then_some(path)
-    })
-}
-
-/// `rbuild-PID-START` of this process, with the process id as the host's `/proc` has it.
-pub(crate) fn owner_name() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let pid = stat.split(' ').next().unwrap_or("0");
-        format!("rbuild-{pid}-{}", start_time(&stat).unwrap_or("0"))
-    })
-}
-
-/// Start time of a process in clock ticks since boot: the 22nd field, the 20th after the name.
-fn start_time(stat: &str) -> Option<&str> {
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)
-}
-
-fn owner_is_gone(name: &str, proc: &Path) -> bool {
-    let mut fields = name.strip_prefix("rbuild-").unwrap_or_default().split('-');
-    let (Some(pid), Some(start)) = (fields.next(), fields.next()) else {
-        return false;
-    };
-    let numbers = [pid, start]
-        .iter()
-        .all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_digit()));
-    if !numbers {
-        return false;
-    }
-    match fs::read_to_string(proc.join(pid).join("stat")) {
-        Ok(stat) => start_time(&stat) != Some(start),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
-}
-
-/// Mounts what the sandbox sees at `/sys/fs/cgroup`.
-///
-/// With version 2 its own group. With version 1 the controllers that limit it, so that programs
-/// which size themselves by their limits find them; nothing without limits.
-pub(crate) fn mount_view(
-    target: BorrowedFd<'_>,
-    attributes: MountAttrFlags,
-    cgroup: Option<&Cgroup>,
-) -> Step<()> {
-    let step = "mount /sys/fs/cgroup";
-    let unified = statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC);
-    if unified {
-        let view = FileSystem::new("cgroup2")?.mount(attributes)?;
-        return view.attach(target).step(step);
-    }
-    let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.legacy.is_empty()) else {
-        return Ok(());
-    };
-    let tmpfs = FileSystem::new("tmpfs")?;
-    tmpfs.option(c"mode", "0755")?;
-    let parent = tmpfs.mount(attributes - crate::mount::READ_ONLY)?;
-    parent.attach(target).step(step)?;
-    for (controller, _) in &cgroup.legacy {
-        let (name, key) = match controller {
-            Controller::Memory => ("memory", c"memory"),
-            Controller::Cpu => ("cpu", c"cpu"),
-            Controller::Cpuset => ("cpuset", c"cpuset"),
-            Controller::Pids => ("pids", c"pids"),
-        };
-        mkdirat(&parent, name, Mode::from_raw_mode(0o755)).step(step)?;
-        let context = FileSystem::new("cgroup")?;
-        context.flag(key)?;
-        let view = context.mount(attributes)?;
-        let place = open_path(std::os::fd::AsFd::as_fd(&parent), Path::new(name)).step(step)?;
-        view.attach(&place).step(step)?;
-    }
-    parent.set(attributes).step(step)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Swap;
 
-    const MOUNTS: &str = "\
-30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
-31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
-32 24 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
-33 24 0:29 / /tmp rw - tmpfs tmpfs rw";
+    fn made_up(controllers: &str) -> (tempfile::TempDir, Hierarchies) {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), controllers).unwrap();
+        fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
+        fs::write(root.path().join("cgroup.procs"), "").unwrap();
+        let hierarchies = Hierarchies::unified(root.path());
+        (root, hierarchies)
+    }
 
-    #[test]
-    fn both_versions_are_found_side_by_side() {
-        let found = Hierarchies::parse(MOUNTS, "4:memory:/a/b\n3:cpu,cpuacct:/\n0::/x\n");
-        assert_eq!(found.unified, Some("/sys/fs/cgroup/unified".into()));
-        let memory = found.home(Controller::Memory);
-        // The group `/a/b` does not exist on the machine of the test: the mount's root serves.
-        assert_eq!(memory, Some(Home::Legacy("/sys/fs/cgroup/memory".into())));
-        assert_eq!(
-            found.home(Controller::Cpu),
-            Some(Home::Legacy("/sys/fs/cgroup/cpu,cpuacct".into()))
-        );
-        assert_eq!(found.home(Controller::Pids), None);
-        assert_eq!(
-            own_group("4:memory:/a/b\n", &["rw".into(), "memory".into()]),
-            Some("/a/b")
-        );
+    fn limits() -> Limits {
+        Limits {
+            memory: Some(64 << 20),
+            swap: Swap::Bytes(0),
+            cpus: Some(0.5),
+            cpuset_cpus: Some("0".into()),
+            pids: Some(20),
+            ..Limits::default()
+        }
     }
 
     #[test]
-    fn limits_are_written_in_the_words_of_each_version() {
+    fn one_directory_of_version_2_holds_all_limits() {
+        let (root, hierarchies) = made_up("cpuset cpu memory pids");
+        let (cgroup, warnings) = Cgroup::create_in(&hierarchies, "group", &limits());
+        let cgroup = cgroup.unwrap();
+        assert_eq!(warnings, [""; 0]);
+        let group = root.path().join("group");
+        assert_eq!(cgroup.directories, [group.as_path()]);
+        assert!(cgroup.legacy.is_empty());
+        let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
+        assert_eq!(read("memory.max"), (64 << 20).to_string());
+        assert_eq!(read("memory.swap.max"), "0");
+        assert_eq!(read("cpu.max"), "50000 100000");
+        assert_eq!(read("cpuset.cpus"), "0");
+        assert_eq!(read("pids.max"), "20");
+        // The last controller that was handed down.
+        let handed = fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap();
+        assert_eq!(handed, "+pids");
+        assert_eq!(cgroup.join(), [""; 0]);
+        assert_eq!(read("cgroup.procs"), "0");
+        for (events, killed) in [("oom 1\noom_kill 0\n", false), ("oom_kill 2\n", true)] {
+            fs::write(group.join("memory.events"), events).unwrap();
+            assert_eq!(cgroup.out_of_memory(), killed, "{events}");
+        }
+    }
+
+    #[test]
+    fn a_controller_that_is_not_there_is_told_and_the_others_hold() {
+        let (root, hierarchies) = made_up("pids");
+        let (cgroup, warnings) = Cgroup::create_in(&hierarchies, "group", &limits());
+        assert!(root.path().join("group/pids.max").exists());
+        assert!(!root.path().join("group/memory.max").exists());
+        assert_eq!(cgroup.unwrap().directories.len(), 1);
+        let told = "the memory limit is not in force: this host has no memory controller";
+        assert_eq!(warnings.len(), 3);
+        assert_eq!(warnings[0], told);
+    }
+
+    #[test]
+    fn a_parent_is_made_and_removed_with_the_group() {
+        let (root, hierarchies) = made_up("pids");
         let limits = Limits {
-            memory: Some(100),
-            swap: Swap::Bytes(20),
-            cpus: Some(1.5),
-            cpu_shares: Some(1024),
+            pids: Some(20),
+            parent: Some("a/b".into()),
             ..Limits::default()
         };
-        let written = |controller, unified| -> Vec<String> {
-            settings(controller, &limits, unified, Path::new("/"))
-                .into_iter()
-                .map(|Setting { name, value }| format!("{name}={value}"))
-                .collect()
-        };
-        assert_eq!(
-            written(Controller::Memory, true),
-            ["memory.max=100", "memory.swap.max=20"]
-        );
-        assert_eq!(
-            written(Controller::Memory, false),
-            [
-                "memory.limit_in_bytes=100",
-                "memory.memsw.limit_in_bytes=120"
-            ]
-        );
-        assert_eq!(
-            written(Controller::Cpu, true),
-            ["cpu.weight=39", "cpu.max=150000 100000"]
-        );
-        assert_eq!(
-            written(Controller::Cpu, false),
-            [
-                "cpu.shares=1024",
-                "cpu.cfs_period_us=100000",
-                "cpu.cfs_quota_us=150000"
-            ]
-        );
-        assert!(!concerns(Controller::Cpuset, &limits) && !concerns(Controller::Pids, &limits));
-    }
-
-    #[test]
-    fn only_groups_of_dead_spawners_are_leftovers() {
-        let directory = tempfile::tempdir().unwrap();
-        let process = directory.path().join("17");
-        fs::create_dir(&process).unwrap();
-        let fields: Vec<String> = (3..30).map(|field| field.to_string()).collect();
-        fs::write(
-            process.join("stat"),
-            format!("17 (a) b) {}", fields.join(" ")),
-        )
-        .unwrap();
-        let gone = |name| owner_is_gone(name, directory.path());
-        assert!(!gone("rbuild-17-22-0"));
-        assert!(gone("rbuild-17-23-0"), "another process with that number");
-        assert!(gone("rbuild-18-22-0"));
-        assert!(!gone("rbuild-x-22"));
-        assert!(!gone("rbuild-"));
-        assert!(!gone("system.slice"));
+        let (cgroup, warnings) = Cgroup::create_in(&hierarchies, "group", &limits);
+        assert_eq!(warnings, [""; 0]);
+        let group = root.path().join("a/b/group");
+        for file in fs::read_dir(&group).unwrap() {
+            // Those of the kernel need not be removed.
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let _ = fs::remove_file(root.path().join("a/b/cgroup.subtree_control"));
+        assert!(cgroup.unwrap().remove().is_none());
+        assert!(!root.path().join("a").exists());
     }
 }

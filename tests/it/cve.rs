@@ -3,12 +3,12 @@
 //! The canary is a directory outside every root; it must be the same afterwards. What stands elsewhere:
 //! CVE-2020-15157 (credentials for another host) and CVE-2024-23650 (malformed answers) in `registry`,
 //! CVE-2026-33747 (names as paths) in the store's unit tests, bombs in `bad_input` and the store's,
-//! CVE-2022-39253 and CVE-2026-33748 (git) in `remote`, log injection in the units of `src/ui`. There is no
-//! `cp` and no `exec` yet, so CVE-2018-15664 and its family and the joining half of CVE-2016-9962 have
-//! nothing to attack.
+//! CVE-2022-39253 and CVE-2026-33748 (git) in `remote`, log injection in the units of `src/ui`. The family of
+//! CVE-2018-15664 (`cp`) stands with `cp`.
 
 mod archives;
 mod hostile;
+mod joining;
 mod mounts;
 mod starting;
 
