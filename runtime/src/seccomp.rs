@@ -69,7 +69,9 @@ pub(crate) fn filter_of(security: &Security) -> Option<Filter> {
 fn compile(capabilities: CapabilitySet) -> Vec<Instruction> {
     by_architecture(ARCHITECTURES.iter().map(|architecture| {
         let mut part = Vec::new();
-        tree(&answers(capabilities, *architecture), &leaf, &mut part);
+        let answers = answers(capabilities, *architecture);
+        let leaf = |answer: &Answer, part: &mut Vec<_>| leaf(*answer, part);
+        tree(&answers, &leaf, &mut part);
         (*architecture, part)
     }))
 }
@@ -92,9 +94,8 @@ fn answer(rule: Rule, capabilities: CapabilitySet) -> Answer {
     let admin = capabilities.0 & CAP_SYS_ADMIN != 0;
     match rule {
         Rule::Always => Answer::Allow,
-        Rule::Never => Answer::Errno(libc::EPERM as u16),
         Rule::AnyOf(set) if capabilities.0 & set != 0 => Answer::Allow,
-        Rule::AnyOf(_) => Answer::Errno(libc::EPERM as u16),
+        Rule::AnyOf(_) | Rule::Never => Answer::Errno(libc::EPERM as u16),
         Rule::PlainClone | Rule::NoSuchCall if admin => Answer::Allow,
         Rule::PlainClone => Answer::PlainClone,
         Rule::NoSuchCall => Answer::Errno(libc::ENOSYS as u16),
@@ -103,11 +104,11 @@ fn answer(rule: Rule, capabilities: CapabilitySet) -> Answer {
     }
 }
 
-fn leaf(answer: &Answer, program: &mut Vec<Instruction>) {
+fn leaf(answer: Answer, program: &mut Vec<Instruction>) {
     let allow = statement(RETURN, libc::SECCOMP_RET_ALLOW);
     let deny = |errno: u16| statement(RETURN, libc::SECCOMP_RET_ERRNO | u32::from(errno));
     let not_permitted = deny(libc::EPERM as u16);
-    match *answer {
+    match answer {
         Answer::Allow => program.push(allow),
         Answer::Errno(errno) => program.push(deny(errno)),
         Answer::PlainClone => program.extend([

@@ -31,7 +31,7 @@ pub(super) fn relay(running: &Running, stdout: OwnedFd, stderr: OwnedFd) -> Resu
         Stream::new(stderr, own_stderr.as_fd())?,
     ];
     let (read, write) = UnixStream::pair()?;
-    let mut signals = SignalDelivery::with_pipe(read, write, SignalOnly::default(), SIGNALS)?;
+    let mut signals = SignalDelivery::with_pipe(read, write, SignalOnly, SIGNALS)?;
     let container = running.pidfd();
     let mut forwarding = Forwarding::default();
     let mut gone = false;
@@ -113,9 +113,8 @@ impl<'o> Stream<'o> {
     fn go_on(&mut self) {
         let Some(from) = &self.from else { return };
         let done = if self.pending.is_empty() {
-            rustix::io::read(from, &mut self.buffer[..]).map(|length| {
-                self.pending = 0..length;
-                length
+            rustix::io::read(from, &mut self.buffer[..]).inspect(|length| {
+                self.pending = 0..*length;
             })
         } else {
             let end = self.pending.end.min(self.pending.start + self.most);

@@ -155,7 +155,7 @@ impl Condition {
             Comparison::Less => program.push(jump(AT_LEAST, value, NO_MATCH, 0)),
             Comparison::LessOrEqual => program.push(jump(ABOVE, value, NO_MATCH, 0)),
             Comparison::Masked => {
-                program.extend([statement(AND, value), jump(EQUAL, masked, 0, NO_MATCH)])
+                program.extend([statement(AND, value), jump(EQUAL, masked, 0, NO_MATCH)]);
             }
         }
     }

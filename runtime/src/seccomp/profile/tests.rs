@@ -33,6 +33,9 @@ fn ask_on(index: usize, profile: &Value, name: &str, arguments: [u64; 6]) -> u32
     interpret(&filter.program, architecture.audit, number, arguments)
 }
 
+/// What a comparison means.
+type Holds = fn(u64, u64) -> bool;
+
 const NO_ARGUMENTS: [u64; 6] = [0; 6];
 
 #[test]
@@ -76,7 +79,6 @@ fn calls_are_allowed_and_denied_by_name() {
 fn arguments_are_compared_with_all_their_bits() {
     let big = 0x1_0000_0005_u64;
     let values = [0, 4, 5, 6, big - 1, big, big + 1, 0x2_0000_0000, u64::MAX];
-    type Holds = fn(u64, u64) -> bool;
     let comparisons: [(&str, Holds); 6] = [
         ("SCMP_CMP_NE", |a, b| a != b),
         ("SCMP_CMP_LT", |a, b| a < b),
