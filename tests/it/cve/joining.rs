@@ -8,7 +8,7 @@ use crate::support::Outcome;
 /// Looks at every process that it can see, all the time, and tells what it has seen of each: what it
 /// runs, where it is, what it has open. Of programs it tries to write to what they run.
 const WATCH: &str = r#"
-mkdir /seen; echo ready
+mkdir /seen; echo ready >&2
 while [ ! -e /enough ]; do
   for process in /proc/[0-9]*; do
     case $process in /proc/1|/proc/$$) continue;; esac
@@ -20,6 +20,7 @@ while [ ! -e /enough ]; do
   done 2>/dev/null
 done
 sort -u /seen/links >/seen/sorted
+exec sleep 100000
 "#;
 
 /// How many processes join while they are watched. `RBUILD_RACES=2000` makes it two hundred.
@@ -70,7 +71,7 @@ fn cve_2016_9962_who_joins_shows_nothing_of_the_host() {
         // Three streams, the listing's own directory, and the line that says how much it is.
         assert_eq!(joined.out(), "5\n");
     }
-    let lines = exec(
+    let told = exec(
         &canary,
         &[],
         &[
@@ -80,9 +81,9 @@ fn cve_2016_9962_who_joins_shows_nothing_of_the_host() {
         cat /seen/sorted; grep -c SECRET_OF_THE_HOST /seen/environment",
         ],
     );
-    let out = lines.out();
+    let out = told.out();
     let mut lines: Vec<&str> = out.lines().collect();
-    assert_eq!(lines.pop(), Some("0"), "{out}");
+    assert_eq!(lines.pop(), Some("0"), "{}", told.text());
     let seen = |line: &&str| {
         let (link, target) = line.split_once(' ').unwrap();
         match link {
@@ -112,7 +113,7 @@ fn cve_2019_5736_joining_does_not_lend_the_binary_out() {
     let canary = Canary::new();
     let binary = env!("CARGO_BIN_EXE_rbuild");
     let before = fs::read(binary).unwrap();
-    let script = "printf '#!/proc/self/exe\\n' >/evil; chmod 755 /evil; mkdir /keep; echo ready\n\
+    let script = "printf '#!/proc/self/exe\\n' >/evil; chmod 755 /evil; echo ready >&2\n\
         while :; do for exe in /proc/[0-9]*/exe; do (echo x >>$exe); done 2>/dev/null; done";
     start(&canary, script);
     for _ in 0..rounds() {
@@ -130,7 +131,7 @@ fn cve_2019_5736_joining_does_not_lend_the_binary_out() {
 #[test]
 fn cve_2024_21626_nobody_starts_in_a_directory_of_the_host() {
     let canary = Canary::new();
-    start(&canary, "echo ready; exec sleep 100000");
+    start(&canary, "echo ready >&2; exec sleep 100000");
     let read = format!(
         "cat ../../../{0}/canary ../../../../../..{0}/canary; pwd",
         canary.outside.display()
