@@ -8,13 +8,14 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::containers::{
-    copy, create, exec, export, kill, logs, pause, ps, remove, rename, start, stats, stop, top,
-    wait,
+    commit, copy, create, exec, export, kill, logs, pause, ps, remove, rename, start, stats, stop,
+    top, wait,
 };
 use crate::commands::{
-    build, check, completions, context, debug, diff, doctor, explain, fmt, fsck, graph, history,
-    images, imagetools, import, info, inspect, layers, load, login, logout, manifest, prune, pull,
-    push, repro, rmi, run, save, search, system, tag, timeline, version, volumes, watch,
+    build, check, completions, context, debug, diff, doctor, events, explain, fmt, fsck, graph,
+    history, images, imagetools, import, info, inspect, layers, load, login, logout, manifest,
+    prune, pull, push, repro, rmi, run, save, search, system, tag, timeline, version, volumes,
+    watch,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -138,6 +139,7 @@ Containers:
   rename     Give a container another name
   cp         Copy files between a container and this machine
   export     Write the file system of a container as a tar
+  commit     Make an image of what a container changed
   restart    Stop containers and start them again
   container  All of these, and prune
   volume     Make, list and remove volumes
@@ -175,6 +177,7 @@ Store and system:
   prune      Remove build cache that nobody needs
   system     Show disk usage (`system df`), remove unused data
   du         Show disk usage
+  events     Show what happens to containers, images, volumes and networks
   fsck       Check the store
   doctor     Tell what this host allows, and what to change to get more
   info       Show what this host allows
@@ -226,6 +229,8 @@ pub(crate) enum Command {
     Rename(rename::RenameArgs),
     Cp(copy::CopyArgs),
     Export(export::ExportArgs),
+    Commit(commit::CommitArgs),
+    Events(events::EventsArgs),
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
@@ -306,6 +311,7 @@ pub(crate) enum ContainerCommand {
     Rename(rename::RenameArgs),
     Cp(copy::CopyArgs),
     Export(export::ExportArgs),
+    Commit(commit::CommitArgs),
     Diff(diff::DiffArgs),
     Inspect(inspect::InspectArgs),
     Prune(remove::ContainerPruneArgs),
@@ -376,6 +382,7 @@ pub(crate) enum BuilderCommand {
 #[command(args_override_self = true)]
 pub(crate) enum SystemCommand {
     Df(system::DfArgs),
+    Events(events::EventsArgs),
     Info(info::InfoArgs),
     Prune(prune::SystemPruneArgs),
 }
@@ -410,8 +417,8 @@ macro_rules! missing_commands {
 }
 
 missing_commands! {
-    Bake = "bake", Buildx = "buildx", Commit = "commit",
-    Events = "events",
+    Bake = "bake", Buildx = "buildx",
+
     Network = "network",
     Port = "port",
     Serve = "serve",

@@ -9,6 +9,7 @@ pub(crate) mod debug;
 pub(crate) mod diff;
 pub(crate) mod disk;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod filter;
 pub(crate) mod fmt;
@@ -87,6 +88,10 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Top(args) => done(containers::top::run(settings, &args)),
         Command::Rename(args) => done(containers::rename::run(settings, &args)),
         Command::Cp(args) => done(containers::copy::run(settings, &args)),
+        Command::Commit(args) => done(containers::commit::run(settings, &args)),
+        Command::Events(args) | Command::System(SystemCommand::Events(args)) => {
+            done(events::run(settings, &args))
+        }
         Command::Export(args) => done(containers::export::run(settings, &args)),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
             done(images::run(settings, &args))
@@ -148,9 +153,10 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             done(prune::cache(settings, &args))
         }
         Command::System(SystemCommand::Prune(args)) => done(prune::system(settings, &args)),
-        Command::System(SystemCommand::Df(args))
-        | Command::Builder(BuilderCommand::Du(args))
-        | Command::Du(args) => done(system::df(settings, &args)),
+        Command::System(SystemCommand::Df(args)) => done(system::system_df(settings, &args)),
+        Command::Builder(BuilderCommand::Du(args)) | Command::Du(args) => {
+            done(system::df(settings, &args))
+        }
         Command::System(SystemCommand::Info(args)) | Command::Info(args) => {
             done(info::run(settings, &args))
         }
@@ -192,6 +198,7 @@ fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failu
         ContainerCommand::Unpause(args) => Command::Unpause(args),
         ContainerCommand::Rename(args) => Command::Rename(args),
         ContainerCommand::Cp(args) => Command::Cp(args),
+        ContainerCommand::Commit(args) => Command::Commit(args),
         ContainerCommand::Export(args) => Command::Export(args),
         ContainerCommand::Diff(args) => Command::Diff(args),
         ContainerCommand::Inspect(args) => return inspect::containers(settings, &args),

@@ -79,6 +79,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Volume(_)
         | Command::Cp(_)
         | Command::Export(_)
+        | Command::Commit(_)
         | Command::Debug(_)
         | Command::Layers(_)
         | Command::Diff(_)
@@ -94,7 +95,9 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Prune(_)
         | Command::Fsck(_)
         | Command::Builder(BuilderCommand::Prune(_))
-        | Command::System(SystemCommand::Prune(_) | SystemCommand::Info(_))
+        | Command::System(
+            SystemCommand::Prune(_) | SystemCommand::Info(_) | SystemCommand::Df(_),
+        )
         | Command::Image(
             ImageCommand::Build(_)
             | ImageCommand::Rm(_)
@@ -117,6 +120,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Pause(_)
         | Command::Unpause(_)
         | Command::Rename(_)
+        | Command::Events(_)
         | Command::Fmt(_)
         | Command::Images(_)
         | Command::Inspect(_)

@@ -11,6 +11,7 @@ mod config;
 mod container;
 mod csv;
 mod env;
+mod events;
 mod failure;
 mod format;
 mod ground;

@@ -18,6 +18,7 @@ pub(crate) mod base;
 pub(crate) mod bundle;
 mod changes;
 mod choose;
+mod commit;
 mod config;
 pub(crate) mod document;
 mod error;
@@ -44,6 +45,7 @@ mod tests;
 use base64::Engine as _;
 
 pub use base::{BaseImage, BaseLayer, Origin};
+pub use commit::{Commit, commit_container};
 pub use config::{ContainerConfig, HealthConfig, History, ImageConfig, RootFs};
 pub use error::ImageError;
 pub use import::import_rootfs;

@@ -19,7 +19,7 @@
 //!
 //! Every name below is made of digests, of this process's identity or of a hash of a caller's text:
 //! nothing from outside becomes a path, but the names of volumes, which are letters, digits and `_.-`.
-//! `containers/` belongs to the runtime.
+//! `containers/` belongs to the runtime, `events` and `events.1` to the command.
 
 use std::path::{Path, PathBuf};
 

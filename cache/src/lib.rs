@@ -8,6 +8,7 @@ mod builds;
 mod collect;
 mod compare;
 mod compress;
+mod copy_upper;
 mod diff;
 mod digest;
 mod disk;
@@ -82,4 +83,6 @@ pub use tar_read::looks_like_tar;
 pub use tree::{Layer, overlay_lowers};
 pub use tree_tar::RewriteTimestamps;
 pub use view::{Follow, Resolved, RootView, ViewEntry, WalkAction};
-pub use volumes::{Removable, Volume, VolumeRecord, VolumeRemoval, VolumeUse, is_volume_name};
+pub use volumes::{
+    Removable, Volume, VolumeRecord, VolumeRemoval, VolumeUse, is_volume_name, tree_size,
+};

@@ -103,27 +103,32 @@ impl Volume {
         self.directory.join("filling")
     }
 
-    /// Bytes that its files take, each inode counted once.
-    ///
-    /// What vanishes meanwhile is not counted.
+    /// Bytes that its files take; see [`tree_size`].
     pub fn size(&self) -> u64 {
-        let mut seen = std::collections::HashSet::new();
-        let mut todo = vec![self.data()];
-        let mut bytes = 0;
-        while let Some(directory) = todo.pop() {
-            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-                let Ok(metadata) = entry.metadata() else {
-                    continue;
-                };
-                if metadata.is_dir() {
-                    todo.push(entry.path());
-                } else if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-                    bytes += metadata.len();
-                }
+        tree_size(&self.data())
+    }
+}
+
+/// Bytes of the files below a directory, each inode counted once.
+///
+/// What vanishes meanwhile, or cannot be looked at, is not counted.
+pub fn tree_size(directory: &Path) -> u64 {
+    let mut seen = std::collections::HashSet::new();
+    let mut todo = vec![directory.to_path_buf()];
+    let mut bytes = 0;
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                todo.push(entry.path());
+            } else if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
+                bytes += metadata.len();
             }
         }
-        bytes
     }
+    bytes
 }
 
 impl Store {

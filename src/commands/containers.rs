@@ -2,6 +2,7 @@
 
 pub(crate) mod attached;
 pub(crate) mod changes;
+pub(crate) mod commit;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod exec;
@@ -19,6 +20,7 @@ pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod usage;
 pub(crate) mod wait;
 
 use std::os::fd::AsFd as _;

@@ -143,7 +143,7 @@ fn created(store: &Store, image: &str) -> Result<Option<Timestamp>, Failure> {
 }
 
 /// A point in time: seconds since 1970, RFC 3339, or a duration back from now.
-fn moment(value: &str) -> Result<Timestamp, Failure> {
+pub(super) fn moment(value: &str) -> Result<Timestamp, Failure> {
     let invalid = || Failure::new(format!("invalid time {value:?}"));
     if let Ok(seconds) = value.parse::<i64>() {
         return Timestamp::from_second(seconds).map_err(|_| invalid());

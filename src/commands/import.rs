@@ -5,11 +5,12 @@ use std::io::{Read, Seek as _, Write as _};
 use std::path::Path;
 
 use rbuild_builder::image::import_rootfs;
-use rbuild_parser::Platform;
+use rbuild_parser::{ImageReference, Platform};
 use rbuild_registry::{Client, WebRequest, WebSink};
 
 use super::tag::parse_name;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::remote::remote;
 use crate::ui;
@@ -73,7 +74,12 @@ pub(crate) fn run(settings: &Settings, args: &ImportArgs) -> Result<(), Failure>
         }
         None => store.put_image(&record)?,
     }
-    ui::println(&record.config.to_string())
+    let id = record.config.to_string();
+    events::note(settings, || {
+        let name = name.as_ref().map(ImageReference::familiar);
+        Event::image("import", &id, &name.unwrap_or_default())
+    });
+    ui::println(&id)
 }
 
 /// Downloads an archive into a file of the store, which a transfer that begins anew can empty.

@@ -1,13 +1,17 @@
 //! `rbuild prune`, `rbuild image prune`, `rbuild system prune`.
 
+use std::collections::BTreeSet;
 use std::io::BufRead as _;
 
 use rbuild_cache::{PruneOptions, PruneReport, Store};
 
+use super::containers;
 use super::filter::Filters;
 use super::lookup::familiar;
 use crate::bounds;
 use crate::config::Settings;
+use crate::container::details::Details;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui::{self, units};
 
@@ -65,21 +69,21 @@ pub(crate) struct ImagePruneArgs {
     filter: Vec<String>,
 }
 
-/// Remove build cache and images without a name
+/// Remove containers that do not run, images without a name and build cache
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   rbuild system prune --force")]
 pub(crate) struct SystemPruneArgs {
-    /// Remove images with names and all build cache too
+    /// Remove all images that no container uses, and all build cache too
     #[arg(short, long)]
     all: bool,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Remove volumes too; there are none
-    #[arg(long, hide = true)]
+    /// Remove unnamed volumes that no container uses, too
+    #[arg(long)]
     volumes: bool,
-    /// Remove only images that meet a condition: label=, until=
+    /// Remove only containers and images that meet a condition: label=, label!=, until=
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
 }
@@ -125,32 +129,53 @@ pub(crate) fn images(settings: &Settings, args: &ImagePruneArgs) -> Result<(), F
         confirm(warning(args.all))?;
     }
     let store = super::open_store(settings)?;
-    remove_images(&store, args.all, &args.filter)?;
+    remove_images(settings, &store, args.all, &args.filter)?;
     let report = store.prune(&PruneOptions::default())?;
     total(report.reclaimed)
 }
 
-/// Removes images and build cache.
+/// Removes what nobody needs: containers, volumes, images and build cache, in this order, since each
+/// may need what follows.
 pub(crate) fn system(settings: &Settings, args: &SystemPruneArgs) -> Result<(), Failure> {
     if !args.force {
+        let volumes = if args.volumes {
+            ", all anonymous volumes not used by at least one container"
+        } else {
+            ""
+        };
+        let images = if args.all {
+            "all images without at least one container"
+        } else {
+            "all images without a name"
+        };
         confirm(&format!(
-            "{} The same goes for build cache.",
-            warning(args.all)
+            "This will remove all stopped containers{volumes}, {images} and build cache."
         ))?;
     }
+    let conditions = containers::remove::Conditions::parse(&args.filter)?;
+    let mut reclaimed = containers::remove::prune_all(settings, &conditions)?;
+    if args.volumes {
+        let labels: Vec<String> = args
+            .filter
+            .iter()
+            .filter(|filter| filter.starts_with("label"))
+            .cloned()
+            .collect();
+        reclaimed += super::volumes::prune_all(settings, false, &labels)?;
+    }
     let store = super::open_store(settings)?;
-    remove_images(&store, args.all, &args.filter)?;
+    remove_images(settings, &store, args.all, &args.filter)?;
     let report = store.prune(&PruneOptions {
         all: args.all,
         ..PruneOptions::default()
     })?;
     tell_cache(&report, false)?;
-    total(report.reclaimed)
+    total(reclaimed + report.reclaimed)
 }
 
 fn warning(all: bool) -> &'static str {
     if all {
-        "This will remove all images."
+        "This will remove all images without at least one container associated to them."
     } else {
         "This will remove all images without a name."
     }
@@ -173,11 +198,23 @@ pub(super) fn confirm(warning: &str) -> Result<(), Failure> {
     Err(Failure::new("nothing was removed").hint("answer `y`, or add `--force`"))
 }
 
-fn remove_images(store: &Store, all: bool, filters: &[String]) -> Result<(), Failure> {
+/// Removes images that no container uses.
+fn remove_images(
+    settings: &Settings,
+    store: &Store,
+    all: bool,
+    filters: &[String],
+) -> Result<(), Failure> {
     let filters = Filters::parse(store, filters)?;
+    let containers = containers::containers(settings)?.list()?;
+    let used: BTreeSet<String> = containers
+        .iter()
+        .map(|container| Details::of(container).image_id)
+        .collect();
     let mut lines = String::new();
     for entry in store.images()? {
-        let wanted = all || entry.names.is_empty();
+        let id = entry.record.config.to_string();
+        let wanted = (all || entry.names.is_empty()) && !used.contains(&id);
         if !wanted || !filters.accepts(store, &entry)? {
             continue;
         }
@@ -185,7 +222,9 @@ fn remove_images(store: &Store, all: bool, filters: &[String]) -> Result<(), Fai
         for name in &entry.names {
             lines.push_str(&format!("untagged: {}\n", familiar(name)));
         }
-        lines.push_str(&format!("deleted: {}\n", entry.record.config));
+        lines.push_str(&format!("deleted: {id}\n"));
+        let name = entry.names.first().map_or("", |name| name.as_str());
+        events::note(settings, || Event::image("delete", &id, &familiar(name)));
     }
     if lines.is_empty() {
         Ok(())

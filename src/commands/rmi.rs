@@ -9,6 +9,7 @@ use rbuild_runtime::container::Container;
 use super::lookup::{self, Found, familiar, repository, short_id};
 use crate::config::Settings;
 use crate::container::details::Details;
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::ui;
 
@@ -40,7 +41,7 @@ pub(crate) fn run(settings: &Settings, args: &RmiArgs) -> Result<u8, Failure> {
     for image in &args.images {
         let removed = match lookup::find(&store, image) {
             Ok(Some(found)) => refuse_used(&containers, image, &found, args.force)
-                .and_then(|()| remove(&store, &found, args.force)),
+                .and_then(|()| remove(settings, &store, &found, args.force)),
             Ok(None) => {
                 let failure = Failure::new(format!("No such image: {image}"));
                 ui::fail(&settings.palette, "Error:", &failure);
@@ -82,12 +83,17 @@ fn refuse_used(
     }
 }
 
-fn remove(store: &Store, found: &Found, force: bool) -> Result<(), Failure> {
+fn remove(settings: &Settings, store: &Store, found: &Found, force: bool) -> Result<(), Failure> {
     let entry = &found.entry;
+    let id = entry.record.config.to_string();
+    let note = |action: &str, name: &str| {
+        events::note(settings, || Event::image(action, &id, &familiar(name)));
+    };
     if let Some(name) = &found.name {
         let canonical = name.canonical();
         if entry.names.len() > 1 {
             store.untag(&canonical)?;
+            note("untag", &canonical);
             return ui::println(&format!("Untagged: {}", familiar(&canonical)));
         }
     } else if !force && repositories(&entry.names) > 1 {
@@ -99,8 +105,10 @@ fn remove(store: &Store, found: &Found, force: bool) -> Result<(), Failure> {
     }
     store.remove_image(&entry.record.manifest)?;
     for name in &entry.names {
+        note("untag", name);
         ui::println(&format!("Untagged: {}", familiar(name)))?;
     }
+    note("delete", entry.names.first().map_or("", String::as_str));
     ui::println(&format!("Deleted: {}", entry.record.config))
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rbuild_cache::{Store, Usage, UsageItem, UsageKind};
 
+use super::{containers, volumes};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::format::Value;
@@ -43,6 +44,40 @@ const ITEMS: &[(&str, &str)] = &[
     ("Size", "SIZE"),
 ];
 
+/// Shows disk usage, and with `-v` also that of each container and volume.
+pub(crate) fn system_df(settings: &Settings, args: &DfArgs) -> Result<(), Failure> {
+    df(settings, args)?;
+    if !args.verbose || args.format.is_some() {
+        return Ok(());
+    }
+    let containers = containers::usage::all(settings)?;
+    let mut lines = vec!["CONTAINER ID\tIMAGE\tLOCAL VOLUMES\tSIZE\tNAMES".to_owned()];
+    lines.extend(containers.iter().map(|usage| {
+        format!(
+            "{}\t{}\t{}\t{}\t{}",
+            usage.container.short_id(),
+            ui::control::visible(&usage.details.image),
+            usage.details.volumes().count(),
+            units::exact_size(usage.size),
+            usage.container.config.name
+        )
+    }));
+    let table = |lines: &[String]| ui::table::columns(lines.iter().map(String::as_str));
+    ui::print(&format!("\nContainers space usage:\n\n{}", table(&lines)))?;
+    let store = super::open_store(settings)?;
+    let used = volumes::Users::new(&containers::containers(settings)?)?;
+    let mut lines = vec!["VOLUME NAME\tLINKS\tSIZE".to_owned()];
+    lines.extend(volumes::all(settings, &store)?.iter().map(|volume| {
+        let name = &volume.record.name;
+        let links = used.of(name).len();
+        format!("{name}\t{links}\t{}", units::exact_size(volume.size()))
+    }));
+    ui::print(&format!(
+        "\nLocal Volumes space usage:\n\n{}",
+        table(&lines)
+    ))
+}
+
 /// Shows disk usage.
 pub(crate) fn df(settings: &Settings, args: &DfArgs) -> Result<(), Failure> {
     let store = super::open_store(settings)?;
@@ -67,7 +102,7 @@ pub(crate) fn df(settings: &Settings, args: &DfArgs) -> Result<(), Failure> {
         };
     }
     let table = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
-    let rows = summary(&store, &usage)?;
+    let rows = summary(settings, &store, &usage)?;
     ui::print(
         &Listing {
             headers: SUMMARY,
@@ -126,8 +161,36 @@ fn totals(usage: &Usage) -> Result<(), Failure> {
     ))
 }
 
+/// A line for containers: those that run are active.
+fn of_containers(settings: &Settings) -> Result<Value, Failure> {
+    let all = containers::usage::all(settings)?;
+    let sum = |stopped: bool| {
+        let wanted = all.iter().filter(|usage| usage.stopped || !stopped);
+        wanted.map(|usage| usage.size).sum()
+    };
+    let active = all.iter().filter(|usage| !usage.stopped).count();
+    Ok(line("Containers", all.len(), active, sum(false), sum(true)))
+}
+
+/// A line for volumes: those that a container uses are active.
+fn of_volumes(settings: &Settings, store: &Store) -> Result<Value, Failure> {
+    let used = volumes::Users::new(&containers::containers(settings)?)?;
+    let (mut total, mut active, mut size, mut unused) = (0, 0, 0, 0);
+    for volume in volumes::all(settings, store)? {
+        let bytes = volume.size();
+        total += 1;
+        size += bytes;
+        if used.of(&volume.record.name).is_empty() {
+            unused += bytes;
+        } else {
+            active += 1;
+        }
+    }
+    Ok(line("Local Volumes", total, active, size, unused))
+}
+
 /// One line for images and one for everything else.
-fn summary(store: &Store, usage: &Usage) -> Result<Vec<Value>, Failure> {
+fn summary(settings: &Settings, store: &Store, usage: &Usage) -> Result<Vec<Value>, Failure> {
     let images = store.images()?;
     let of_images: BTreeSet<String> = images
         .iter()
@@ -156,8 +219,8 @@ fn summary(store: &Store, usage: &Usage) -> Result<Vec<Value>, Failure> {
             image_bytes,
             dangling_bytes.min(image_bytes),
         ),
-        line("Containers", 0, 0, 0, 0),
-        line("Local Volumes", 0, 0, 0, 0),
+        of_containers(settings)?,
+        of_volumes(settings, store)?,
         line(
             "Build Cache",
             cache.len(),

@@ -4,6 +4,7 @@ use rbuild_parser::ImageReference;
 
 use super::lookup;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 
 /// Give an image another name
@@ -25,7 +26,11 @@ pub(crate) fn run(settings: &Settings, args: &TagArgs) -> Result<(), Failure> {
     let target = parse_name(&args.target)?;
     let store = super::open_store(settings)?;
     let found = lookup::require(&store, &args.source)?;
-    store.tag(&target.canonical(), &found.entry.record)?;
+    let record = &found.entry.record;
+    store.tag(&target.canonical(), record)?;
+    events::note(settings, || {
+        Event::image("tag", &record.config.to_string(), &target.familiar())
+    });
     Ok(())
 }
 

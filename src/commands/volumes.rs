@@ -17,13 +17,14 @@ use crate::container::mounts::{
     InsertPair as _, StoredVolume, Volume as Mount, VolumeKind, unknown_driver, volume_name,
 };
 use crate::container::volumes::{check_options, new_record};
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::format::{NilKind, Template, Value};
 use crate::ui::listing::Listing;
 use crate::ui::{self, units};
 use filter::Filters;
 
-pub(crate) use remove::{PruneArgs, RemoveArgs, prune, remove, remove_anonymous};
+pub(crate) use remove::{PruneArgs, RemoveArgs, prune, prune_all, remove, remove_anonymous};
 
 /// Make a volume
 ///
@@ -121,6 +122,9 @@ pub(crate) fn create(settings: &Settings, args: &CreateArgs) -> Result<(), Failu
             record.name
         ))
         .hint("`rbuild volume inspect` shows them; `rbuild volume rm` removes it"));
+    }
+    if made {
+        events::note(settings, || Event::volume("create", &volume.record.name));
     }
     ui::println(&volume.record.name)
 }

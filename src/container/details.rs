@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rbuild_builder::image::HealthConfig;
+use rbuild_builder::image::{ContainerConfig, HealthConfig};
 use rbuild_runtime::container::Container;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ pub(crate) struct Details {
     pub(crate) health: Option<HealthConfig>,
     /// What is mounted in it, in the order given.
     pub(crate) mounts: Vec<MountPoint>,
+    /// The image's settings, with what was asked for beside them.
+    pub(crate) config: ContainerConfig,
     /// `-v`, as it was written.
     pub(crate) binds: Vec<String>,
     /// `--volumes-from`, as it was written.

@@ -111,6 +111,26 @@ impl Environment<'_> {
     }
 }
 
+/// The variables of an image with the changes that were asked for, without those that a container has
+/// anyway.
+pub(crate) fn changed(image: &[String], changes: &[Change]) -> Vec<String> {
+    let mut variables = image.to_vec();
+    for change in changes {
+        let (Change::Set(name, _) | Change::Remove(name)) = change;
+        let prefix = format!("{name}=");
+        let place = variables
+            .iter()
+            .position(|known| known.starts_with(&prefix));
+        match (change, place) {
+            (Change::Set(_, value), Some(place)) => variables[place] = prefix + value,
+            (Change::Set(_, value), None) => variables.push(prefix + value),
+            (Change::Remove(_), Some(place)) => drop(variables.remove(place)),
+            (Change::Remove(_), None) => {}
+        }
+    }
+    variables
+}
+
 fn set(variables: &mut Vec<(String, String)>, name: &str, value: &str) {
     match variables.iter_mut().find(|(known, _)| known == name) {
         Some((_, known)) => value.clone_into(known),

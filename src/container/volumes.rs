@@ -15,6 +15,7 @@ use super::details::{MountKind, MountPoint};
 use super::mounts::{self, StoredVolume, Volume, VolumeKind};
 use super::{lowers_of, protect, unpack};
 use crate::commands::lookup;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 
 /// Label of volumes that nobody has named, as in Docker.
@@ -103,7 +104,8 @@ impl Base<'_> {
             // The root is thrown away with the container, so it serves as well as a volume that is
             // thrown away with it.
             VolumeKind::Stored(StoredVolume { name: None, .. }) if !self.listed => {
-                if !self.read_only {
+                let there = self.view.lookup(&volume.target, Follow::Last)?;
+                if !self.read_only && there.is_some_and(|entry| entry.is_directory()) {
                     return Ok(());
                 }
                 point.kind = MountKind::Volume;
@@ -145,6 +147,10 @@ impl Base<'_> {
         record.labels.extend(wanted.labels.clone());
         record.options.clone_from(&wanted.options);
         let (volume, used) = self.store.use_volume(&record)?;
+        if volume.record == record {
+            // Made just now: nobody else has its time.
+            events::note_in(self.store.root(), &Event::volume("create", &record.name));
+        }
         attached.held.volumes.push(used);
         point.name.clone_from(&volume.record.name);
         point.source = volume.data().display().to_string();

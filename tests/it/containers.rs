@@ -5,6 +5,7 @@ mod copy;
 mod life;
 mod logs;
 mod terminals;
+mod upkeep;
 mod volumes;
 
 use std::fs;

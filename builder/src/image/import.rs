@@ -50,7 +50,10 @@ pub fn import_rootfs(
     config.rootfs = RootFs {
         diff_ids: vec![*layer.diff_id()],
     };
-    let record = put(store, &config, &layer)?;
+    let family = Family::Oci;
+    let media_type = family.layer(CompressionKind::Uncompressed);
+    let only = Descriptor::new(media_type, *layer.diff_id().digest(), layer.size());
+    let record = put_documents(store, family, &config, vec![only], layer.content_size())?;
     store.put_image(&record)?;
     Ok(record)
 }
@@ -71,21 +74,24 @@ fn unpack(store: &Store, stream: &mut (dyn Read + Send)) -> Result<Layer, ImageE
     Ok(draft.commit(&[], &CommitOptions::default())?)
 }
 
-/// Stores config and manifest.
-fn put(store: &Store, config: &ImageConfig, layer: &Layer) -> Result<ImageRecord, ImageError> {
-    let family = Family::Oci;
+/// Stores config and manifest; `size` is that of the unpacked layers.
+pub(super) fn put_documents(
+    store: &Store,
+    family: Family,
+    config: &ImageConfig,
+    layers: Vec<Descriptor>,
+    size: u64,
+) -> Result<ImageRecord, ImageError> {
     let stored = store.put_blob(&config.to_bytes())?;
     let described = Descriptor::new(family.config(), stored.digest, stored.size);
-    let media_type = family.layer(CompressionKind::Uncompressed);
-    let only = Descriptor::new(media_type, *layer.diff_id().digest(), layer.size());
-    let manifest = store.put_blob(&Manifest::new(family, described, vec![only]).to_bytes())?;
+    let manifest = store.put_blob(&Manifest::new(family, described, layers).to_bytes())?;
     Ok(ImageRecord {
         manifest: manifest.digest,
         manifest_media_type: family.manifest().to_owned(),
         manifest_size: manifest.size,
         config: stored.digest,
         created: config.created.clone(),
-        size: layer.content_size(),
-        layers: vec![*layer.diff_id()],
+        size,
+        layers: config.rootfs.diff_ids.clone(),
     })
 }

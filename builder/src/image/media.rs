@@ -69,6 +69,11 @@ pub(crate) fn is_manifest(media_type: &str) -> bool {
     matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
 }
 
+/// Tells whether a manifest or index is one of Docker's.
+pub(crate) fn is_docker(media_type: &str) -> bool {
+    matches!(media_type, DOCKER_MANIFEST | DOCKER_INDEX)
+}
+
 /// Tells whether a media type is that of an image config.
 pub(crate) fn is_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)

@@ -38,6 +38,10 @@ pub enum Event<'e> {
     Started(&'e [String]),
     /// The container could not be started.
     Failed(&'e SandboxError),
+    /// It has ended, with this exit code.
+    Ended(i32),
+    /// It runs again by itself.
+    StartedAgain,
 }
 
 /// Runs a container to its end. This process is its monitor from now on.
@@ -92,12 +96,12 @@ pub fn monitor(
         conversation::see(&shared, connection, descriptors).map_err(thread_failed)?;
     }
     let warnings = begun.running.warnings().to_vec();
-    let began = || {
+    let began = |tell: &mut dyn FnMut(&Event<'_>)| {
         conversation::answer_all(&shared, listener).map_err(thread_failed)?;
         tell(&Event::Started(&warnings));
         Ok(())
     };
-    live(&shared, begun, began)?;
+    live(&shared, begun, began, tell)?;
     shared.wait_for_conversations();
     // Its name may be another one by now.
     let container = Container {
@@ -114,7 +118,8 @@ pub fn monitor(
 fn live(
     shared: &Arc<Shared>,
     mut begun: Begun,
-    began: impl FnOnce() -> Result<(), ContainerError>,
+    began: impl FnOnce(&mut dyn FnMut(&Event<'_>)) -> Result<(), ContainerError>,
+    tell: &mut dyn FnMut(&Event<'_>),
 ) -> Result<(), ContainerError> {
     let mut began = Some(began);
     let mut backoff = Backoff::default();
@@ -122,7 +127,7 @@ fn live(
         let pumps = streams::pump_all(shared, &mut begun).map_err(thread_failed)?;
         let checks = checks::start(shared).map_err(thread_failed)?;
         if let Some(began) = began.take() {
-            began()?;
+            began(tell)?;
         }
         let exit = begun.running.wait();
         drop(begun);
@@ -130,6 +135,11 @@ fn live(
             // A pump that panicked has said so itself.
             let _ = pump.join();
         }
+        // Before those who wait for it know.
+        tell(&Event::Ended(match &exit {
+            Ok(exit) => State::default().ended(*exit).exit_code,
+            Err(_) => State::default().lost(String::new()).exit_code,
+        }));
         let again = shared.ended(exit, &mut backoff)?;
         if let Some(checks) = checks {
             // As above.
@@ -152,6 +162,7 @@ fn live(
             Err(error) => return shared.not_started(&error),
         };
         shared.begin(&begun, again.restarts)?;
+        tell(&Event::StartedAgain);
     }
 }
 

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use rbuild_builder::output::write_tree;
 use rbuild_cache::{
-    ExtractOptions, Follow, Limits, RootView, ViewEntry, detect_and_decompress,
+    ExtractOptions, Follow, Lease, Limits, RootView, ViewEntry, detect_and_decompress,
     extract_keeping_kinds,
 };
 use rbuild_runtime::container::Files;
 
 use super::containers;
+use super::monitor::shorten;
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::ui::{self, units};
@@ -87,7 +88,7 @@ pub(crate) fn run(settings: &Settings, args: &CopyArgs) -> Result<(), Failure> {
                 .hint("`rbuild cp A:PATH - | rbuild cp - B:DIR` does it"))
         }
         (Place::Container { query, path }, to) => {
-            let files = containers(settings)?.find(&query)?.files()?;
+            let (files, _lease) = files_of(settings, &query)?;
             let inside = Side::of_container(&files, &query);
             let source = inside.source(&path, args.follow_link)?;
             match to {
@@ -100,7 +101,7 @@ pub(crate) fn run(settings: &Settings, args: &CopyArgs) -> Result<(), Failure> {
             }
         }
         (from, Place::Container { query, path }) => {
-            let files = containers(settings)?.find(&query)?.files()?;
+            let (files, _lease) = files_of(settings, &query)?;
             let inside = Side::of_container(&files, &query);
             match from {
                 Place::Host(source) => {
@@ -115,6 +116,13 @@ pub(crate) fn run(settings: &Settings, args: &CopyArgs) -> Result<(), Failure> {
         _ => Err(Failure::new("must specify at least one container source")
             .hint("a path in a container is written CONTAINER:PATH")),
     }
+}
+
+/// The files of a container, and what keeps its layers as long as they are looked at.
+fn files_of(settings: &Settings, query: &str) -> Result<(Files, Option<Lease>), Failure> {
+    let mut container = containers(settings)?.find(query)?;
+    let lease = shorten(&settings.store_root()?, &mut container.config.sandbox)?;
+    Ok((container.files()?, lease))
 }
 
 /// Makes a path absolute without losing what its end says.

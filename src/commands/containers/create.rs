@@ -1,11 +1,13 @@
 //! `rbuild create`, and the first half of `rbuild run`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
 use jiff::Timestamp;
+use rbuild_builder::image::ContainerConfig;
 use rbuild_cache::Store;
 use rbuild_runtime::container::{Config, Container, Containers};
 use rbuild_runtime::{Network, has_private_network};
@@ -15,7 +17,8 @@ use crate::commands::run::{self, RunArgs};
 use crate::commands::volumes;
 use crate::config::Settings;
 use crate::container::details::Details;
-use crate::container::{self, Options, signals};
+use crate::container::{self, Options, environment, signals};
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::ui;
 
@@ -91,13 +94,15 @@ pub(crate) fn make(
     let restart = args.life.restart(args.rm)?;
     let stop_signal = args.stop_signal.as_deref();
     let stop_signal = stop_signal.or(image.stop_signal.as_deref());
+    let settings_of_it = effective(&image, &options, args, &labels);
     let details = Details {
         image: args.image().0,
         image_id: found.entry.record.config.to_string(),
         labels,
-        user: args.user.clone().unwrap_or(image.user),
+        user: args.user.clone().unwrap_or(image.user.clone()),
         network: args.network.clone(),
         mounts: made.points,
+        config: settings_of_it,
         binds: args.volume.clone(),
         volumes_from: args.volumes_from.clone(),
         health,
@@ -126,7 +131,42 @@ pub(crate) fn make(
             Failure::new(format!("could not write `{}`", path.display())).because(&error)
         })?;
     }
-    Ok(containers.find(&id)?)
+    let container = containers.find(&id)?;
+    events::note(settings, || Event::container("create", &container));
+    Ok(container)
+}
+
+/// The settings of the image, changed as asked for: what `commit` gives to a new image.
+fn effective(
+    image: &ContainerConfig,
+    options: &Options,
+    args: &RunArgs,
+    labels: &BTreeMap<String, String>,
+) -> ContainerConfig {
+    let mut config = image.clone();
+    let words = |words: &[OsString]| -> Option<Vec<String>> {
+        let words = words.iter().map(|word| word.to_string_lossy().into_owned());
+        Some(words.collect::<Vec<_>>()).filter(|words| !words.is_empty())
+    };
+    if let Some(entrypoint) = &options.entrypoint {
+        config.entrypoint = Some(vec![entrypoint.clone()]).filter(|words| !words[0].is_empty());
+        config.cmd = None;
+    }
+    if !options.command.is_empty() {
+        config.cmd = words(&options.command);
+    }
+    config.env = environment::changed(&image.env, &options.environment);
+    config.labels.clone_from(labels);
+    if let Some(user) = &args.user {
+        config.user.clone_from(user);
+    }
+    if let Some(workdir) = &options.workdir {
+        config.working_dir.clone_from(workdir);
+    }
+    if let Some(signal) = &args.stop_signal {
+        config.stop_signal = Some(signal.clone());
+    }
+    config
 }
 
 /// Removes what killed commands have left, and lets go of its layers.

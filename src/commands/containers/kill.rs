@@ -5,6 +5,7 @@ use rbuild_runtime::container::Order;
 use super::{KILL, each};
 use crate::config::Settings;
 use crate::container::signals;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui;
 
@@ -37,6 +38,9 @@ pub(crate) fn run(settings: &Settings, args: &KillArgs) -> Result<u8, Failure> {
         } else {
             super::signal(container, signal)?;
         }
+        events::note(settings, || {
+            Event::container("kill", container).with("signal", &signal.to_string())
+        });
         ui::println(query)
     })
 }

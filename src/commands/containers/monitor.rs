@@ -17,6 +17,7 @@ use crate::commands::run;
 use crate::commands::volumes::remove_anonymous;
 use crate::config::Settings;
 use crate::container::details::Details;
+use crate::events::{self, Event as Happening};
 use crate::failure::Failure;
 
 /// One line from a monitor that is starting.
@@ -71,6 +72,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
     let mut tell = |event: &Event<'_>| match event {
         Event::Listening => told(&Told::Listening),
         Event::Started(warnings) => {
+            events::note_in(&root, &Happening::container("start", &container));
             told(&Told::Started(warnings.to_vec()));
             // Its reader waits for the end of what is told.
             if let Err(error) = let_go_of_stdout() {
@@ -87,6 +89,13 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
                 status: failure.status,
             });
         }
+        Event::StartedAgain => {
+            events::note_in(&root, &Happening::container("start", &container));
+        }
+        Event::Ended(code) => {
+            let died = Happening::container("die", &container);
+            events::note_in(&root, &died.with("exitCode", &code.to_string()));
+        }
         _ => {}
     };
     let client = attached.then(|| stdout.as_fd());
@@ -95,6 +104,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
         let store = Store::open(&root, &StoreOptions::default())?;
         store.pin(&super::create::owner(&container.config.id), &[])?;
         let containers = Containers::new(root.join("containers"));
+        events::note_in(&root, &Happening::container("destroy", &container));
         remove_anonymous(&store, &containers, &Details::of(&container))?;
     }
     Ok(())
@@ -103,7 +113,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
 /// Makes deep roots shallow enough to be mounted, each time anew: what takes the place of layers does
 /// not outlive a boot. Returns what keeps it as long as the container runs; the store is only opened
 /// where this may be needed.
-fn shorten(root: &Path, sandbox: &mut Sandbox) -> Result<Option<Lease>, Failure> {
+pub(super) fn shorten(root: &Path, sandbox: &mut Sandbox) -> Result<Option<Lease>, Failure> {
     let of_mounts = sandbox.mounts.iter().map(|mount| match &mount.source {
         MountSource::Overlay { lowers, .. } => lowers.len(),
         _ => 0,

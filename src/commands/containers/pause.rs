@@ -4,6 +4,7 @@ use rbuild_runtime::container::{Order, Reply, Status};
 
 use super::{containers, each, order};
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui;
 
@@ -66,6 +67,11 @@ fn act(settings: &Settings, which: &Which, what: &Order, in_state: Status) -> Re
         if let Reply::Noted(note) = order(container, what)? {
             ui::warn(&settings.palette, &note);
         }
+        let action = match what {
+            Order::Pause => "pause",
+            _ => "unpause",
+        };
+        events::note(settings, || Event::container(action, container));
         ui::println(query)
     })
 }

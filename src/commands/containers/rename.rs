@@ -1,6 +1,7 @@
 //! `rbuild rename`.
 
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 
 /// Give a container another name
@@ -18,5 +19,10 @@ pub(crate) struct RenameArgs {
 pub(crate) fn run(settings: &Settings, args: &RenameArgs) -> Result<(), Failure> {
     let containers = super::containers(settings)?;
     let mut container = containers.find(&args.container)?;
-    Ok(container.rename(&containers, &args.name)?)
+    let before = format!("/{}", container.config.name);
+    container.rename(&containers, &args.name)?;
+    events::note(settings, || {
+        Event::container("rename", &container).with("oldName", &before)
+    });
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{each, end, start};
 use crate::config::Settings;
 use crate::container::signals;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui;
 
@@ -47,8 +48,10 @@ fn act(settings: &Settings, args: &StopArgs, again: bool) -> Result<u8, Failure>
         let config = &container.config;
         let signal = signal.unwrap_or(config.stop_signal);
         end(container, signal, args.time.unwrap_or(config.stop_timeout))?;
+        events::note(settings, || Event::container("stop", container));
         if again {
             start::detached(settings, container)?;
+            events::note(settings, || Event::container("restart", container));
         }
         ui::println(query)
     })

@@ -9,6 +9,7 @@ use crate::commands::{open_store, prune};
 use crate::config::Settings;
 use crate::container::details::Details;
 use crate::container::volumes::ANONYMOUS;
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::ui::{self, units};
 
@@ -95,6 +96,7 @@ fn one(store: &Store, containers: &Containers, name: &str) -> Result<Tried, Fail
         return Ok(Tried::Used(users.of(name).to_vec()));
     }
     removal.finish()?;
+    events::note_in(store.root(), &Event::volume("destroy", name));
     Ok(Tried::Removed)
 }
 

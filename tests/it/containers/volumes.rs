@@ -403,7 +403,7 @@ fn images_memory_and_directories_are_mounted_as_asked() {
         ],
     );
     told(&env, &["rmi", "-f", "other"]);
-    told(&env, &["system", "prune", "-f"]);
+    told(&env, &["prune", "-f"]);
     assert!(told(&env, &["start", "-a", "im"]).starts_with("FROM scratch"));
     told(&env, &["rm", "im"]);
 

@@ -92,7 +92,7 @@ impl Invocation {
         let bytes = self.stdin;
         // The program may end without reading its input: a broken pipe is its right.
         std::thread::spawn(move || drop(input.write_all(&bytes)));
-        let (stdout, _) = collect(child.stdout.take().unwrap());
+        let (stdout, output) = collect(child.stdout.take().unwrap());
         let (stderr, lines) = collect(child.stderr.take().unwrap());
         Running {
             child,
@@ -101,6 +101,7 @@ impl Invocation {
             timeout: self.timeout,
             stdout,
             stderr,
+            output,
             lines,
         }
     }
@@ -146,16 +147,26 @@ pub(crate) struct Running {
     timeout: Duration,
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
+    output: Receiver<String>,
     lines: Receiver<String>,
 }
 
 impl Running {
     /// Waits until a line of standard error contains `text`.
     pub(crate) fn wait_for_line(&self, text: &str) -> String {
+        self.wait_for(&self.lines, text)
+    }
+
+    /// Waits until a line of standard output contains `text`.
+    pub(crate) fn wait_for_output(&self, text: &str) -> String {
+        self.wait_for(&self.output, text)
+    }
+
+    fn wait_for(&self, lines: &Receiver<String>, text: &str) -> String {
         let mut seen = Vec::new();
         loop {
             let left = self.timeout.saturating_sub(self.started.elapsed());
-            match self.lines.recv_timeout(left) {
+            match lines.recv_timeout(left) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(line) => seen.push(line),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {

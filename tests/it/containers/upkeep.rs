@@ -1,0 +1,260 @@
+//! `commit`, `events`, `system df`, `container prune` and `system prune`.
+
+use rustix::process::Signal;
+
+use super::{told, with_busybox};
+use crate::support::TestEnv;
+
+/// What `rbuild events ARGS… --until 0s` prints.
+fn events(env: &TestEnv, args: &[&str]) -> Vec<String> {
+    let mut all = vec!["events", "--until", "0s"];
+    all.extend(args);
+    told(env, &all).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn commit_makes_an_image_of_what_a_container_changed() {
+    let env = with_busybox();
+    let context = env.dockerfile(
+        "c",
+        "FROM busybox\nENV A=1 B=2\nRUN mkdir /old && touch /old/x /gone\nVOLUME /vol\nCMD [\"false\"]\n",
+    );
+    env.build("app", &context);
+    let script = "echo new >/new; rm /gone; rm -r /old; mkdir /old; echo v >/vol/v; chown 5 /new; \
+                  ln /new /hard";
+    env.rbuild([
+        "run", "--name", "box", "-e", "B=3", "-e", "C=4", "-l", "k=v", "-w", "/old", "app",
+    ])
+    .args(["sh", "-c", script])
+    .run()
+    .ok();
+    let id = told(
+        &env,
+        &[
+            "commit",
+            "-m",
+            "by hand",
+            "-a",
+            "me",
+            "-c",
+            "ENV D=5",
+            "-c",
+            "CMD [\"cat\", \"/new\"]",
+            "box",
+            "changed:1",
+        ],
+    );
+    assert!(id.starts_with("sha256:"), "{id}");
+    let shown = |template: &str| env.inspect("changed:1", template);
+    assert_eq!(shown("{{.Id}}"), id);
+    assert_eq!(
+        shown("{{.Config.Env}}"),
+        env.inspect("app", "{{.Config.Env}}")
+            .replace("B=2]", "B=3 C=4 D=5]")
+    );
+    assert_eq!(
+        shown("{{.Config.Cmd}} {{.Config.WorkingDir}} {{.Config.Labels}} {{.Author}} {{.Comment}}"),
+        "[cat /new] /old map[k:v] me by hand"
+    );
+    assert_eq!(
+        shown("{{len .RootFS.Layers}}"),
+        (env.inspect("app", "{{len .RootFS.Layers}}")
+            .parse::<u32>()
+            .unwrap()
+            + 1)
+        .to_string()
+    );
+    env.rbuild(["run", "--rm", "changed:1"])
+        .run()
+        .ok()
+        .prints("new\n");
+    let look = "stat -c '%u %h' /new; ls -A /old /vol; ls /gone";
+    env.rbuild(["run", "--rm", "changed:1", "sh", "-c", look])
+        .run()
+        .exits(1)
+        .prints("5 2\n/old:\n\n/vol:\n");
+    let history = told(
+        &env,
+        &[
+            "history",
+            "--no-trunc",
+            "--format",
+            "{{.CreatedBy}}|{{.Comment}}",
+            "changed:1",
+        ],
+    );
+    assert!(history.starts_with("sh -c echo new"), "{history}");
+    assert!(
+        history.lines().next().unwrap().ends_with("|by hand"),
+        "{history}"
+    );
+    // The container is as it was.
+    assert!(told(&env, &["diff", "box"]).contains("D /gone"));
+    env.rbuild(["commit", "-c", "NONSENSE x", "box"])
+        .run()
+        .fails_with("NONSENSE");
+    env.rbuild(["commit", "nobox"])
+        .run()
+        .fails_with("No such container: nobox");
+    told(&env, &["rm", "-v", "box"]);
+    env.assert_sound_store();
+}
+
+#[test]
+fn events_are_written_down_shown_and_followed() {
+    let env = with_busybox();
+    let follower = env
+        .rbuild([
+            "events",
+            "--since",
+            "1h",
+            "-f",
+            "type=container",
+            "--format",
+            "{{.Action}} {{.Actor.Attributes.name}}",
+        ])
+        .spawn();
+    env.rbuild([
+        "run", "--name", "box", "-v", "/v", "-l", "k=v", "busybox", "sh", "-c", "exit 3",
+    ])
+    .run()
+    .exits(3);
+    told(&env, &["rename", "box", "other"]);
+    told(&env, &["rm", "-v", "other"]);
+    follower.wait_for_output("destroy other");
+    follower.signal(Signal::TERM);
+    let outcome = follower.wait();
+    let want = "create box\nstart box\ndie box\nrename other\ndestroy other\n";
+    assert_eq!(outcome.out(), want);
+    let actions = |args: &[&str]| {
+        events(
+            &env,
+            &[&["--format", "{{.Type}} {{.Action}}"], args].concat(),
+        )
+    };
+    assert_eq!(
+        actions(&[]),
+        [
+            "image import",
+            "volume create",
+            "container create",
+            "container start",
+            "container die",
+            "container rename",
+            "container destroy",
+            "volume destroy"
+        ]
+    );
+    assert_eq!(
+        actions(&["-f", "event=die", "-f", "event=start"]),
+        ["container start", "container die"]
+    );
+    assert_eq!(
+        actions(&["-f", "container=other", "-f", "label=k=v"]),
+        ["container rename", "container destroy"]
+    );
+    assert_eq!(
+        actions(&["-f", "type=volume"]),
+        ["volume create", "volume destroy"]
+    );
+    assert_eq!(actions(&["--since", "0s"]), [""; 0]);
+    let died = &events(&env, &["-f", "event=die"])[0];
+    assert!(
+        died.contains("Z container die ")
+            && died.ends_with("(exitCode=3, image=busybox, k=v, name=box)"),
+        "{died}"
+    );
+    let json = &events(&env, &["-f", "event=die", "--format", "json"])[0];
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(
+        (
+            &json["Type"],
+            &json["status"],
+            &json["Actor"]["Attributes"]["exitCode"]
+        ),
+        (&"container".into(), &"die".into(), &"3".into())
+    );
+    env.rbuild(["events", "-f", "x=y"])
+        .run()
+        .fails_with("invalid filter \"x\"");
+    env.rbuild(["events", "--since", "soon"])
+        .run()
+        .fails_with("invalid time \"soon\"");
+}
+
+#[test]
+fn a_container_that_removes_itself_tells_how_it_died() {
+    let env = with_busybox();
+    env.rbuild([
+        "run", "-d", "--rm", "--name", "box", "busybox", "sh", "-c", "exit 7",
+    ])
+    .run()
+    .ok();
+    crate::support::wait_until("its end is written down", || {
+        events(&env, &["-f", "event=destroy"]).len() == 1
+    });
+    assert!(events(&env, &["-f", "event=die"])[0].contains("exitCode=7"));
+}
+
+#[test]
+fn disk_usage_tells_containers_and_volumes_and_pruning_removes_what_is_not_used() {
+    let env = with_busybox();
+    let row = |kind: &str| -> Vec<String> {
+        let format = "{{.Type}}|{{.TotalCount}}|{{.Active}}|{{.Size}}|{{.Reclaimable}}";
+        let rows = told(&env, &["system", "df", "--format", format]);
+        let row = rows.lines().find(|row| row.starts_with(kind)).unwrap();
+        row.split('|').skip(1).map(str::to_owned).collect()
+    };
+    env.rbuild([
+        "run", "--name", "stopped", "-l", "keep", "-v", "data:/d", "-v", "/own", "busybox",
+    ])
+    .args([
+        "sh",
+        "-c",
+        "head -c 1000 /dev/zero >/file; head -c 500 /dev/zero >/d/f; echo x >/own/x",
+    ])
+    .run()
+    .ok();
+    env.rbuild(["run", "-d", "--name", "runs", "busybox", "sleep", "1000"])
+        .run()
+        .ok();
+    told(&env, &["volume", "create", "idle"]);
+    assert_eq!(row("Containers"), ["2", "1", "1kB", "1kB (100%)"]);
+    assert_eq!(row("Local Volumes"), ["3", "2", "502B", "0B (0%)"]);
+    let verbose = told(&env, &["system", "df", "-v"]);
+    assert!(
+        verbose.contains("Containers space usage:") && verbose.contains("data"),
+        "{verbose}"
+    );
+    let prune = |args: &[&str]| told(&env, &[&["container", "prune", "-f"], args].concat());
+    assert_eq!(
+        prune(&["--filter", "label!=keep"]),
+        "Total reclaimed space: 0B"
+    );
+    assert_eq!(
+        prune(&["--filter", "until=1h"]),
+        "Total reclaimed space: 0B"
+    );
+    env.rbuild(["container", "prune", "--filter", "x=y"])
+        .run()
+        .fails_with("invalid filter");
+    env.rbuild(["container", "prune"])
+        .stdin("n\n")
+        .run()
+        .exits(1)
+        .says("nothing was removed");
+    let pruned = told(&env, &["system", "prune", "-a", "--volumes", "-f"]);
+    assert!(pruned.starts_with("Deleted Containers:\n"), "{pruned}");
+    assert!(pruned.contains("Deleted Volumes:\n"), "{pruned}");
+    assert_eq!(told(&env, &["ps", "-a", "--format", "{{.Names}}"]), "runs");
+    assert_eq!(told(&env, &["volume", "ls", "-q"]), "data\nidle");
+    // Its image is in use.
+    assert_eq!(
+        told(&env, &["images", "--format", "{{.Repository}}"]),
+        "busybox"
+    );
+    assert_eq!(row("Containers"), ["1", "1", "0B", "0B"]);
+    told(&env, &["rm", "-f", "runs"]);
+    told(&env, &["volume", "rm", "data", "idle"]);
+    env.assert_sound_store();
+}
