@@ -16,7 +16,7 @@ use rbuild_builder::image::{
 };
 use rbuild_builder::request::NameResolution;
 use rbuild_builder::users::lookup_user;
-use rbuild_builder::{PlainStep, shorten_roots};
+use rbuild_builder::{PlainStep, shorten_roots, why_roots_are_copied};
 use rbuild_cache::{
     DiffId, Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind,
     scaffold, writable_over,
@@ -131,6 +131,9 @@ pub(crate) fn prepare(
             refuse_binds(options)?;
             Some(PlainStep::prepare(&mut sandbox, &scratch).map_err(Failure::from)?)
         }
+        _ if why_roots_are_copied(store)?.is_some() => {
+            Some(PlainStep::without_overlay(&mut sandbox, &scratch)?)
+        }
         _ => None,
     };
     Ok(Prepared {
@@ -155,6 +158,14 @@ pub(crate) fn prepare_in(
             "this host allows no namespaces, and without them no container can live on its own",
         )
         .hint("`rbuild run --rm` in the foreground works; `rbuild doctor` tells what is missing"));
+    }
+    if let Some(why) = why_roots_are_copied(store)? {
+        return Err(Failure::new(format!(
+            "the store cannot hold a container that lives on its own: {why}"
+        ))
+        .hint(
+            "`rbuild run --rm` in the foreground works; so does a store elsewhere (`--root DIR`)",
+        ));
     }
     let _lease = protect(store, found)?;
     let mut number = 0;

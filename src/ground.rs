@@ -31,6 +31,16 @@ pub(crate) fn enter(settings: &Settings, command: &Command) -> Result<Option<Gro
     })
 }
 
+/// Why roots are copied instead of mounted here, if they are: overlay does not write where the store is.
+pub(crate) fn overlay_refusal(settings: &Settings) -> Result<Option<String>, Failure> {
+    let root = settings.store_root()?;
+    // A store that is not there yet will be on the file system of what is.
+    let place = root.ancestors().find(|path| path.exists());
+    let Some(place) = place else { return Ok(None) };
+    let failed = |error| Failure::new("could not look at the store's file system").because(&error);
+    rbuild_runtime::overlay_refusal(place).map_err(failed)
+}
+
 /// The rung that the user asks for.
 fn wanted(settings: &Settings, command: &Command) -> Result<Option<Isolation>, Failure> {
     let flag = match command {

@@ -36,7 +36,7 @@ use crate::users::{ResolvedUser, UserError, lookup_user};
 
 pub use depth::shorten_roots;
 pub(crate) use diagnose::is_static_program;
-pub use plain::{PlainStep, overlay_view};
+pub use plain::{PlainStep, overlay_view, why_roots_are_copied};
 pub(crate) use secret::read_secret;
 
 /// What executing needs besides the operation.
@@ -127,13 +127,16 @@ pub(crate) fn execute(
     Err(keep(context, draft, error))
 }
 
-/// Makes a copy of the root, where nothing can be mounted.
+/// Makes a copy of the root, where overlay cannot be mounted.
 pub(crate) fn lay_out(
     context: &ExecContext<'_>,
     ready: &mut Ready,
 ) -> Result<Option<PlainStep>, BuildError> {
     if isolation() != Isolation::Chroot {
-        return Ok(None);
+        if why_roots_are_copied(context.store)?.is_none() {
+            return Ok(None);
+        }
+        return PlainStep::without_overlay(&mut ready.sandbox, &ready.scratch).map(Some);
     }
     let plain = PlainStep::prepare(&mut ready.sandbox, &ready.scratch)?;
     if plain.missing_devices {

@@ -51,7 +51,7 @@ pub use context::{ContextAccess, ContextAddress, ContextTree, OpenedContext, ope
 pub use context_use::{ContextFile, ContextUse, Ignored, context_use, ignore_reason};
 pub use error::{BuildError, BuildErrorKind, Location};
 pub use event::{Event, EventSink, Warning};
-pub use exec::{PlainStep, overlay_view, shorten_roots};
+pub use exec::{PlainStep, overlay_view, shorten_roots, why_roots_are_copied};
 pub use image::*;
 pub use key::{Change, FileChanges};
 pub use request::BuildRequest;

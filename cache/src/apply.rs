@@ -12,13 +12,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::entry::{FileKind, Timestamp};
 use crate::error::StoreError;
 use crate::holes::split_hole;
 use crate::limits::{Limits, check};
+use crate::marks;
 use crate::owners;
 use crate::remove::remove_at;
 use crate::sys;
@@ -251,7 +252,7 @@ impl<'a> Apply<'a> {
     fn whiteout(&mut self, parent: &[u8], name: &[u8]) -> Result<(), StoreError> {
         let parent = self.parent(parent)?;
         let path = join(&parent.canonical, name);
-        match crate::diff::make_whiteout(&parent.fd, name) {
+        match marks::make_whiteout(&parent.fd, name) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let ours = open_directory(&parent.fd, name);
@@ -525,18 +526,10 @@ fn make_or_open(parent: &OwnedFd, name: &[u8]) -> std::io::Result<(OwnedFd, bool
     }
 }
 
-/// Marks a directory as hiding what lies below it, in the form that this process can write.
+/// Marks a directory as hiding what lies below it.
 fn set_opaque(directory: &OwnedFd) -> std::io::Result<()> {
-    let mut last = Errno::OPNOTSUPP;
     // The descriptor may be `O_PATH`, which has no attributes to set.
-    let path = sys::proc_path(directory, b".");
-    for name in sys::OPAQUE {
-        match rustix::fs::setxattr(path.as_slice(), name, b"y", XattrFlags::empty()) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last.into())
+    marks::set_opaque(&sys::proc_path(directory, b"."))
 }
 
 fn times(time: Timestamp) -> Timestamps {

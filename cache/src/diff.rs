@@ -15,15 +15,16 @@
 //! with all that the same is in the layer (case K52).
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Component;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::draft::CommitOptions;
 use crate::entry::{FileKind, Metadata};
 use crate::error::StoreError;
+use crate::marks::{self, make_whiteout};
 use crate::sys;
 use crate::tree_tar::{CAPABILITY, portable_capability};
 use crate::view::{Directory, RootView, ViewEntry, join};
@@ -323,19 +324,8 @@ fn fill(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(filled)
 }
 
-/// Writes a deletion in overlay's form.
-pub(crate) fn make_whiteout(directory: impl AsFd, name: &[u8]) -> std::io::Result<()> {
-    Ok(rustix::fs::mknodat(
-        directory,
-        name,
-        FileType::CharacterDevice,
-        Mode::empty(),
-        0,
-    )?)
-}
-
 fn remove_opaque(directory: &OwnedFd) -> std::io::Result<()> {
-    for name in sys::OPAQUE {
+    for name in sys::OPAQUE.into_iter().chain([marks::OPAQUE]) {
         match rustix::fs::fremovexattr(directory, name) {
             Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
             // Without privilege `trusted.*` can be neither seen nor removed.

@@ -28,6 +28,7 @@ mod lease;
 mod limits;
 mod live;
 mod lock;
+mod marks;
 mod meta;
 mod open_root;
 pub mod owners;

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
 use crate::entry::{FileKind, Metadata};
+use crate::marks;
 use crate::sys;
 use crate::tree_tar::CAPABILITY;
 
@@ -165,9 +166,43 @@ fn link_record(name: &[u8]) -> Option<String> {
     (LINK_RECORD.len() + name.len() <= 255).then(|| format!("{LINK_RECORD}{name}"))
 }
 
+/// What an empty file says that stands for a deletion.
+const WHITEOUT: Record = Record {
+    uid: 0,
+    gid: 0,
+    mode: Some((0, 0o600)),
+    node: Some(Node {
+        kind: FileKind::CharDevice,
+        device: (0, 0),
+    }),
+};
+
+/// Makes an empty file that stands for a deletion, where overlay's own mark cannot be written.
+pub(crate) fn make_recorded_whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(write(&descriptor_path(&file), RECORD, &WHITEOUT)?)
+}
+
+/// Shows an empty file as the deletion that it stands for, where deletions are recorded.
+fn recorded_whiteout(
+    found: &mut Metadata,
+    read: impl FnOnce() -> io::Result<Option<Record>>,
+) -> io::Result<()> {
+    let may_be = found.kind == FileKind::File && found.size == 0 && marks::are_recorded();
+    if may_be && read()? == Some(WHITEOUT) {
+        WHITEOUT.apply(found);
+    }
+    Ok(())
+}
+
 /// Puts the recorded owner in the place of the real one, for what `fstatat(dir, path)` has found.
 pub(crate) fn recorded_at(dir: impl AsFd, path: &[u8], found: &mut Metadata) -> io::Result<()> {
-    if !are_recorded() || found.is_whiteout() {
+    if !are_recorded() {
+        let place = if path.is_empty() { b"." } else { path };
+        return recorded_whiteout(found, || read(&sys::proc_path(dir, place), RECORD));
+    }
+    if found.is_whiteout() {
         return Ok(());
     }
     (found.uid, found.gid) = (0, 0);
@@ -198,7 +233,10 @@ pub(crate) fn recorded_at(dir: impl AsFd, path: &[u8], found: &mut Metadata) -> 
 
 /// The same for an open file or directory.
 pub(crate) fn recorded_of(file: impl AsFd, found: &mut Metadata) -> io::Result<()> {
-    if !are_recorded() || found.is_whiteout() {
+    if !are_recorded() {
+        return recorded_whiteout(found, || read(&descriptor_path(file), RECORD));
+    }
+    if found.is_whiteout() {
         return Ok(());
     }
     (found.uid, found.gid) = (0, 0);

@@ -15,9 +15,9 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use crate::diff::make_whiteout;
 use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::error::StoreError;
+use crate::marks::{make_whiteout, set_opaque};
 use crate::owners;
 use crate::sys;
 use crate::tree::Layer;
@@ -25,9 +25,6 @@ use crate::view::{Follow, RootView, ViewEntry, WalkAction, join, split};
 
 /// Overlay's mark of what it copied up: the step has touched it and perhaps not changed it.
 const ORIGIN: &str = "user.overlay.origin";
-
-/// Overlay's mark of a directory that hides what is below it.
-const OPAQUE: &str = "user.overlay.opaque";
 
 /// What is known of an entry before the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,8 +226,7 @@ impl PlainRoot {
         let replaced_directory = found.kind == FileKind::Directory
             && old.is_some_and(|old| old.kind == FileKind::Directory);
         if replaced_directory {
-            rustix::fs::lsetxattr(here.as_slice(), OPAQUE, b"y", XattrFlags::empty())
-                .map_err(StoreError::inside("mark", &child))?;
+            set_opaque(&here).map_err(StoreError::inside("mark", &child))?;
         }
         rustix::fs::renameat(list, name, &parent, name).map_err(StoreError::inside("move", &child))
     }

@@ -223,7 +223,7 @@ impl Lay<'_> {
         for name in sys::names(&from).map_err(failed("list the directory"))? {
             let child = join(path, &name);
             let failed = |action| StoreError::inside::<std::io::Error>(action, &child);
-            let found = sys::foreign_lstat(&from, &name)
+            let found = sys::lstat(&from, &name)
                 .map_err(failed("look at"))?
                 .ok_or_else(|| StoreError::inside("look at", &child)(Errno::NOENT))?;
             if found.is_whiteout() {
@@ -248,7 +248,7 @@ impl Lay<'_> {
         let failed = |action| StoreError::inside::<std::io::Error>(action, child);
         let here = rustix::fs::openat(from, name, sys::LIST, Mode::empty())
             .map_err(StoreError::inside("open the directory", child))?;
-        let there = sys::foreign_lstat(target, name).map_err(failed("look at"))?;
+        let there = sys::lstat(target, name).map_err(failed("look at"))?;
         let stays = there.is_some_and(|there| there.kind == FileKind::Directory);
         if there.is_some() && (!stays || self.hides(&here)?) {
             remove_at(target, name).map_err(failed("replace"))?;

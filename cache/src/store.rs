@@ -25,6 +25,7 @@ use crate::error::StoreError;
 use crate::held::Held;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
+use crate::marks;
 use crate::meta::Meta;
 use crate::owners;
 use crate::recover;
@@ -105,6 +106,7 @@ impl Store {
         for directory in [layout.tmp(), layout.leases()] {
             session::collect_dead(&layout, &directory, &mut complain)?;
         }
+        marks::settle(&layout.tmp())?;
         recover::after_boot(&layout, options.durability, &mut warnings)?;
         let meta = Meta::open(&layout)?;
         disk::keep_reserve(&layout);
@@ -192,6 +194,12 @@ impl Store {
         } else {
             std::fs::remove_file(&mark).map_err(StoreError::io("remove", &mark))
         }
+    }
+
+    /// Whether the trees of this store have marks that overlay does not know, so that nobody may mount
+    /// them.
+    pub fn has_recorded_marks(&self) -> bool {
+        marks::are_recorded()
     }
 
     /// Returns the root directory.

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::entry::{FileKind, Metadata, Timestamp};
+use crate::marks;
 use crate::owners;
 
 /// Flags to open a directory only to name things below it.
@@ -295,7 +296,7 @@ pub(crate) fn is_opaque(dir: impl AsFd, path: &[u8]) -> io::Result<bool> {
             return Ok(true);
         }
     }
-    Ok(false)
+    Ok(marks::are_recorded() && xattr(dir, path, marks::OPAQUE)?.is_some())
 }
 
 /// The two names of the mark that overlay leaves on what it copied up.

@@ -179,12 +179,15 @@ fn attach_root(sandbox: &Sandbox, stage: &mut Stage) -> Step<Detached> {
     if sandbox.root.readonly {
         attributes |= READ_ONLY;
     }
-    let root = overlay::mount(
-        &sandbox.root.lowers,
-        sandbox.root.upper.as_ref(),
-        attributes,
-        stage,
-    )?;
+    let root = match &sandbox.root.plain {
+        Some(plain) => overlay::bind(plain, attributes)?,
+        None => overlay::mount(
+            &sandbox.root.lowers,
+            sandbox.root.upper.as_ref(),
+            attributes,
+            stage,
+        )?,
+    };
     root.attach_over_root().step("attach the root")?;
     Ok(root)
 }

@@ -39,6 +39,7 @@ mod seccomp;
 mod spawner;
 mod spec;
 mod sys;
+mod upper;
 mod usage;
 mod userns;
 mod wire;
@@ -55,5 +56,6 @@ pub use spec::{
     CapabilitySet, Joining, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind,
     RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,
 };
+pub use upper::overlay_refusal;
 pub use usage::Usage;
 pub use userns::{has_private_network, in_user_namespace};

@@ -41,12 +41,11 @@ fn redirect_option() -> (&'static str, &'static str) {
     ("redirect_dir", value)
 }
 
-/// The interfaces, best first.
+/// The ways to name layers one by one, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interface {
     Descriptors,
     Names,
-    OneString,
 }
 
 /// Opened directories of an overlay.
@@ -92,7 +91,16 @@ pub(crate) fn mount(
     }
 }
 
-fn bind(directory: &Path, attributes: MountAttrFlags) -> Step<Detached> {
+/// Tries to make an overlay that writes to `upper`, and lets go of it again.
+pub(crate) fn attempt(lower: &Path, upper: &UpperDir) -> Step<()> {
+    let layers = Layers::open(&[lower], Some(upper))?;
+    layers
+        .mount_detached(MountAttrFlags::MOUNT_ATTR_NODEV)
+        .map(drop)
+}
+
+/// A directory as it is, in the place of an overlay.
+pub(crate) fn bind(directory: &Path, attributes: MountAttrFlags) -> Step<Detached> {
     let directory_fd = open_directory(directory)?;
     let mount = Detached::clone_of_fd(&directory_fd).step_at("bind the layer", directory)?;
     mount
@@ -124,28 +132,28 @@ impl Layers {
     }
 
     fn mount(&self, attributes: MountAttrFlags, stage: &mut Stage) -> Step<Detached> {
+        match self.mount_detached(attributes)? {
+            Some(mount) => Ok(mount),
+            None => self.mount_by_string(attributes, stage),
+        }
+    }
+
+    /// Mounts nowhere; returns `None` before Linux 6.8, which cannot.
+    fn mount_detached(&self, attributes: MountAttrFlags) -> Step<Option<Detached>> {
         for interface in [Interface::Descriptors, Interface::Names] {
-            if let Some(mount) = self.mount_by(interface, attributes, stage)? {
-                return Ok(mount);
+            if let Some(mount) = self.mount_by(interface, attributes)? {
+                return Ok(Some(mount));
             }
         }
-        self.mount_by_string(attributes, stage)
+        Ok(None)
     }
 
     /// Returns `None` where the kernel does not know the interface.
-    fn mount_by(
-        &self,
-        interface: Interface,
-        attributes: MountAttrFlags,
-        stage: &mut Stage,
-    ) -> Step<Option<Detached>> {
-        if interface == Interface::OneString {
-            return self.mount_by_string(attributes, stage).map(Some);
-        }
+    fn mount_by(&self, interface: Interface, attributes: MountAttrFlags) -> Step<Option<Detached>> {
         let overlay = FileSystem::new("overlay")?;
         let set = |key, fd: BorrowedFd<'_>| match interface {
             Interface::Descriptors => overlay.raw_descriptor(key, fd),
-            _ => overlay.raw_option(key, &name_of(fd)),
+            Interface::Names => overlay.raw_option(key, &name_of(fd)),
         };
         for (index, lower) in self.lowers.iter().enumerate() {
             match set(c"lowerdir+", lower.as_fd()) {
@@ -249,11 +257,7 @@ mod tests {
             fs::write(at(name).join("which"), name).unwrap();
             fs::write(at(name).join(name), name).unwrap();
         }
-        for interface in [
-            Interface::Descriptors,
-            Interface::Names,
-            Interface::OneString,
-        ] {
+        for interface in [Some(Interface::Descriptors), Some(Interface::Names), None] {
             let work = at(&format!("{interface:?}"));
             fs::create_dir(&work).unwrap();
             let lowers = [at("top"), at("bottom")];
@@ -270,10 +274,11 @@ mod tests {
                 let mut stage = Stage::new().unwrap();
                 let layers = Layers::open(&lowers, Some(&upper)).unwrap();
                 let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
-                let mount = layers
-                    .mount_by(interface, nodev, &mut stage)
-                    .unwrap()
-                    .unwrap();
+                let mount = match interface {
+                    None => layers.mount_by_string(nodev, &mut stage),
+                    Some(interface) => layers.mount_by(interface, nodev).map(Option::unwrap),
+                };
+                let mount = mount.unwrap();
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let open = |name: &str| openat(&mount, name, flags, Mode::empty());
                 assert!(open("top").is_ok() && open("bottom").is_ok());

@@ -90,7 +90,8 @@ pub struct RootFs {
     /// Makes the root read-only although there is an upper directory.
     pub readonly: bool,
     /// A plain directory with everything in it, in place of layers: for
-    /// [`Isolation::Chroot`](crate::Isolation::Chroot), which can mount nothing.
+    /// [`Isolation::Chroot`](crate::Isolation::Chroot), which can mount nothing, and where overlay
+    /// cannot write.
     #[serde(with = "bytes::option")]
     pub plain: Option<PathBuf>,
 }

@@ -26,6 +26,7 @@ use rbuild_runtime::{Isolation, Runtime, RuntimeOptions, isolation};
 use crate::bounds::bounds;
 use crate::config::Settings;
 use crate::failure::{Failure, status};
+use crate::ground;
 use crate::registries::client_options;
 use crate::remote::remote;
 use crate::signals::Received;
@@ -65,7 +66,7 @@ pub(crate) fn run(settings: &Settings, args: &BuildArgs) -> Result<u8, Failure> 
         return call::run(settings, call, &requested(settings, args, &mut session)?);
     }
     let mode = progress_mode(settings, args)?;
-    announce(mode);
+    announce(settings, mode);
     let ready = get_ready(settings, args, mode)?;
     if args.explain.is_some() && writes_to_stdout(&ready.request) {
         return Err(Failure::new(
@@ -146,13 +147,23 @@ pub(super) fn get_ready(
     })
 }
 
-/// Names the isolation of the build if there could be a better one.
-fn announce(mode: ProgressMode) {
+/// Names the isolation of the build if there could be a better one, and whether roots are copied.
+fn announce(settings: &Settings, mode: ProgressMode) {
     let isolation = isolation();
-    if isolation != Isolation::Root && matches!(mode, ProgressMode::Plain | ProgressMode::Tty) {
+    if !matches!(mode, ProgressMode::Plain | ProgressMode::Tty) {
+        return;
+    }
+    if isolation != Isolation::Root {
         ui::message(&format!(
             "isolation {isolation}: {}\n",
             isolation.describe()
+        ));
+    }
+    // What cannot be looked at is told by the first step that needs it.
+    let refusal = ground::overlay_refusal(settings).ok().flatten();
+    if let Some(why) = refusal.filter(|_| isolation != Isolation::Chroot) {
+        ui::message(&format!(
+            "roots are copied for every step, not mounted: {why}; a store on a volume is faster (`--root DIR`)\n"
         ));
     }
 }

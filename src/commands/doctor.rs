@@ -5,6 +5,7 @@ use rbuild_runtime::{Ground, HostReport, Isolation, SandboxError, has_private_ne
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::format::Value;
+use crate::ground;
 use crate::ui;
 
 /// Tell what this host allows, and what to change to get more
@@ -39,6 +40,8 @@ struct Diagnosis {
     /// Better rungs: what, why not, what to change.
     better: Vec<(Isolation, String, String)>,
     store: String,
+    /// Why roots are copied instead of mounted, if they are.
+    copied: Option<String>,
     report: HostReport,
 }
 
@@ -52,6 +55,7 @@ impl Diagnosis {
             isolation: ground.map_or(Isolation::Nothing, |ground| ground.isolation),
             better: ground.map_or_else(Vec::new, better),
             store: settings.store_root()?.to_string_lossy().into_owned(),
+            copied: ground::overlay_refusal(settings)?,
             report: probe(),
         })
     }
@@ -65,6 +69,12 @@ impl Diagnosis {
             ),
             format!("Store:\t{}", ui::control::visible(&self.store)),
         ];
+        if let Some(why) = &self.copied {
+            let why = ui::control::visible(why);
+            lines.push(format!(
+                "Roots:\tcopied for every step, since {why}: a store on a volume is faster (`--root DIR`)"
+            ));
+        }
         for what in self.isolation.cannot() {
             lines.push(format!("Not possible:\t{what}"));
         }
@@ -113,6 +123,10 @@ impl Diagnosis {
             ("CanRun", (self.isolation != Isolation::Nothing).into()),
             ("Network", network().into()),
             ("Store", self.store.clone().into()),
+            (
+                "RootsCopied",
+                self.copied.clone().unwrap_or_default().into(),
+            ),
             ("Better", Value::List(better.collect())),
             ("Abilities", Value::List(abilities.collect())),
         ])

@@ -1,11 +1,12 @@
 //! `rbuild info`.
 
 use rbuild_parser::Platform;
-use rbuild_runtime::{HostReport, isolation, probe};
+use rbuild_runtime::{HostReport, Isolation, isolation, probe};
 
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::format::{Template, Value};
+use crate::ground;
 use crate::ui;
 
 /// Show what this host allows
@@ -26,20 +27,31 @@ pub(crate) fn run(settings: &Settings, args: &InfoArgs) -> Result<(), Failure> {
     let isolation = isolation();
     let isolation = format!("{isolation} ({})", isolation.describe());
     let report = probe();
+    let storage = storage(settings)?;
     let root = settings.store_root()?.to_string_lossy().into_owned();
     match args.format.as_deref() {
-        None => ui::print(&text(&root, &isolation, &report)),
-        Some("json") => ui::println(&value(&root, &isolation, &report).to_json()),
-        Some(template) => {
-            ui::println(&Template::parse(template)?.render(&value(&root, &isolation, &report))?)
-        }
+        None => ui::print(&text(&root, &storage, &isolation, &report)),
+        Some("json") => ui::println(&value(&root, &storage, &isolation, &report).to_json()),
+        Some(template) => ui::println(
+            &Template::parse(template)?.render(&value(&root, &storage, &isolation, &report))?,
+        ),
     }
 }
 
-fn text(root: &str, isolation: &str, report: &HostReport) -> String {
+/// How roots are made of layers, and why not otherwise.
+fn storage(settings: &Settings) -> Result<String, Failure> {
+    Ok(match ground::overlay_refusal(settings)? {
+        _ if isolation() == Isolation::Chroot => "copy (nothing can be mounted)".to_owned(),
+        Some(why) => format!("copy ({why})"),
+        None => "overlay".to_owned(),
+    })
+}
+
+fn text(root: &str, storage: &str, isolation: &str, report: &HostReport) -> String {
     let mut lines = vec![
         format!("Version:\t{}", env!("CARGO_PKG_VERSION")),
         format!("Store:\t{root}"),
+        format!("Storage driver:\t{storage}"),
         format!("Platform:\t{}", Platform::host()),
         format!("Isolation:\t{}", ui::control::visible(isolation)),
     ];
@@ -54,7 +66,7 @@ fn text(root: &str, isolation: &str, report: &HostReport) -> String {
     ui::table::columns(lines.iter().map(String::as_str))
 }
 
-fn value(root: &str, isolation: &str, report: &HostReport) -> Value {
+fn value(root: &str, storage: &str, isolation: &str, report: &HostReport) -> Value {
     let abilities = report
         .abilities
         .iter()
@@ -69,6 +81,7 @@ fn value(root: &str, isolation: &str, report: &HostReport) -> Value {
     Value::Struct(vec![
         ("ServerVersion", env!("CARGO_PKG_VERSION").into()),
         ("DockerRootDir", root.into()),
+        ("Driver", storage.into()),
         ("OSType", std::env::consts::OS.into()),
         ("Architecture", std::env::consts::ARCH.into()),
         ("Platform", Platform::host().to_string().into()),

@@ -25,6 +25,7 @@ use super::lookup::{self, Found};
 use crate::config::Settings;
 use crate::container;
 use crate::failure::{Failure, status};
+use crate::ground;
 use crate::terminal::{DetachKeys, RawMode, converse, copy_in_thread, copy_size};
 use crate::ui;
 
@@ -80,7 +81,11 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         || args.cidfile.is_some()
         || !args.attach.is_empty()
         || args.life.needs_monitor();
-    if args.detach || (listed && isolation() != Isolation::Chroot) {
+    let lives_alone = || {
+        isolation() != Isolation::Chroot
+            && !matches!(ground::overlay_refusal(settings), Ok(Some(_)))
+    };
+    if args.detach || (listed && lives_alone()) {
         return as_container(settings, args, &image, options);
     }
     // First of all: the process is still small and has one thread.

@@ -1,6 +1,6 @@
-//! A step where nothing can be mounted: a copy of its root, in which everything that would be mounted
-//! is put in place and taken out again.
+//! A step in a copy of its root, where overlay cannot be mounted.
 //!
+//! Where nothing at all can be mounted, everything that would be is put in place and taken out again.
 //! What lies in the way is moved aside meanwhile. All names are remembered with a descriptor of their
 //! directory, so that a step which puts a symbolic link above one of them leads nowhere else.
 
@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{FileKind, PlainRoot, RootView, Scratch, StoreError, copy_tree, owners};
-use rbuild_runtime::{Mount, MountSource, Sandbox};
+use rbuild_cache::{FileKind, PlainRoot, RootView, Scratch, Store, StoreError, copy_tree, owners};
+use rbuild_runtime::{Mount, MountSource, Sandbox, overlay_refusal};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -87,6 +87,49 @@ impl PlainStep {
         Ok(step)
     }
 
+    /// Copies the root of a sandbox and the layers of its mounts, and changes the sandbox so that it
+    /// mounts these: for a host that allows mounts, and a store on which overlay cannot be.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn without_overlay(sandbox: &mut Sandbox, scratch: &Scratch) -> Result<Self, BuildError> {
+        let path = sub_directory(scratch, "root")?;
+        let root = &sandbox.root;
+        let upper = root.upper.as_ref().map(|upper| upper.upper.as_path());
+        let root = PlainRoot::lay_out(&overlay_view(&root.lowers, upper), &path)
+            .map_err(|error| BuildError::io("could not copy the root file system", &error))?;
+        for (number, mount) in sandbox.mounts.iter_mut().enumerate() {
+            if let MountSource::Overlay {
+                lowers,
+                upper,
+                subpath,
+            } = &mount.source
+            {
+                let made = scratch.path().join(format!("mount-{number}"));
+                let upper = upper.as_ref().map(|upper| upper.upper.as_path());
+                copy_layers(lowers, upper, subpath.as_deref(), &made).map_err(|error| {
+                    let target = mount.target.display();
+                    BuildError::io(
+                        format!("could not copy what is mounted at {target}"),
+                        &error,
+                    )
+                })?;
+                mount.source = MountSource::Bind {
+                    source: made,
+                    subpath: None,
+                };
+            }
+        }
+        sandbox.root.plain = Some(path);
+        Ok(PlainStep {
+            root: Some(root),
+            placed: Vec::new(),
+            aside: PathBuf::new(),
+            missing_devices: false,
+        })
+    }
+
     /// Takes out what was put in, and moves what the step has changed into its upper directory.
     ///
     /// # Errors
@@ -139,9 +182,9 @@ impl PlainStep {
                 upper,
                 subpath,
             } => {
-                let view = overlay_view(lowers, upper.as_ref().map(|upper| upper.upper.as_path()));
-                let from = subpath.as_deref().unwrap_or(Path::new("/"));
-                copy_tree(&view, from, &made).map_err(|error| into_io(&error))?;
+                let upper = upper.as_ref().map(|upper| upper.upper.as_path());
+                copy_layers(lowers, upper, subpath.as_deref(), &made)
+                    .map_err(|error| into_io(&error))?;
             }
             MountSource::Tmpfs { mode, .. } => {
                 std::fs::create_dir(&made)?;
@@ -256,6 +299,32 @@ impl Placed {
         }
         Ok(rustix::fs::futimens(&self.parent, &self.times)?)
     }
+}
+
+/// Copies what a mount of layers would show.
+fn copy_layers(
+    lowers: &[PathBuf],
+    upper: Option<&Path>,
+    subpath: Option<&Path>,
+    into: &Path,
+) -> Result<(), StoreError> {
+    copy_tree(
+        &overlay_view(lowers, upper),
+        subpath.unwrap_or(Path::new("/")),
+        into,
+    )
+}
+
+/// Why overlay cannot be mounted on what is in a store, so that roots have to be copied; none if it can.
+///
+/// # Errors
+///
+/// The store's file system cannot be looked at.
+pub fn why_roots_are_copied(store: &Store) -> Result<Option<String>, BuildError> {
+    let refusal = overlay_refusal(store.root())
+        .map_err(|error| BuildError::io("could not look at the store's file system", &error))?;
+    let marks = || "the store's file system has no place for the marks of overlay".to_owned();
+    Ok(refusal.or_else(|| store.has_recorded_marks().then(marks)))
 }
 
 /// The merged view of directories in overlay form, the topmost first, with `upper` on top of them.

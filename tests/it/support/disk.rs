@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Tmpfs,
     /// ext4 on a file, by a loop device.
     Ext4,
+    /// An overlay, as the root of an ordinary container is one: overlay does not write to it.
+    Overlay,
 }
 
 impl Disk {
@@ -36,6 +38,11 @@ impl Disk {
                      mount -o loop \"$1.img\" \"$1\""
                 )
             }
+            Kind::Overlay => format!(
+                "mkdir \"$1.tmpfs\" && mount -t tmpfs -o size={bytes} none \"$1.tmpfs\" && \
+                 mkdir \"$1.tmpfs/lower\" \"$1.tmpfs/upper\" \"$1.tmpfs/work\" && cd \"$1.tmpfs\" && \
+                 mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none \"$1\""
+            ),
         };
         let mut holder = Command::new(needs::program("unshare", "util-linux"))
             .args(["--mount", "--propagation", "private", "sh", "-c"])
