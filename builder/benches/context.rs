@@ -10,7 +10,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rbuild_builder::context_digest;
 use rbuild_parser::IgnoreMatcher;
 
-const DIRECTORIES: usize = 200;
+/// A smoke run is not optimised and shows only that everything works.
+const DIRECTORIES: usize = if cfg!(debug_assertions) { 20 } else { 200 };
 const FILES: usize = 100;
 
 /// 20,000 files of a kilobyte.

@@ -6,6 +6,8 @@
 //! File times are cut to seconds, of the extended attributes only file capabilities are written,
 //! sockets are left out: what BuildKit's differ writes, in the same order.
 
+mod ahead;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Advice, Mode};
 
+use self::ahead::{Small, WINDOW};
 use crate::digest::Hasher;
 use crate::entry::{FileKind, Metadata};
 use crate::error::{StoreError, escaped};
@@ -77,6 +80,8 @@ struct TreeTar<'a, W: Write> {
     content: u64,
     headers: Hasher,
     buffer: Vec<u8>,
+    /// Bytes that were read ahead and wait for their turn.
+    held: usize,
 }
 
 /// Writes the entries of the tree at `root`; the caller ends the archive.
@@ -96,6 +101,7 @@ pub(crate) fn write_tree<W: Write>(
         content: 0,
         headers: Hasher::new(),
         buffer: Vec::new(),
+        held: 0,
     };
     let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
     walk.directory(list, b"", 0)?;
@@ -111,30 +117,42 @@ impl<W: Write> TreeTar<'_, W> {
         let names =
             sys::sorted_names(&list).map_err(StoreError::inside("list the directory", path))?;
         let mut list = Some(list);
-        for name in names {
-            let child = join(path, &name);
-            let here = match list.take() {
-                Some(list) => list,
-                None => sys::open_beneath(self.root, path, sys::LIST)
-                    .map_err(StoreError::inside("open the directory", path))?,
-            };
-            let found = sys::lstat(&here, &name)
-                .map_err(StoreError::inside("look at", &child))?
-                .ok_or_else(|| changed(&child))?;
-            if found.kind == FileKind::Directory {
-                let next = rustix::fs::openat(&here, name.as_slice(), sys::LIST, Mode::empty())
-                    .map_err(StoreError::inside("open the directory", &child))?;
-                if depth < OPEN_DIRECTORIES {
+        for names in names.chunks(WINDOW) {
+            let here = self.open_again(&mut list, path)?;
+            let ahead = ahead::look(&here, path, names, self.content_mode, self.held)?;
+            list = Some(here);
+            let small = ahead.iter().filter_map(|ahead| ahead.small.as_ref());
+            let held: usize = small.map(|small| small.content.len()).sum();
+            self.held += held;
+            for (name, ahead) in names.iter().zip(ahead) {
+                let child = join(path, name);
+                let here = self.open_again(&mut list, path)?;
+                let found = ahead.found.ok_or_else(|| changed(&child))?;
+                if found.kind == FileKind::Directory {
+                    let next = rustix::fs::openat(&here, name.as_slice(), sys::LIST, Mode::empty())
+                        .map_err(StoreError::inside("open the directory", &child))?;
+                    if depth < OPEN_DIRECTORIES {
+                        list = Some(here);
+                    }
+                    self.directory_entry(&next, &child, &found)?;
+                    self.directory(next, &child, depth + 1)?;
+                } else {
+                    self.other_entry(&here, name, &child, &found, ahead.small)?;
                     list = Some(here);
                 }
-                self.directory_entry(&next, &child, &found)?;
-                self.directory(next, &child, depth + 1)?;
-            } else {
-                self.other_entry(&here, &name, &child, &found)?;
-                list = Some(here);
             }
+            self.held -= held;
         }
         Ok(())
+    }
+
+    /// The directory at `path`, which was closed if the way down was long.
+    fn open_again(&self, list: &mut Option<OwnedFd>, path: &[u8]) -> Result<OwnedFd, StoreError> {
+        match list.take() {
+            Some(list) => Ok(list),
+            None => sys::open_beneath(self.root, path, sys::LIST)
+                .map_err(StoreError::inside("open the directory", path)),
+        }
     }
 
     fn directory_entry(
@@ -161,6 +179,7 @@ impl<W: Write> TreeTar<'_, W> {
         name: &[u8],
         path: &[u8],
         found: &Metadata,
+        small: Option<Small>,
     ) -> Result<(), StoreError> {
         if name.starts_with(WHITEOUT_PREFIX) {
             return Err(not_representable(
@@ -197,6 +216,7 @@ impl<W: Write> TreeTar<'_, W> {
                 header.xattrs.extend(value.map(capability_attribute));
                 None
             }
+            TarKind::File if small.is_some() => None,
             TarKind::File => Some(
                 rustix::fs::openat(directory, name, sys::READ, Mode::empty())
                     .map_err(StoreError::inside("open", path))?,
@@ -204,6 +224,11 @@ impl<W: Write> TreeTar<'_, W> {
             _ => None,
         };
         match (&file, kind) {
+            _ if let Some(small) = &small => {
+                header.size = found.size;
+                let value = small.capability.clone();
+                header.xattrs.extend(value.map(capability_attribute));
+            }
             (Some(file), _) => {
                 header.size = found.size;
                 if let Some(value) = sys::fxattr(file, CAPABILITY)
@@ -231,6 +256,11 @@ impl<W: Write> TreeTar<'_, W> {
         self.entry(&header)?;
         if let Some(file) = file {
             return self.data(File::from(file), path, header.size);
+        }
+        if let Some(small) = small {
+            self.out
+                .write_all(&small.content)
+                .map_err(StoreError::stream("write the layer"))?;
         }
         self.content += header.size;
         Ok(())

@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use rbuild_cache::{CommitOptions, Layer};
 use rustix::fs::FileType;
 
-use crate::support::{Overlay, TestStore, listing, make_node, need_root, set_mtime};
+use crate::support::{Overlay, TestStore, listing, make_node, need_root, pipe, set_mtime};
 
 /// The part of a base image that the cases touch.
 fn base(path: &Path) {
@@ -378,4 +379,48 @@ fn needs_root_tree_shows_in_overlay_what_the_step_saw() {
         .collect();
     names.sort();
     assert_eq!(names, ["app", "new"]);
+}
+
+/// Small files are read ahead, a few names at a time: the tar is the same as that of one reader.
+#[test]
+fn files_of_all_sizes_between_directories_are_in_the_tar() {
+    let test = TestStore::new();
+    let sizes = [0, 1, 511, 512, 16_383, 16_384, 16_385, 300_000];
+    let layer = test.layer(&[], |upper| {
+        for number in 0..400_usize {
+            // Between the files there are directories with more than is read ahead at once.
+            let name = format!("n{number:03}");
+            if number % 50 == 7 {
+                fs::create_dir(upper.join(&name)).unwrap();
+                for below in 0..100 {
+                    fs::write(
+                        upper.join(&name).join(format!("f{below:03}")),
+                        name.repeat(below),
+                    )
+                    .unwrap();
+                }
+            } else {
+                let content = vec![number as u8; sizes[number % sizes.len()]];
+                fs::write(upper.join(&name), content).unwrap();
+            }
+        }
+        fs::hard_link(upper.join("n001"), upper.join("n399x")).unwrap();
+    });
+    let tar = test.tar(&layer);
+    let list = pipe(Command::new("tar").args(["-t"]), &tar);
+    let list = String::from_utf8(list).unwrap();
+    let names: Vec<&str> = list.lines().collect();
+    assert_eq!(names.len(), 400 + 8 * 100 + 1);
+    assert!(names.is_sorted());
+    for number in [0, 1, 3, 5, 6, 8, 398] {
+        let name = format!("n{number:03}");
+        let content = pipe(Command::new("tar").args(["-xO", &name]), &tar);
+        assert_eq!(
+            content,
+            vec![number as u8; sizes[number % sizes.len()]],
+            "{name}"
+        );
+    }
+    let content = pipe(Command::new("tar").args(["-xO", "n357/f099"]), &tar);
+    assert_eq!(content, b"n357".repeat(99));
 }
