@@ -41,6 +41,8 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Made {
     pub(crate) layer: Layer,
     pub(crate) target: Option<PathBuf>,
+    /// Whether all of it is known to be what the key was made of; otherwise nobody has looked.
+    pub(crate) as_scanned: bool,
 }
 
 /// Executes the actions over `parents` (bottom first) and commits the layer.
@@ -65,6 +67,7 @@ pub(crate) fn execute(
         listed: sources.contents,
         reuse: sources.reuse,
         target: None,
+        as_scanned: true,
         unpacked: false,
         cancel,
     };
@@ -87,6 +90,7 @@ pub(crate) fn execute(
     Ok(Made {
         layer,
         target: run.target,
+        as_scanned: run.as_scanned,
     })
 }
 
@@ -109,6 +113,8 @@ struct FileRun<'a> {
     reuse: Option<&'a Reuse>,
     /// Where the last directory was merged.
     target: Option<PathBuf>,
+    /// Nothing was copied but by the list that the key was made of, and no file has changed since.
+    as_scanned: bool,
     /// An archive was unpacked, which may hold anything.
     unpacked: bool,
     cancel: &'a Cancel,
@@ -237,6 +243,7 @@ pub(crate) fn fill_directory(
         listed: &[],
         reuse: None,
         target: None,
+        as_scanned: false,
         unpacked: false,
         cancel,
     };

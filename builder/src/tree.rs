@@ -19,7 +19,7 @@ use rbuild_parser::IgnoreMatcher;
 use crate::error::BuildError;
 
 pub(crate) use digest::{Content, Entry, content, copied_xattr};
-pub(crate) use memo::{FileMemo, copied_xattrs};
+pub(crate) use memo::{FileMemo, copied_xattrs, is_as_scanned};
 pub(crate) use wildcard::{expand_wildcards, has_wildcard};
 
 /// A readable tree.

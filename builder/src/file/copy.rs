@@ -109,6 +109,8 @@ impl FileRun<'_> {
                     path,
                     unpack,
                 } => {
+                    // What a pattern matched may be gone by now.
+                    self.as_scanned &= !action.parents && !has_wildcard(path);
                     let tree = input.and_then(|index| self.inputs.get(index)?.as_ref());
                     match tree {
                         Some(tree) => self.copy_path(tree, path, *unpack, &rules)?,
@@ -202,6 +204,7 @@ impl FileRun<'_> {
                 .listed
                 .iter()
                 .find(|(name, _)| name.strip_prefix(CONTENT) == Some(part));
+            self.as_scanned &= listed.is_some() && rules.exclude.is_none();
             return match listed {
                 // What is left out is left out by name, with parents that come back: one by one.
                 Some((_, content)) if rules.exclude.is_none() => {
@@ -210,6 +213,7 @@ impl FileRun<'_> {
                 _ => self.merge(tree, entry, &target, rules),
             };
         }
+        self.as_scanned = false;
         if unpack && entry.metadata.kind == FileKind::File && is_archive(tree, entry)? {
             self.unpacked = true;
             return self.unpack(tree, entry, destination, rules);

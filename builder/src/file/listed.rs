@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rbuild_cache::{FileKind, Layer, LiveDirectory};
@@ -21,7 +22,7 @@ use super::upper::{
 use super::{FileRun, upper_error, view_error};
 use crate::cancel::Cancel;
 use crate::error::BuildError;
-use crate::tree::{Content, Entry, SourceDirectory, SourceTree, copied_xattrs};
+use crate::tree::{Content, Entry, SourceDirectory, SourceTree, copied_xattrs, is_as_scanned};
 
 /// Largest file that is copied through a buffer.
 const SMALL: usize = 64 << 10;
@@ -122,6 +123,7 @@ impl FileRun<'_> {
                     self.place_directory(&place, &new)?;
                     met.push((entry.path.clone(), index.children_of(number)));
                 } else {
+                    self.as_scanned = false;
                     self.place(tree, &shown, &place, &new, &mut links)?;
                 }
             }
@@ -138,6 +140,8 @@ impl FileRun<'_> {
             tree,
             top,
             entries,
+            began: content.began,
+            as_scanned: AtomicBool::new(true),
             index: &index,
             target,
             rules,
@@ -149,7 +153,8 @@ impl FileRun<'_> {
             directories: Mutex::default(),
             error: Mutex::default(),
         };
-        copy.run(tasks)
+        self.as_scanned &= copy.run(tasks)?;
+        Ok(())
     }
 }
 
@@ -159,6 +164,10 @@ struct ListedCopy<'a> {
     /// The source directory.
     top: &'a Path,
     entries: &'a [Entry],
+    /// When the list was begun.
+    began: i128,
+    /// No file was found changed since then.
+    as_scanned: AtomicBool,
     index: &'a Index,
     target: &'a Path,
     rules: &'a Rules<'a>,
@@ -183,7 +192,8 @@ struct Here<'a> {
 }
 
 impl ListedCopy<'_> {
-    fn run(self, tasks: Vec<Task>) -> Result<(), BuildError> {
+    /// Tells whether all files were as the list has them.
+    fn run(self, tasks: Vec<Task>) -> Result<bool, BuildError> {
         rayon::scope(|scope| {
             for task in tasks {
                 self.spawn(scope, task);
@@ -205,7 +215,7 @@ impl ListedCopy<'_> {
         for (path, new) in made {
             finish_directory(self.upper, &path, &new).map_err(|error| upper_error(&error))?;
         }
-        Ok(())
+        Ok(self.as_scanned.into_inner())
     }
 
     fn spawn<'s>(&'s self, scope: &rayon::Scope<'s>, task: Task) {
@@ -350,10 +360,14 @@ impl ListedCopy<'_> {
             .collect();
         let place = Place::new(&here.fd, OsStr::from_bytes(entry.name()), path);
         let done = if entry.metadata.size <= SMALL as u64 {
-            place.copy_small(file, entry.metadata.size, &mut here.buffer, new)
+            place.copy_small(&file, entry.metadata.size, &mut here.buffer, new)
         } else {
             place.copy(&file, new, self.cancel)
         };
+        // Looked at when all of it has been read.
+        if !is_as_scanned(&file, &entry.metadata, self.began) {
+            self.as_scanned.store(false, Ordering::Relaxed);
+        }
         done.map_err(|error| upper_error(&error))
     }
 

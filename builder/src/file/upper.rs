@@ -366,7 +366,7 @@ impl<'a> Place<'a> {
     /// The same for a file of `size` bytes that fits into the buffer, which costs two calls less.
     pub(super) fn copy_small(
         &self,
-        mut source: File,
+        mut source: &File,
         size: u64,
         buffer: &mut [u8],
         new: &NewFile,

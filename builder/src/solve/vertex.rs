@@ -189,7 +189,12 @@ fn run_and_keep(
     let start = Instant::now();
     let reuse = reuse::find(context, vertex, parts, contents)?;
     let sources = (contents.as_slice(), reuse.as_ref());
-    let Made { layer, target } = execute(context, id, vertex, inputs, below, sources)?;
+    let made = execute(context, id, vertex, inputs, below, sources)?;
+    let Made {
+        layer,
+        target,
+        as_scanned,
+    } = made;
     let elapsed = start.elapsed();
     let mut record = record(vertex, parts, &layer, elapsed);
     reuse::note(&mut record, target.as_deref());
@@ -199,7 +204,7 @@ fn run_and_keep(
     }
     // Before its record makes it a part of the cache, which `prune -a` empties.
     protect(context, [layer.diff_id()].into_iter())?;
-    if stayed_the_same(context, vertex, inputs, parts) {
+    if as_scanned || stayed_the_same(context, vertex, inputs, parts) {
         context
             .store
             .put_record(&record)
@@ -295,6 +300,7 @@ fn execute(
         Op::Exec(exec) => Ok(Made {
             layer: run_command(context, id, exec, inputs, &parents)?,
             target: None,
+            as_scanned: false,
         }),
         Op::File(operation) => {
             let mut trees = Vec::with_capacity(inputs.len());

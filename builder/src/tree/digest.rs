@@ -13,7 +13,7 @@ use rbuild_cache::{Digest, FileKind, Metadata, ViewEntry, ViewError};
 use rbuild_parser::IgnoreMatcher;
 use sha2::{Digest as _, Sha256};
 
-use super::memo::FileDigest;
+use super::memo::{FileDigest, now};
 use super::scan::Scan;
 use super::{FileMemo, SourceTree};
 
@@ -63,6 +63,8 @@ pub(crate) struct Content {
     pub(crate) digest: Digest,
     /// Each of it, in byte order of the paths.
     pub(crate) entries: Vec<Entry>,
+    /// When the looking began: what changed later may differ.
+    pub(crate) began: i128,
 }
 
 /// One file or directory of a source.
@@ -158,6 +160,7 @@ pub(crate) fn content(
     exclude: Option<&IgnoreMatcher>,
     memo: &FileMemo,
 ) -> Result<Content, DigestError> {
+    let began = now();
     let mut items = if entry.metadata.kind != FileKind::Directory {
         vec![item(tree, Vec::new(), entry, memo)?]
     } else if let Some(live) = tree.live() {
@@ -190,6 +193,7 @@ pub(crate) fn content(
     }
     Ok(Content {
         entries: items,
+        began,
         digest: Digest::from_bytes(hasher.finalize().into()),
     })
 }

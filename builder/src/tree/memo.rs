@@ -173,7 +173,16 @@ impl FileMemo {
 
 /// The clock that file times are taken from. It may stand still for longer than a tick, when the
 /// machine is busy, while other clocks go on.
-fn now() -> i128 {
+/// Whether an open file is still what a scan saw that began at `began`: not written to since, nor so
+/// shortly before that its times could hide it.
+pub(crate) fn is_as_scanned(file: &File, seen: &Metadata, began: i128) -> bool {
+    let stamp = Stamp::of(seen);
+    stamp.changed_at() + TICK_NANOSECONDS < began
+        && metadata_of(file).is_ok_and(|now| now.inode == seen.inode && Stamp::of(&now) == stamp)
+}
+
+/// The time in nanoseconds since 1970, by the clock of file systems.
+pub(super) fn now() -> i128 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
 }
@@ -318,6 +327,25 @@ mod tests {
         if let Some(bytes) = memo.encoded() {
             fs::write(path, bytes).unwrap();
         }
+    }
+
+    #[test]
+    fn a_file_is_as_scanned_unless_it_changed_or_may_have() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let file = File::open(&path).unwrap();
+        let seen = metadata_of(&file).unwrap();
+        let changed = Stamp::of(&seen).changed_at();
+        assert!(is_as_scanned(&file, &seen, changed + 2 * TICK_NANOSECONDS));
+        // A second change within a tick would not show.
+        assert!(!is_as_scanned(&file, &seen, changed + TICK_NANOSECONDS / 2));
+        fs::write(&path, "other").unwrap();
+        assert!(!is_as_scanned(&file, &seen, changed + 2 * TICK_NANOSECONDS));
+        let another = directory.path().join("another");
+        fs::write(&another, "one").unwrap();
+        let another = File::open(&another).unwrap();
+        assert!(!is_as_scanned(&another, &seen, i128::MAX));
     }
 
     #[test]
