@@ -9,7 +9,7 @@ use rbuild_parser::closest;
 
 use crate::commands::containers::{
     commit, copy, create, exec, export, kill, logs, pause, ps, remove, rename, start, stats, stop,
-    top, wait,
+    top, update, wait,
 };
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, events, explain, fmt, fsck, graph,
@@ -140,6 +140,7 @@ Containers:
   cp         Copy files between a container and this machine
   export     Write the file system of a container as a tar
   commit     Make an image of what a container changed
+  update     Change limits of containers, and when they are started again
   restart    Stop containers and start them again
   container  All of these, and prune
   volume     Make, list and remove volumes
@@ -229,6 +230,7 @@ pub(crate) enum Command {
     Rename(rename::RenameArgs),
     Cp(copy::CopyArgs),
     Export(export::ExportArgs),
+    Update(update::UpdateArgs),
     Commit(commit::CommitArgs),
     Events(events::EventsArgs),
     /// Manage containers
@@ -311,6 +313,7 @@ pub(crate) enum ContainerCommand {
     Rename(rename::RenameArgs),
     Cp(copy::CopyArgs),
     Export(export::ExportArgs),
+    Update(update::UpdateArgs),
     Commit(commit::CommitArgs),
     Diff(diff::DiffArgs),
     Inspect(inspect::InspectArgs),
@@ -422,7 +425,7 @@ missing_commands! {
     Network = "network",
     Port = "port",
     Serve = "serve",
-    Update = "update",
+
 }
 
 #[cfg(test)]

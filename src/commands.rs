@@ -88,6 +88,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Top(args) => done(containers::top::run(settings, &args)),
         Command::Rename(args) => done(containers::rename::run(settings, &args)),
         Command::Cp(args) => done(containers::copy::run(settings, &args)),
+        Command::Update(args) => containers::update::run(settings, &args),
         Command::Commit(args) => done(containers::commit::run(settings, &args)),
         Command::Events(args) | Command::System(SystemCommand::Events(args)) => {
             done(events::run(settings, &args))
@@ -198,6 +199,7 @@ fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failu
         ContainerCommand::Unpause(args) => Command::Unpause(args),
         ContainerCommand::Rename(args) => Command::Rename(args),
         ContainerCommand::Cp(args) => Command::Cp(args),
+        ContainerCommand::Update(args) => Command::Update(args),
         ContainerCommand::Commit(args) => Command::Commit(args),
         ContainerCommand::Export(args) => Command::Export(args),
         ContainerCommand::Diff(args) => Command::Diff(args),

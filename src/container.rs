@@ -15,15 +15,15 @@ use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
 };
 use rbuild_builder::request::NameResolution;
-use rbuild_builder::users::lookup_user;
+use rbuild_builder::users::{Accounts, lookup_user};
 use rbuild_builder::{PlainStep, shorten_roots, why_roots_are_copied};
 use rbuild_cache::{
     DiffId, Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind,
     scaffold, writable_over,
 };
 use rbuild_runtime::{
-    Isolation, Limits, Mount, MountSource, Network, Process, Rlimit, RootFs, Sandbox, Security,
-    UpperDir, User, isolation,
+    Isolation, KernelSettings, Limits, Mount, MountSource, Network, Process, Rlimit, RootFs,
+    Sandbox, Security, UpperDir, User, isolation,
 };
 
 use crate::commands::lookup::Found;
@@ -56,6 +56,10 @@ pub(crate) struct Options {
     pub(crate) extra_hosts: Vec<(String, String)>,
     /// The root file system cannot be written to.
     pub(crate) read_only: bool,
+    /// Further groups of its processes, by name or number.
+    pub(crate) groups: Vec<String>,
+    /// Settings of the kernel.
+    pub(crate) kernel: KernelSettings,
     /// A small init is process 1.
     pub(crate) init: bool,
     /// It has a terminal.
@@ -240,6 +244,7 @@ fn make(
         rlimits: options.rlimits.clone(),
         limits: options.limits.clone(),
         init: options.init,
+        kernel: options.kernel.clone(),
     };
     Ok(Made {
         sandbox,
@@ -253,7 +258,7 @@ fn make(
 /// Nothing of this machine can be shown in a container that cannot mount.
 fn refuse_binds(options: &Options) -> Result<(), Failure> {
     let bind = options.volumes.iter().find(|volume| match &volume.kind {
-        VolumeKind::Bind { .. } => true,
+        VolumeKind::Bind { .. } | VolumeKind::Device { .. } => true,
         VolumeKind::Stored(stored) => stored.name.is_some(),
         VolumeKind::Tmpfs { .. } | VolumeKind::Image { .. } => false,
     });
@@ -284,7 +289,20 @@ fn process(
     hostname: &str,
 ) -> Result<Process, Failure> {
     let spec = options.user.as_deref().unwrap_or(&config.user);
-    let user = lookup_user(view, spec)?;
+    let mut user = lookup_user(view, spec)?;
+    for group in &options.groups {
+        let id = Accounts::read(view)?
+            .group(group)
+            .or_else(|| group.parse().ok());
+        let id = id.filter(|id| i32::try_from(*id).is_ok()).ok_or_else(|| {
+            Failure::new(format!(
+                "unable to find group {group}: no matching entries in group file"
+            ))
+        })?;
+        if !user.groups.contains(&id) {
+            user.groups.push(id);
+        }
+    }
     let environment = Environment {
         image: &config.env,
         changes: &options.environment,
@@ -515,6 +533,8 @@ mod tests {
             hostname: None,
             extra_hosts: Vec::new(),
             read_only: false,
+            groups: Vec::new(),
+            kernel: KernelSettings::default(),
             init: false,
             terminal: false,
             security: Security::default(),

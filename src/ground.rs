@@ -90,6 +90,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Cp(_)
         | Command::Export(_)
         | Command::Commit(_)
+        | Command::Update(_)
         | Command::Debug(_)
         | Command::Layers(_)
         | Command::Diff(_)

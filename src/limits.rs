@@ -146,6 +146,80 @@ impl LimitArgs {
         })
     }
 
+    /// Whether any limit was named.
+    pub(crate) fn are_given(&self) -> bool {
+        let LimitArgs {
+            memory,
+            memory_swap,
+            cpus,
+            cpu_shares,
+            cpu_period,
+            cpu_quota,
+            cpuset_cpus,
+            cpuset_mems,
+            pids_limit,
+            cgroup_parent,
+        } = self;
+        let texts = [memory, memory_swap, cpuset_cpus, cpuset_mems, cgroup_parent];
+        texts.iter().any(|text| text.is_some())
+            || cpus.is_some()
+            || cpu_shares.is_some()
+            || cpu_period.is_some()
+            || cpu_quota.is_some()
+            || pids_limit.is_some()
+    }
+
+    /// Limits that a container has, with those that were named in their place.
+    pub(crate) fn change(&self, old: &Limits) -> Result<Limits, Failure> {
+        if self.cgroup_parent.is_some() {
+            return Err(Failure::new(
+                "the control group above a container cannot be changed: it is made when it starts",
+            ));
+        }
+        let named = self.limits()?;
+        let mut new = old.clone();
+        if self.memory.is_some() {
+            (new.memory, new.swap) = (named.memory, named.swap);
+        }
+        if self.cpus.is_some() {
+            (new.cpus, new.cpu_period, new.cpu_quota) = (named.cpus, None, None);
+        }
+        if self.cpu_quota.is_some() || self.cpu_period.is_some() {
+            new.cpus = None;
+            new.cpu_quota = named.cpu_quota.or(old.cpu_quota);
+            new.cpu_period = named.cpu_period.or(old.cpu_period);
+        }
+        if self.cpu_shares.is_some() {
+            new.cpu_shares = named.cpu_shares;
+        }
+        if self.cpuset_cpus.is_some() {
+            new.cpuset_cpus = named.cpuset_cpus;
+        }
+        if self.cpuset_mems.is_some() {
+            new.cpuset_mems = named.cpuset_mems;
+        }
+        if self.pids_limit.is_some() {
+            new.pids = named.pids;
+        }
+        Ok(new)
+    }
+
+    /// A limit that is in force can be changed, but the kernel's files do not tell how it was before.
+    pub(crate) fn refuse_lifting(&self) -> Result<(), Failure> {
+        let named = self.limits()?;
+        let lifted = (self.memory.is_some() && named.memory.is_none())
+            || (self.cpus.is_some() && named.cpus.is_none())
+            || (self.pids_limit.is_some() && named.pids.is_none())
+            || (self.cpu_quota.is_some() && named.cpu_quota.is_none());
+        if lifted {
+            return Err(Failure::new(
+                "a limit of a running container can be changed, not taken away",
+            )
+            .hint("stop the container, update it, and start it again"));
+        }
+        Ok(())
+    }
+
     fn swap(&self, memory: Option<u64>) -> Result<Swap, Failure> {
         let Some(text) = self.memory_swap.as_deref() else {
             return Ok(Swap::AsMuchAgain);

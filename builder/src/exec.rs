@@ -18,8 +18,9 @@ use std::path::{Path, PathBuf};
 use rbuild_cache::{CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    CapabilitySet, ExitStatus, Isolation, Limits, Network, Process, RootFs, Runtime, Sandbox,
-    SandboxError, Seccomp, Security, Stdio, UpperDir, User, has_private_network, isolation,
+    CapabilitySet, ExitStatus, Isolation, KernelSettings, Limits, Network, Process, RootFs,
+    Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir, User, has_private_network,
+    isolation,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -248,6 +249,7 @@ pub(crate) fn prepare(
         shm_size: operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
         rlimits: mounts::rlimits(&operation.ulimits)?,
         limits: context.limits.clone(),
+        kernel: KernelSettings::default(),
         init: false,
     };
     shorten_roots(context.store, context.lease, &mut sandbox)

@@ -5,6 +5,7 @@
 //! with both at once are served controller by controller. Groups of spawners that are gone are
 //! recognised by their name and removed by the next one that makes a group.
 
+mod change;
 mod hierarchies;
 mod owner;
 mod settings;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::spec::Limits;
+pub(crate) use change::change;
 use hierarchies::Hierarchies;
 pub(crate) use hierarchies::describe;
 pub(crate) use owner::owner_name;

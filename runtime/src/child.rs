@@ -127,6 +127,7 @@ fn set_up(
         Network::Private => net::connect(state_dir)?,
     }
     set_host_name(&sandbox.hostname, &report)?;
+    kernel::tell(&sandbox.kernel)?;
 
     let proc = kernel::make_proc(&sandbox.security)?;
     let mut stage = Stage::new()?;

@@ -447,6 +447,14 @@ impl Container {
         fs::remove_file(&before).map_err(ContainerError::io("remove", before))
     }
 
+    /// Changes what was asked for; its monitor, if it has one, reads it anew where it may change.
+    pub fn update(&self, change: &dyn Fn(&mut Config)) -> Result<(), ContainerError> {
+        let _lock = self.lock("change")?;
+        let mut config = self.config_now();
+        change(&mut config);
+        state::write(&self.directory.join("config.json"), &config)
+    }
+
     /// Removes the files: first what makes it a container, so that a half is never listed.
     fn take_away(&self) -> Result<(), ContainerError> {
         let config = self.directory.join("config.json");

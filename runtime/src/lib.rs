@@ -53,8 +53,9 @@ pub use running::{ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use seccomp::{ProfileError, SeccompProfile};
 pub use spec::{
-    CapabilitySet, Joining, Limits, Mount, MountSource, Network, Process, Rlimit, RlimitKind,
-    RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,
+    CapabilitySet, Joining, KernelSettings, Limits, Mount, MountSource, Network, Process, Rlimit,
+    RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,
+    is_own_sysctl,
 };
 pub use upper::overlay_refusal;
 pub use usage::Usage;

@@ -37,6 +37,41 @@ pub struct Sandbox {
     ///
     /// Without it the command itself is process 1, as in `docker build`.
     pub init: bool,
+    /// Settings of the kernel.
+    #[serde(default)]
+    pub kernel: KernelSettings,
+}
+
+/// What the kernel is told about a sandbox beside its limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelSettings {
+    /// How soon its processes are killed when the machine has no memory left: -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// Names and values below `/proc/sys` that belong to its namespaces; see [`is_own_sysctl`].
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// Says whether a setting belongs to the namespaces of a sandbox and not to the whole machine.
+///
+/// `own_network`: it has a network namespace.
+pub fn is_own_sysctl(name: &str, own_network: bool) -> bool {
+    const OWN: [&str; 9] = [
+        "kernel.domainname",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let whole = name.bytes().all(plain) && name.split('.').all(|part| !part.is_empty());
+    let own = OWN.contains(&name)
+        || name.starts_with("fs.mqueue.")
+        || (own_network && name.starts_with("net."));
+    whole && own
 }
 
 impl Sandbox {
@@ -62,6 +97,7 @@ impl Sandbox {
             rlimits: Vec::new(),
             limits: Limits::default(),
             init: false,
+            kernel: KernelSettings::default(),
         }
     }
 }

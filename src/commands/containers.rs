@@ -20,6 +20,7 @@ pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod update;
 pub(crate) mod usage;
 pub(crate) mod wait;
 

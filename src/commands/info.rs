@@ -1,6 +1,7 @@
 //! `rbuild info`.
 
 use rbuild_parser::Platform;
+use rbuild_runtime::container::Status;
 use rbuild_runtime::{HostReport, Isolation, isolation, probe};
 
 use crate::config::Settings;
@@ -27,14 +28,46 @@ pub(crate) fn run(settings: &Settings, args: &InfoArgs) -> Result<(), Failure> {
     let isolation = isolation();
     let isolation = format!("{isolation} ({})", isolation.describe());
     let report = probe();
+    let counts = Counts::of(settings)?;
     let storage = storage(settings)?;
     let root = settings.store_root()?.to_string_lossy().into_owned();
     match args.format.as_deref() {
-        None => ui::print(&text(&root, &storage, &isolation, &report)),
-        Some("json") => ui::println(&value(&root, &storage, &isolation, &report).to_json()),
+        None => ui::print(&text(&root, &storage, &isolation, &report, &counts)),
+        Some("json") => {
+            ui::println(&value(&root, &storage, &isolation, &report, &counts).to_json())
+        }
         Some(template) => ui::println(
-            &Template::parse(template)?.render(&value(&root, &storage, &isolation, &report))?,
+            &Template::parse(template)?
+                .render(&value(&root, &storage, &isolation, &report, &counts))?,
         ),
+    }
+}
+
+/// How much there is in the store.
+#[derive(Default)]
+struct Counts {
+    running: i64,
+    paused: i64,
+    stopped: i64,
+    images: i64,
+}
+
+impl Counts {
+    /// Nothing where there is no store yet: to look is no reason to make one.
+    fn of(settings: &Settings) -> Result<Counts, Failure> {
+        let mut counts = Counts::default();
+        if !settings.store_root()?.join("format").exists() {
+            return Ok(counts);
+        }
+        for container in super::containers::containers(settings)?.list()? {
+            match container.state()?.status {
+                Status::Running | Status::Restarting => counts.running += 1,
+                Status::Paused => counts.paused += 1,
+                Status::Created | Status::Exited => counts.stopped += 1,
+            }
+        }
+        counts.images = super::open_store(settings)?.images()?.len() as i64;
+        Ok(counts)
     }
 }
 
@@ -47,11 +80,25 @@ fn storage(settings: &Settings) -> Result<String, Failure> {
     })
 }
 
-fn text(root: &str, storage: &str, isolation: &str, report: &HostReport) -> String {
+fn text(
+    root: &str,
+    storage: &str,
+    isolation: &str,
+    report: &HostReport,
+    counts: &Counts,
+) -> String {
     let mut lines = vec![
         format!("Version:\t{}", env!("CARGO_PKG_VERSION")),
         format!("Store:\t{root}"),
         format!("Storage driver:\t{storage}"),
+        format!(
+            "Containers:\t{} ({} running, {} paused, {} stopped)",
+            counts.running + counts.paused + counts.stopped,
+            counts.running,
+            counts.paused,
+            counts.stopped
+        ),
+        format!("Images:\t{}", counts.images),
         format!("Platform:\t{}", Platform::host()),
         format!("Isolation:\t{}", ui::control::visible(isolation)),
     ];
@@ -66,7 +113,13 @@ fn text(root: &str, storage: &str, isolation: &str, report: &HostReport) -> Stri
     ui::table::columns(lines.iter().map(String::as_str))
 }
 
-fn value(root: &str, storage: &str, isolation: &str, report: &HostReport) -> Value {
+fn value(
+    root: &str,
+    storage: &str,
+    isolation: &str,
+    report: &HostReport,
+    counts: &Counts,
+) -> Value {
     let abilities = report
         .abilities
         .iter()
@@ -82,6 +135,14 @@ fn value(root: &str, storage: &str, isolation: &str, report: &HostReport) -> Val
         ("ServerVersion", env!("CARGO_PKG_VERSION").into()),
         ("DockerRootDir", root.into()),
         ("Driver", storage.into()),
+        (
+            "Containers",
+            Value::Int(counts.running + counts.paused + counts.stopped),
+        ),
+        ("ContainersRunning", Value::Int(counts.running)),
+        ("ContainersPaused", Value::Int(counts.paused)),
+        ("ContainersStopped", Value::Int(counts.stopped)),
+        ("Images", Value::Int(counts.images)),
         ("OSType", std::env::consts::OS.into()),
         ("Architecture", std::env::consts::ARCH.into()),
         ("Platform", Platform::host().to_string().into()),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::{TargetKind, is_volume_name};
@@ -45,6 +46,11 @@ pub(crate) enum VolumeKind {
     },
     /// A volume of the store.
     Stored(StoredVolume),
+    /// A device of the host.
+    Device {
+        /// Its path.
+        source: PathBuf,
+    },
     /// The files of an image, read-only.
     Image {
         /// Name or ID of the image.
@@ -285,6 +291,40 @@ impl Keys {
             (other, _) => return Err(Failure::unsupported(&format!("the mount type `{other}`"))),
         })
     }
+}
+
+/// Parses `--device SOURCE[:TARGET][:rwm]`.
+pub(crate) fn parse_device(value: &str) -> Result<Volume, Failure> {
+    let invalid = |reason: &str| Failure::new(format!("invalid device `{value}`: {reason}"));
+    let parts: Vec<&str> = value.split(':').collect();
+    let is_mode = |text: &str| !text.is_empty() && text.bytes().all(|byte| b"rwm".contains(&byte));
+    let (source, target, mode) = match parts.as_slice() {
+        [source] => (*source, *source, "rwm"),
+        [source, mode] if is_mode(mode) => (*source, *source, *mode),
+        [source, target] => (*source, *target, "rwm"),
+        [source, target, mode] if is_mode(mode) => (*source, *target, *mode),
+        _ => return Err(invalid("it must have the form SOURCE[:TARGET][:rwm]")),
+    };
+    if !(mode.contains('r') && mode.contains('w')) {
+        return Err(
+            Failure::unsupported(&format!("the right `{mode}` of a device")).hint(
+                "who sees a device here may do with it what its mode allows: write `rw` or nothing",
+            ),
+        );
+    }
+    let target = absolute(target).ok_or_else(|| invalid("the target must be an absolute path"))?;
+    let source = host_path(source)?;
+    let found = std::fs::metadata(&source)
+        .map_err(|error| invalid("it cannot be looked at").because(&error))?;
+    let kind = found.file_type();
+    if !(kind.is_char_device() || kind.is_block_device()) {
+        return Err(invalid("it is no device"));
+    }
+    Ok(Volume {
+        target,
+        kind: VolumeKind::Device { source },
+        readonly: false,
+    })
 }
 
 /// There is one driver.

@@ -91,6 +91,15 @@ impl Base<'_> {
                 point.source = source.display().to_string();
                 (bind(source.clone(), *recursive), kind)
             }
+            VolumeKind::Device { source } => {
+                let mount = Mount {
+                    target: volume.target.clone(),
+                    source: bind(source.clone(), false),
+                    readonly: false,
+                };
+                attached.mounts.push((mount, TargetKind::File));
+                return Ok(());
+            }
             VolumeKind::Tmpfs { .. } => {
                 point.kind = MountKind::Tmpfs;
                 (tmpfs(&volume.kind), TargetKind::Directory)

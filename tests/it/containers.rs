@@ -4,6 +4,7 @@
 mod copy;
 mod life;
 mod logs;
+mod session;
 mod terminals;
 mod upkeep;
 mod volumes;

@@ -44,6 +44,16 @@ impl User {
     }
 
     pub(crate) fn rbuild(&self, args: impl IntoIterator<Item = OsString>) -> Invocation {
+        self.program(self.rbuild.as_os_str()).args(args)
+    }
+
+    /// The user's copy of the binary.
+    pub(crate) fn path(&self) -> &Path {
+        &self.rbuild
+    }
+
+    /// A program of the host, as the user.
+    pub(crate) fn program(&self, program: &std::ffi::OsStr) -> Invocation {
         let script = "mount --bind passwd /etc/passwd && mount --bind subuid /etc/subuid && \
              mount --bind subgid /etc/subgid && \
              exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups -- \"$0\" \"${@:2}\"";
@@ -51,9 +61,8 @@ impl User {
             .host(needs::program("unshare", "util-linux"))
             .current_dir(self.env.path())
             .args(["--mount", "--propagation", "private", "bash", "-c", script])
-            .arg(&self.rbuild)
+            .arg(program)
             .arg(UID.to_string())
-            .args(args)
     }
 
     pub(crate) fn import_busybox(&self) {

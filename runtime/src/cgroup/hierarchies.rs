@@ -78,6 +78,27 @@ impl Hierarchies {
         found
     }
 
+    /// As [`of_this_process`](Self::of_this_process), with the groups of another one.
+    pub(super) fn of_process(pid: u32) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        Self::parse(&mounts, &groups)
+    }
+
+    /// The group of the process that this was read of, and whether it is one of version 2.
+    pub(super) fn group(&self, controller: Controller) -> Option<(PathBuf, bool)> {
+        let name = controller.name();
+        if let Some(own) = &self.own {
+            let offered = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+            if offered.split_whitespace().any(|word| word == name) {
+                return Some((own.clone(), true));
+            }
+        }
+        let mut legacy = self.legacy.iter();
+        let found = legacy.find(|(options, _)| options.iter().any(|option| option == name));
+        found.map(|(_, directory)| (directory.clone(), false))
+    }
+
     pub(super) fn home(&self, controller: Controller) -> Option<Home> {
         let name = controller.name();
         if let Some(root) = &self.unified {

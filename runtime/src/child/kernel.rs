@@ -10,7 +10,7 @@ use rustix::mount::MountAttrFlags;
 use crate::cgroup::{self, Cgroup};
 use crate::isolation::{Isolation, isolation};
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_path};
-use crate::spec::{Network, Sandbox, Security};
+use crate::spec::{KernelSettings, Network, Sandbox, Security};
 use crate::userns::in_user_namespace;
 use crate::wire::{Failure, InStep as _, Step};
 
@@ -31,6 +31,21 @@ const PROC_HIDDEN: [&str; 10] = [
 const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// What it hides in `/sys`.
 const SYS_HIDDEN: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+
+/// Tells the kernel what was asked for, while the host's `/proc` is in sight: the files below `/proc/sys`
+/// are those of the namespaces of whoever writes.
+pub(super) fn tell(settings: &KernelSettings) -> Step<()> {
+    if let Some(score) = settings.oom_score_adj {
+        let path = "/proc/self/oom_score_adj";
+        std::fs::write(path, score.to_string())
+            .step_at("set the score for want of memory in", path)?;
+    }
+    for (name, value) in &settings.sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        std::fs::write(&path, value).step_at("set", &path)?;
+    }
+    Ok(())
+}
 
 /// Makes the mount for `/proc`, before anything of ours is mounted below the host's.
 ///

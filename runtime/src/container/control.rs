@@ -15,7 +15,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::wire;
-use crate::{Joining, Usage};
+use crate::{Joining, Limits, Usage};
 
 /// Largest packet: environments go through here.
 const PACKET: usize = 128 << 10;
@@ -44,6 +44,8 @@ pub enum Order {
     /// What the container writes from now on; comes with two descriptors to write to, and one to read
     /// its input from if it has one.
     Attach,
+    /// Other limits for all its processes together.
+    Limits(Box<Limits>),
     /// A descriptor of its root directory.
     Root,
     /// Size of the terminal: rows and columns.

@@ -25,7 +25,7 @@ impl Filters {
                 )));
             };
             let value = match key {
-                "id" | "name" | "label" | "ancestor" => value.to_owned(),
+                "id" | "name" | "label" | "ancestor" | "volume" => value.to_owned(),
                 "status"
                     if matches!(
                         value,
@@ -56,7 +56,7 @@ impl Filters {
                 }
                 other => {
                     return Err(Failure::new(format!("invalid filter {other:?}")).hint(
-                        "known filters: id, name, label, status, exited, ancestor, before, since, \
+                        "known filters: id, name, label, volume, status, exited, ancestor, before, since, \
                          health, restart-policy, should-start-on-boot",
                     ));
                 }
@@ -109,6 +109,11 @@ impl Filters {
                     details.image == value
                         || details.image.strip_suffix(":latest") == Some(value)
                         || (short.len() >= 4 && id.starts_with(short))
+                }),
+                "volume" => values.any(|value| {
+                    details.mounts.iter().any(|mount| {
+                        mount.name == value || mount.target == std::path::Path::new(value)
+                    })
                 }),
                 "before" => values.any(|value| config.created.as_str() < value),
                 "health" => values.any(|value| value == health),

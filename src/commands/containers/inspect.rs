@@ -158,19 +158,14 @@ fn mounts(details: &Details) -> Value {
 fn config_of(container: &Container, details: &Details) -> Value {
     let config = &container.config;
     let process = &config.sandbox.process;
-    let texts = |words: &[std::ffi::OsString]| {
-        Value::List(
-            words
-                .iter()
-                .map(|word| word.to_string_lossy().into_owned().into())
-                .collect(),
-        )
-    };
     let labels: BTreeMap<String, Value> = details
         .labels
         .iter()
         .map(|(name, value)| (name.clone(), value.clone().into()))
         .collect();
+    let words = |words: &Option<Vec<String>>| Value::strings(words.iter().flatten().cloned());
+    let volumes = details.config.volumes.iter();
+    let volumes = volumes.map(|path| (path.clone(), Value::Map(BTreeMap::new())));
     let hostname = match config.sandbox.network {
         Network::Host => "",
         _ => &config.sandbox.hostname,
@@ -180,8 +175,10 @@ fn config_of(container: &Container, details: &Details) -> Value {
         ("User", details.user.clone().into()),
         ("Tty", Value::Bool(process.terminal)),
         ("OpenStdin", Value::Bool(config.interactive)),
-        ("Env", texts(&process.env)),
-        ("Cmd", texts(&process.args)),
+        ("Env", Value::strings(details.config.env.iter().cloned())),
+        ("Cmd", words(&details.config.cmd)),
+        ("Entrypoint", words(&details.config.entrypoint)),
+        ("Volumes", Value::Map(volumes.collect())),
         ("Image", details.image.clone().into()),
         ("WorkingDir", process.cwd.display().to_string().into()),
         ("Labels", Value::Map(labels)),

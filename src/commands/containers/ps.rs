@@ -7,17 +7,21 @@ use rbuild_runtime::container::{Container, Health, HealthStatus, State, Status};
 
 use super::filters::Filters;
 
+use super::usage;
 use crate::config::Settings;
-use crate::container::details::Details;
+use crate::container::details::{Details, MountKind};
 use crate::failure::Failure;
 use crate::format::Value;
 use crate::time::{created_at, created_since, parse_created};
 use crate::ui::listing::Listing;
-use crate::ui::units::age;
+use crate::ui::units::{self, age};
 use crate::ui::{self};
 
 /// Characters of a command that are shown.
 const COMMAND: usize = 20;
+
+/// Characters of a mount that are shown.
+const MOUNT: usize = 15;
 
 /// List containers
 ///
@@ -45,8 +49,11 @@ pub(crate) struct PsArgs {
     /// Show the newest one, running or not
     #[arg(short, long)]
     latest: bool,
+    /// Show how much they have written
+    #[arg(short, long)]
+    size: bool,
     /// Show only what meets a condition: id=, name=, label=, status=, exited=, ancestor=, before=,
-    /// since=, health=, restart-policy=, should-start-on-boot=
+    /// since=, volume=, health=, restart-policy=, should-start-on-boot=
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Show each by a Go template, `table TEMPLATE` or `json`
@@ -88,11 +95,15 @@ pub(crate) fn run(settings: &Settings, args: &PsArgs) -> Result<(), Failure> {
             rows.push(row(args, &container, &state, now)?);
         }
     }
-    let table = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t\
-                 {{.Names}}";
+    let mut table = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t\
+                     {{.Names}}"
+        .to_owned();
+    if args.size {
+        table.push_str("\t{{.Size}}");
+    }
     let listing = Listing {
         headers: HEADERS,
-        table,
+        table: &table,
         format: match &args.format {
             None if args.quiet => Some("{{.ID}}"),
             format => format.as_deref(),
@@ -122,22 +133,46 @@ fn row(
     };
     let labels: BTreeMap<&String, &String> = details.labels.iter().collect();
     let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let format = args.format.as_deref().unwrap_or_default();
+    let size = if args.size || format.contains(".Size") {
+        units::exact_size(usage::size_of(container))
+    } else {
+        "0B".to_owned()
+    };
     Ok(Value::Struct(vec![
         ("Command", command(args, container).into()),
         ("CreatedAt", created_at(created).into()),
         ("ID", id.into()),
-        ("Image", details.image.into()),
+        ("Image", details.image.clone().into()),
         ("Labels", labels.join(",").into()),
-        ("LocalVolumes", "0".into()),
-        ("Mounts", "".into()),
+        ("LocalVolumes", details.volumes().count().to_string().into()),
+        ("Mounts", mounts(&details, args.no_trunc).into()),
         ("Names", config.name.clone().into()),
-        ("Networks", details.network.into()),
+        ("Networks", details.network.clone().into()),
         ("Ports", "".into()),
         ("RunningFor", created_since(created, now).into()),
-        ("Size", "0B".into()),
+        ("Size", size.into()),
         ("State", word(state.status).into()),
         ("Status", status(state, health.as_ref(), now).into()),
     ]))
+}
+
+/// Names of volumes and paths of this machine that are mounted; those of unnamed volumes are cut.
+fn mounts(details: &Details, whole: bool) -> String {
+    let names = details.mounts.iter().filter_map(|mount| match mount.kind {
+        MountKind::Volume => Some(mount.name.as_str()),
+        MountKind::Bind => Some(mount.source.as_str()),
+        MountKind::Tmpfs | MountKind::Image => None,
+    });
+    let shown = names.map(|name| {
+        if whole || name.chars().count() <= MOUNT {
+            name.to_owned()
+        } else {
+            let start: String = name.chars().take(MOUNT - 1).collect();
+            format!("{start}…")
+        }
+    });
+    shown.collect::<Vec<_>>().join(",")
 }
 
 /// The command in quotes, cut where it gets long.

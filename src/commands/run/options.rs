@@ -4,12 +4,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use rbuild_parser::parse_size;
-use rbuild_runtime::{Network, Rlimit, RlimitKind, Seccomp, Security};
+use rbuild_runtime::{
+    KernelSettings, Network, Rlimit, RlimitKind, Seccomp, Security, is_own_sysctl,
+};
 
 use super::life::LifeArgs;
 use crate::commands::containers::attached::AttachingArgs;
 use crate::container::environment::{self, Change};
-use crate::container::mounts::{Volume, parse_mount, parse_tmpfs, parse_volume, unknown_driver};
+use crate::container::mounts::{
+    Volume, parse_device, parse_mount, parse_tmpfs, parse_volume, unknown_driver,
+};
 use crate::container::{Options, capabilities};
 use crate::failure::{Failure, status};
 use crate::hostflags;
@@ -104,6 +108,26 @@ pub(crate) struct RunArgs {
     /// Host name
     #[arg(short = 'h', long, value_name = "NAME")]
     pub(in crate::commands) hostname: Option<String>,
+    /// NIS domain name
+    #[arg(long, value_name = "NAME")]
+    domainname: Option<String>,
+    /// Add its processes to a group, by name or number
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
+    /// Set what belongs to its namespaces, such as `net.ipv4.ip_forward=1`
+    #[arg(long, value_name = "NAME=VALUE")]
+    sysctl: Vec<String>,
+    /// How soon it is killed when the machine has no memory left: -1000 to 1000
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
+    oom_score_adj: Option<i32>,
+    /// Show it a device of this machine
+    #[arg(long, value_name = "SOURCE[:TARGET]", help_heading = "Rights")]
+    device: Vec<String>,
     /// Make a small init process 1, which reaps orphans and passes signals on
     #[arg(long)]
     init: bool,
@@ -197,10 +221,7 @@ impl RefusedList for RunRefused {
         flag("oom-kill-disable"),
         flag("disable-content-trust").harmless(&["true", "false"]),
         value("annotation"),
-        value("domainname"),
         value("platform"),
-        value("group-add"),
-        value("oom-score-adj"),
         value("memory-reservation"),
         value("memory-swappiness"),
         value("cpu-rt-period"),
@@ -211,7 +232,7 @@ impl RefusedList for RunRefused {
         value("device-read-iops"),
         value("device-write-bps"),
         value("device-write-iops"),
-        value("cgroupns"),
+        value("cgroupns").harmless(&["", "private"]),
         value("storage-opt"),
         value("network-alias"),
         value("ip"),
@@ -224,14 +245,12 @@ impl RefusedList for RunRefused {
         value("dns-option"),
         value("dns-search"),
         value("link"),
-        value("userns"),
-        value("device"),
+        value("userns").harmless(&["", "host"]),
         value("device-cgroup-rule"),
         value("gpus"),
-        value("pid"),
-        value("ipc").harmless(&["private"]),
-        value("uts"),
-        value("sysctl"),
+        value("pid").harmless(&["", "private"]),
+        value("ipc").harmless(&["", "private", "shareable"]),
+        value("uts").harmless(&["", "private"]),
         value("runtime"),
     ];
 }
@@ -263,6 +282,8 @@ impl RunArgs {
                 .collect::<Result<_, _>>()?,
             read_only: self.read_only,
             init: self.init,
+            groups: self.group_add.clone(),
+            kernel: self.kernel()?,
             terminal: self.tty,
             security: self.security()?,
             shm_size: self
@@ -301,7 +322,38 @@ impl RunArgs {
         let volumes = self.volume.iter().map(|volume| parse_volume(volume));
         let mounts = self.mount.iter().map(|mount| parse_mount(mount));
         let tmpfs = self.tmpfs.iter().map(|tmpfs| parse_tmpfs(tmpfs));
-        volumes.chain(mounts).chain(tmpfs).collect()
+        let devices = self.device.iter().map(|device| parse_device(device));
+        volumes.chain(mounts).chain(tmpfs).chain(devices).collect()
+    }
+
+    fn kernel(&self) -> Result<KernelSettings, Failure> {
+        let range = -1000..=1000;
+        if let Some(score) = self.oom_score_adj.filter(|score| !range.contains(score)) {
+            return Err(Failure::new(format!(
+                "invalid value {score}, range for oom score adj is [-1000, 1000]"
+            )));
+        }
+        let mut sysctls = Vec::new();
+        for setting in &self.sysctl {
+            let Some((name, value)) = setting.split_once('=') else {
+                return Err(Failure::new(format!(
+                    "invalid --sysctl {setting:?}: it must have the form NAME=VALUE"
+                )));
+            };
+            if !is_own_sysctl(name, self.network != "host") {
+                return Err(Failure::new(format!(
+                    "sysctl {name:?} is not in a separate kernel namespace"
+                ))
+                .hint("what holds for the whole machine is set on the machine"));
+            }
+            sysctls.push((name.to_owned(), value.to_owned()));
+        }
+        let domain = self.domainname.iter();
+        sysctls.extend(domain.map(|name| ("kernel.domainname".to_owned(), name.clone())));
+        Ok(KernelSettings {
+            oom_score_adj: self.oom_score_adj,
+            sysctls,
+        })
     }
 
     fn network(&self) -> Result<Network, Failure> {

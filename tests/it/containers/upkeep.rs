@@ -258,3 +258,165 @@ fn disk_usage_tells_containers_and_volumes_and_pruning_removes_what_is_not_used(
     told(&env, &["volume", "rm", "data", "idle"]);
     env.assert_sound_store();
 }
+
+#[test]
+fn limits_and_restarts_are_changed() {
+    let env = with_busybox();
+    env.rbuild([
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "-m",
+        "64m",
+        "--pids-limit",
+        "50",
+        "busybox",
+    ])
+    .args(["sleep", "1000"])
+    .run()
+    .ok();
+    let shown =
+        "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}";
+    let change = [
+        "update",
+        "-m",
+        "128m",
+        "--pids-limit",
+        "40",
+        "--restart",
+        "always",
+        "box",
+    ];
+    assert_eq!(told(&env, &change), "box");
+    assert_eq!(
+        told(&env, &["inspect", "-f", shown, "box"]),
+        "134217728 40 always"
+    );
+    // In force, by whichever version of control groups there is.
+    let read =
+        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null";
+    let seen = env.rbuild(["exec", "box", "sh", "-c", read]).run().out();
+    assert_eq!(seen, "134217728\n");
+    told(&env, &["update", "-m", "32m", "box"]);
+    let seen = env.rbuild(["exec", "box", "sh", "-c", read]).run().out();
+    assert_eq!(seen, "33554432\n");
+    let update = |args: &[&str]| env.rbuild(["update"]).args(args).run();
+    update(&["--cpus", "1", "box"]).fails_with("started without a limit of cpu");
+    update(&["--pids-limit", "-1", "box"]).fails_with("not taken away");
+    update(&["--cgroup-parent", "x", "box"]).fails_with("cannot be changed");
+    update(&["box"]).fails_with("you must provide one or more flags");
+    update(&["--restart", "sometimes", "box"]).fails_with("invalid restart policy");
+    assert_eq!(
+        told(&env, &["inspect", "-f", shown, "box"]),
+        "33554432 40 always"
+    );
+    told(&env, &["stop", "-t", "0", "box"]);
+    told(
+        &env,
+        &[
+            "update",
+            "--cpus",
+            "0.5",
+            "--pids-limit",
+            "-1",
+            "--restart",
+            "no",
+            "box",
+        ],
+    );
+    let shown =
+        "{{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}";
+    assert_eq!(
+        told(&env, &["inspect", "-f", shown, "box"]),
+        "500000000 0 no"
+    );
+    told(&env, &["start", "box"]);
+    told(&env, &["rm", "-f", "box"]);
+}
+
+#[test]
+fn what_is_listed_tells_mounts_and_sizes() {
+    let env = with_busybox();
+    env.rbuild([
+        "run", "--name", "box", "-v", "data:/d", "--tmpfs", "/t", "busybox",
+    ])
+    .args(["sh", "-c", "head -c 1000 /dev/zero >/file"])
+    .run()
+    .ok();
+    let shown = "{{.Names}} {{.Mounts}} {{.LocalVolumes}} {{.Size}}";
+    assert_eq!(
+        told(&env, &["ps", "-a", "--format", shown]),
+        "box data 1 1kB"
+    );
+    assert!(told(&env, &["ps", "-as"]).contains("SIZE"));
+    let names = |filter: &str| told(&env, &["ps", "-a", "-f", filter, "--format", "{{.Names}}"]);
+    assert_eq!(
+        (names("volume=data"), names("volume=/d"), names("volume=x")),
+        ("box".into(), "box".into(), String::new())
+    );
+    let counts = "{{.Containers}} {{.ContainersRunning}} {{.ContainersStopped}} {{.Images}}";
+    assert_eq!(told(&env, &["info", "-f", counts]), "1 0 1 1");
+    told(&env, &["rm", "box"]);
+}
+
+#[test]
+fn devices_groups_and_settings_of_the_kernel_are_given() {
+    let env = with_busybox();
+    let run = |options: &[&str], script: &str| {
+        env.rbuild(["run", "--rm"])
+            .args(options)
+            .args(["busybox", "sh", "-c", script])
+            .run()
+    };
+    run(
+        &["--device", "/dev/zero:/dev/nothing"],
+        "head -c 3 /dev/nothing | od -An -tx1",
+    )
+    .ok()
+    .prints(" 00 00 00\n");
+    run(&["--device", "/dev/zero:r"], "")
+        .exits(125)
+        .says("the right `r` of a device");
+    run(&["--device", "/etc/passwd"], "")
+        .exits(125)
+        .says("it is no device");
+    run(
+        &["--group-add", "12345", "--group-add", "root", "-u", "7:8"],
+        "id -G",
+    )
+    .ok()
+    .prints("8 0 12345\n");
+    run(&["--group-add", "nosuch"], "")
+        .exits(125)
+        .says("unable to find group nosuch");
+    run(&["--oom-score-adj", "500"], "cat /proc/self/oom_score_adj")
+        .ok()
+        .prints("500\n");
+    run(&["--oom-score-adj", "5000"], "")
+        .exits(125)
+        .says("[-1000, 1000]");
+    let script =
+        "cat /proc/sys/net/ipv4/ip_default_ttl /proc/sys/kernel/shmmni /proc/sys/kernel/domainname";
+    run(
+        &[
+            "--sysctl",
+            "net.ipv4.ip_default_ttl=33",
+            "--sysctl",
+            "kernel.shmmni=77",
+            "--domainname",
+            "here",
+        ],
+        script,
+    )
+    .ok()
+    .prints("33\n77\nhere\n");
+    run(&["--sysctl", "kernel.pid_max=77"], "")
+        .exits(125)
+        .says("not in a separate kernel namespace");
+    let of_host = ["--network", "host", "--sysctl", "net.ipv4.ip_forward=1"];
+    run(&of_host, "")
+        .exits(125)
+        .says("not in a separate kernel namespace");
+    run(&["--pid", "host"], "").exits(125).says("not supported");
+}

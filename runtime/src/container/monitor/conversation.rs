@@ -15,7 +15,7 @@ use super::shared::{Attached, Shared, StoppedBy};
 use super::streams;
 use crate::container::control::{Connection, Listener, Order, Reply};
 use crate::container::files;
-use crate::{ExitStatus, Joining, Running, SandboxError, Stdio, processes, usage};
+use crate::{ExitStatus, Joining, Running, SandboxError, Stdio, cgroup, processes, usage};
 
 /// Answers every conversation as long as the process lives.
 pub(super) fn answer_all(shared: &Arc<Shared>, listener: Listener) -> io::Result<()> {
@@ -95,6 +95,9 @@ fn answer(shared: &Arc<Shared>, order: &Order) -> Reply {
         Order::Unpause => done(shared.unpause()),
         Order::Processes => about(&|pid| Reply::Processes(processes::of_sandbox(pid))),
         Order::Usage => about(&|pid| Reply::Usage(usage::of_sandbox(pid))),
+        Order::Limits(limits) => {
+            about(&|pid| cgroup::change(pid, limits).map_or_else(refused, |()| Reply::Done))
+        }
         Order::Wait => Reply::Exited(shared.wait_for_end()),
         Order::Resize(rows, columns) => {
             if let Some(life) = shared.life()
