@@ -45,9 +45,32 @@ pub struct BlobWriter {
     path: PathBuf,
     bytes: u64,
     stop: Option<Arc<AtomicBool>>,
+    /// What is written stays when this is dropped, for somebody to go on with.
+    stays: bool,
 }
 
 impl BlobWriter {
+    /// Goes on with a blob whose beginning is in the file at `path` already.
+    pub(crate) fn resuming(
+        store: &Store,
+        out: DigestWriter<HoleWriter>,
+        path: PathBuf,
+    ) -> BlobWriter {
+        BlobWriter {
+            store: store.clone(),
+            bytes: out.bytes(),
+            out: Some(BufWriter::with_capacity(BUFFER, out)),
+            path,
+            stop: store.stop_flag(),
+            stays: true,
+        }
+    }
+
+    /// Throws away what was written: it is wrong.
+    pub fn discard(mut self) {
+        self.stays = false;
+    }
+
     pub(crate) fn new(store: &Store) -> Result<BlobWriter, StoreError> {
         let (file, path) = session::temporary_file(store.layout())?;
         let out = BufWriter::with_capacity(BUFFER, DigestWriter::new(HoleWriter::new(file)));
@@ -57,6 +80,7 @@ impl BlobWriter {
             path,
             bytes: 0,
             stop: store.stop_flag(),
+            stays: false,
         })
     }
 
@@ -69,6 +93,8 @@ impl BlobWriter {
     ///
     /// With another digest nothing is published and the error tells both.
     pub fn commit(mut self, expected: Option<&Digest>) -> Result<BlobInfo, StoreError> {
+        // Whatever goes wrong from here on, going on would lead to the same end.
+        self.stays = false;
         let writing = |error: io::Error| StoreError::io("write the blob", &self.path)(error);
         let Some(out) = self.out.take() else {
             return Err(writing(io::Error::other("the blob was already ended")));
@@ -106,7 +132,14 @@ impl Write for BlobWriter {
         let Some(out) = &mut self.out else {
             return Err(io::Error::other("the blob was already ended"));
         };
-        let taken = out.write(bytes)?;
+        let taken = match out.write(bytes) {
+            Ok(taken) => taken,
+            Err(error) => {
+                // A full disk gets back what was taken.
+                self.stays = false;
+                return Err(error);
+            }
+        };
         self.bytes += taken as u64;
         Ok(taken)
     }
@@ -118,7 +151,7 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
+        if !self.stays && !self.path.as_os_str().is_empty() {
             // What cannot be removed now is collected by the next command that opens the store.
             let _ = std::fs::remove_file(&self.path);
         }

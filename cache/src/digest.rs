@@ -253,6 +253,15 @@ impl<W: Write> DigestWriter<W> {
         }
     }
 
+    /// Goes on after bytes that the inner writer has already and that are hashed.
+    pub(crate) fn after(inner: W, hasher: Hasher, bytes: u64) -> DigestWriter<W> {
+        DigestWriter {
+            inner,
+            hasher,
+            bytes,
+        }
+    }
+
     /// Returns how many bytes the inner writer has taken.
     pub fn bytes(&self) -> u64 {
         self.bytes

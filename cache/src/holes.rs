@@ -125,6 +125,14 @@ impl HoleWriter {
         }
     }
 
+    /// Goes on at the end of a file of this many bytes.
+    pub(crate) fn at(file: File, position: u64) -> HoleWriter {
+        HoleWriter {
+            position,
+            ..HoleWriter::new(file)
+        }
+    }
+
     /// Returns the file.
     pub fn file(&self) -> &File {
         &self.file

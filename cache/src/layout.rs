@@ -10,6 +10,7 @@
 //! blobs/sha256/ab/<hex>          immutable; mode 0400 until flushed, then 0444
 //! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage
 //! stacks/<hex>/   the lowest layers of deep images on each other, see `stack.rs`; removed after a boot
+//! partial/<hex>                  downloads that broke off, to go on with; locked while written
 //! meta.db           SQLite: images, names, build records, blobs of layers
 //! leases/<name>     what a living process uses, one digest a line; locked by its owner
 //! builds/<name>/    what is kept of past builds, see `builds.rs`
@@ -90,6 +91,14 @@ impl Layout {
         self.trees().join(format!("{}.seal", diff_id.hex()))
     }
 
+    pub(crate) fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(digest.hex())
+    }
+
     pub(crate) fn stacks(&self) -> PathBuf {
         self.root.join("stacks")
     }
@@ -132,12 +141,13 @@ impl Layout {
     }
 
     /// Directories that every store has.
-    pub(crate) fn directories(&self) -> [PathBuf; 9] {
+    pub(crate) fn directories(&self) -> [PathBuf; 10] {
         [
             self.tmp(),
             self.blobs(),
             self.trees(),
             self.stacks(),
+            self.partials(),
             self.leases(),
             self.locks(),
             self.memo(),

@@ -33,6 +33,7 @@ mod meta;
 mod open_root;
 pub mod owners;
 mod pack;
+mod partial;
 mod plain;
 mod prune;
 mod records;

@@ -21,6 +21,7 @@ use crate::error::StoreError;
 use crate::holes::SHORTEST_HOLE;
 use crate::lease;
 use crate::lock::{Hold, StoreLock};
+use crate::partial;
 use crate::records::{BuildRecord, ImageRecord};
 use crate::recover::{list, list_blobs, list_trees};
 use crate::session::Scratch;
@@ -226,6 +227,10 @@ impl Store {
                 UsageKind::CacheMount => report.cache_mounts += 1,
             }
         }
+        let everything = options.all || options.is_by_size();
+        let (freed, left) = partial::prune(self.layout(), everything, options.dry_run)?;
+        report.reclaimed += freed;
+        report.left += left;
         Ok(report)
     }
 

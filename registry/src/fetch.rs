@@ -1,4 +1,5 @@
-//! Downloading a blob: streamed into the store, hashed on the way, resumed where it broke off.
+//! Downloading a blob: streamed into the store, hashed on the way, resumed where it broke off, also
+//! where another process was killed.
 
 use std::io::{Read, Write};
 
@@ -60,6 +61,7 @@ impl Inner {
             tap: tap.map(|tap| tap as &mut dyn BlobTap),
             writer: None,
         };
+        partial.go_on()?;
         self.ask_sources(location, false, |session| {
             let result = session.fetch(location, &doing, &mut partial);
             if result.as_ref().is_err_and(RegistryError::is_mismatch) {
@@ -77,8 +79,29 @@ impl Partial<'_> {
         self.writer.as_ref().map_or(0, BlobWriter::bytes)
     }
 
+    /// Begins with what a download that broke off has left in the store.
+    fn go_on(&mut self) -> Result<(), StoreError> {
+        let tap = &mut self.tap;
+        let mut known = |bytes: &[u8]| {
+            if let Some(tap) = tap {
+                tap.bytes(bytes);
+            }
+        };
+        let descriptor = self.descriptor;
+        let writer = self
+            .store
+            .resume_blob(&descriptor.digest, descriptor.size, &mut known)?;
+        if writer.bytes() > 0 {
+            (self.progress)(writer.bytes());
+        }
+        self.writer = Some(writer);
+        Ok(())
+    }
+
     fn restart(&mut self) {
-        self.writer = None;
+        if let Some(writer) = self.writer.take() {
+            writer.discard();
+        }
         (self.progress)(0);
         if let Some(tap) = &mut self.tap {
             tap.restart();

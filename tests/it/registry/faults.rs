@@ -1,8 +1,13 @@
 //! Registries that misbehave: the build succeeds after another try, or fails with a clear error.
 
+use std::fs;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
 use crate::args;
 use crate::support::TestEnv;
 use crate::support::process::Outcome;
+use crate::support::random::Random;
 use crate::support::registry::{Action, Proxy, Registry};
 
 /// What a proxy does with a request: method, target, how many such came before.
@@ -309,4 +314,104 @@ fn caches_are_written_and_read_with_tokens_that_expire_and_answers_that_drip() {
             fresh.assert_sound_store();
         }
     }
+}
+
+/// Pulls until `bytes` of the layer are on disk, and is killed then.
+fn killed_half_way(env: &TestEnv, name: &str, bytes: u64) {
+    let mut pull = env.rbuild(["pull", name]).spawn();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let on_disk = || -> u64 {
+        let found = fs::read_dir(env.store().join("partial"));
+        let found = found.into_iter().flatten().flatten();
+        found
+            .map(|entry| entry.metadata().map_or(0, |found| found.len()))
+            .sum()
+    };
+    while on_disk() < bytes {
+        assert!(Instant::now() < deadline, "{} bytes came", on_disk());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    pull.kill();
+    pull.wait();
+}
+
+#[test]
+fn a_pull_that_was_killed_goes_on_where_it_was() {
+    const SIZE: usize = 6 << 20;
+    let (builder, registry) = (TestEnv::new(), Registry::plain());
+    let context = builder.dockerfile("context", "FROM scratch\nCOPY data /\n");
+    fs::write(context.join("data"), Random::new(1).bytes(SIZE)).unwrap();
+    let name = registry.name("large");
+    builder
+        .rbuild(args!["-t", &name, "--push", context])
+        .run()
+        .ok();
+
+    // The layer is cut, and what is asked for then is never answered. Only the layer is so long that
+    // it is cut.
+    let proxy = Proxy::before(&registry, |method, target, number| match (method, number) {
+        ("GET", 0) if target.contains("/blobs/") => Action::Cut(4 << 20),
+        ("GET", 1) if target.contains("/blobs/") => Action::Silence,
+        _ => Action::Forward,
+    });
+    let env = TestEnv::new();
+    killed_half_way(&env, &proxy.name("large"), 3 << 20);
+    let before = proxy.blob_bytes();
+    let proxy = Proxy::before(&registry, |_, _, _| Action::Forward);
+    env.rbuild(["pull", &proxy.name("large")]).run().ok();
+    let after = proxy.blob_bytes();
+    assert!(
+        after < SIZE - (2 << 20),
+        "{before} bytes first, {after} then"
+    );
+    assert_eq!(
+        fs::read_dir(env.store().join("partial")).unwrap().count(),
+        0
+    );
+    env.assert_sound_store();
+}
+
+#[test]
+fn a_damaged_beginning_is_downloaded_again_and_a_forgotten_one_is_pruned() {
+    const SIZE: usize = 6 << 20;
+    let (builder, registry) = (TestEnv::new(), Registry::plain());
+    let context = builder.dockerfile("context", "FROM scratch\nCOPY data /\n");
+    fs::write(context.join("data"), Random::new(2).bytes(SIZE)).unwrap();
+    let name = registry.name("large");
+    builder
+        .rbuild(args!["-t", &name, "--push", context])
+        .run()
+        .ok();
+    let halting = || {
+        Proxy::before(&registry, |method, target, number| match (method, number) {
+            ("GET", 0) if target.contains("/blobs/") => Action::Cut(4 << 20),
+            ("GET", 1) if target.contains("/blobs/") => Action::Silence,
+            _ => Action::Forward,
+        })
+    };
+    let env = TestEnv::new();
+    let proxy = halting();
+    killed_half_way(&env, &proxy.name("large"), 3 << 20);
+    let partial = || fs::read_dir(env.store().join("partial")).unwrap().flatten();
+    let path = partial().next().unwrap().path();
+    // As a power cut may leave it.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all(&[0; 4096])
+        .unwrap();
+    env.rbuild(["pull", &name]).run().ok();
+    env.assert_sound_store();
+    assert_eq!(partial().count(), 0);
+
+    let env = TestEnv::new();
+    let proxy = halting();
+    killed_half_way(&env, &proxy.name("large"), 3 << 20);
+    let count = || fs::read_dir(env.store().join("partial")).unwrap().count();
+    env.rbuild(["prune", "-f"]).run().ok();
+    assert_eq!(count(), 1, "it may still be gone on with");
+    let freed = env.rbuild(["prune", "-a", "-f"]).run().ok().out();
+    assert_eq!(count(), 0);
+    assert!(!freed.contains("space: 0B"), "{freed}");
 }
