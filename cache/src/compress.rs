@@ -11,6 +11,7 @@ use crate::error::StoreError;
 mod cut;
 mod detect;
 mod gzip;
+mod huffman;
 mod known;
 
 pub use detect::{StreamKind, detect_and_decompress, detect_and_decompress_within};

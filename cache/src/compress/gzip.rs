@@ -2,7 +2,8 @@
 //!
 //! The input is cut into blocks of at most 1 MiB ([`cut`](super::cut)). Each is deflated on its own, with
 //! the 32 KiB before it as dictionary, and ended by a sync flush, so that the pieces can be put one
-//! behind the other; their checksums are combined. Any reader of gzip reads it. A block that an older
+//! behind the other; a block in which nothing repeats is coded without looking for it
+//! ([`huffman`](super::huffman)). Checksums are combined. Any reader of gzip reads it. A block that an older
 //! blob has already is copied from there, to the same bytes. Memory: two blocks a thread.
 
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::cut::{BLOCK, Cutter, Step};
+use super::huffman;
 use super::known::{Block, BlockKey, KnownBlocks};
 use crate::digest::Hasher;
 use crate::error::StoreError;
@@ -222,7 +224,11 @@ fn piece(level: u32, blocks: &Blocks, dictionary: &[u8], plain: Vec<u8>) -> io::
             plain,
         });
     }
-    let deflated = deflate(Compression::new(level), dictionary, &plain)?;
+    let deflated = if level > 0 && huffman::repeats_rarely(&plain) {
+        huffman::deflate(&plain)
+    } else {
+        deflate(Compression::new(level), dictionary, &plain)?
+    };
     let block = Block {
         key,
         offset: 0,

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// First bytes of a list.
-const MAGIC: &[u8; 16] = b"rbuild blocks 1\n";
+const MAGIC: &[u8; 16] = b"rbuild blocks 2\n";
 
 /// Bytes of one block in a list.
 const RECORD: usize = 32 + 8 + 4 * 4;
