@@ -531,7 +531,7 @@ fn a_next_end_and_a_removal_can_be_waited_for() {
             env.rbuild(["start", "-a", "job"]).run().exits(6);
             fs::read_dir("/proc")
                 .unwrap()
-                .filter(|entry| waits(entry.as_ref().unwrap()))
+                .filter(|entry| waits(&env, entry.as_ref().unwrap()))
                 .count()
         },
         |waiting| *waiting == 0,
@@ -541,8 +541,10 @@ fn a_next_end_and_a_removal_can_be_waited_for() {
     assert_eq!(gone.wait().ok().out(), "6\n");
 }
 
-/// Whether a process is one of this program that waits for the next end of a container.
-fn waits(entry: &fs::DirEntry) -> bool {
-    let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&line).contains("--condition\0next-exit\0job")
+/// Whether a process is one of this test that waits for the next end of a container.
+fn waits(env: &TestEnv, entry: &fs::DirEntry) -> bool {
+    let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
+    let holds = |file: &str, text: &str| String::from_utf8_lossy(&read(file)).contains(text);
+    holds("cmdline", "--condition\0next-exit\0job")
+        && holds("environ", &env.path().display().to_string())
 }
