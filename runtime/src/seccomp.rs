@@ -1,8 +1,8 @@
 //! The system call filter: Docker's default profile as a classic BPF program.
 //!
 //! The numbers of an architecture become a line of ranges with equal answers, and the line becomes
-//! a binary tree: some seven comparisons a call and about a hundred instructions in all, where a
-//! chain with one comparison for each name has four hundred. The kernel's work at installation and
+//! a binary tree: some seven comparisons a call and about a hundred instructions for an architecture,
+//! where a chain with one comparison for each name has four hundred. The kernel's work at installation and
 //! at each call is linear in what is executed.
 
 mod profile;
@@ -14,7 +14,7 @@ use crate::sys::{Filter, Instruction};
 pub use profile::{ProfileError, SeccompProfile};
 use program::{
     ANY_BIT, ARCHITECTURES, Architecture, EQUAL, FIRST_ARGUMENT, LOAD, RETURN, by_architecture,
-    jump, ranges, statement, tree,
+    find, jump, ranges, statement,
 };
 use table::{CALLS, HIGHEST, NONE};
 
@@ -68,11 +68,9 @@ pub(crate) fn filter_of(security: &Security) -> Option<Filter> {
 
 fn compile(capabilities: CapabilitySet) -> Vec<Instruction> {
     by_architecture(ARCHITECTURES.iter().map(|architecture| {
-        let mut part = Vec::new();
         let answers = answers(capabilities, *architecture);
         let leaf = |answer: &Answer, part: &mut Vec<_>| leaf(*answer, part);
-        tree(&answers, &leaf, &mut part);
-        (*architecture, part)
+        (*architecture, find(&answers, &leaf))
     }))
 }
 

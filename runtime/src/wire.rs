@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
     sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
@@ -308,7 +308,10 @@ impl Request {
 
     /// Receives a request; `None` when the program has gone.
     pub(crate) fn receive(control: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let mut buffer = vec![0; INLINE + 1];
+        // Just what is needed: clearing a page costs more than the look.
+        let look = RecvFlags::PEEK | RecvFlags::TRUNC;
+        let (_, length) = rustix::io::retry_on_intr(|| recv(control, &mut [0_u8; 1][..], look))?;
+        let mut buffer = vec![0; length.min(INLINE) + 1];
         let (length, descriptors) = receive(control, &mut buffer, RecvFlags::empty())?;
         let Some((&flags, body)) = buffer[..length].split_first() else {
             return Ok(None);

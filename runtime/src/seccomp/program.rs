@@ -96,9 +96,64 @@ pub(super) fn ranges<A: PartialEq>(answers: impl IntoIterator<Item = A>) -> Vec<
     ranges
 }
 
-/// Appends a program for a part of the line of ranges; the number is in the accumulator. `leaf`
-/// appends what is done for an answer.
-pub(super) fn tree<A>(
+/// Makes the program that finds the range of a number in the accumulator. `leaf` appends what is done
+/// for an answer.
+///
+/// Of ranges with the same answer all jump to the same instructions, if those are in reach: a
+/// conditional jump goes 255 instructions far. What the kernel does when a filter is installed costs
+/// as much as the filter is long.
+pub(super) fn find<A: PartialEq>(
+    ranges: &[(u32, A)],
+    leaf: &impl Fn(&A, &mut Vec<Instruction>),
+) -> Vec<Instruction> {
+    let comparisons = ranges.len().saturating_sub(1);
+    let mut ends: Vec<(&A, usize)> = Vec::new();
+    let mut bodies = Vec::new();
+    for (_, answer) in ranges {
+        if !ends.iter().any(|end| end.0 == answer) {
+            ends.push((answer, comparisons + bodies.len()));
+            leaf(answer, &mut bodies);
+        }
+    }
+    let mut program = Vec::with_capacity(comparisons + bodies.len());
+    if comparisons + bodies.len() > usize::from(u8::MAX) {
+        long_tree(ranges, leaf, &mut program);
+        return program;
+    }
+    short_tree(ranges, &ends, &mut program);
+    program.append(&mut bodies);
+    program
+}
+
+/// Appends comparisons that jump to the ends.
+fn short_tree<A: PartialEq>(
+    ranges: &[(u32, A)],
+    ends: &[(&A, usize)],
+    program: &mut Vec<Instruction>,
+) {
+    if ranges.len() < 2 {
+        return;
+    }
+    let (left, right) = ranges.split_at(ranges.len() / 2);
+    let next = program.len() + 1;
+    // A tree of some ranges has one comparison less than ranges; a single range is its end.
+    let distance = |side: &[(u32, A)], behind: usize| match side {
+        [(_, answer)] => {
+            let end = ends.iter().find(|end| end.0 == answer);
+            end.map_or(0, |end| end.1 - next)
+        }
+        _ => behind,
+    };
+    // The caller has seen that all is in reach.
+    let below = distance(left, 0) as u8;
+    let above = distance(right, left.len() - 1) as u8;
+    program.push(jump(AT_LEAST, right[0].0, above, below));
+    short_tree(left, ends, program);
+    short_tree(right, ends, program);
+}
+
+/// Appends a program for a part of the line of ranges, each with instructions of its own.
+fn long_tree<A>(
     ranges: &[(u32, A)],
     leaf: &impl Fn(&A, &mut Vec<Instruction>),
     program: &mut Vec<Instruction>,
@@ -106,7 +161,7 @@ pub(super) fn tree<A>(
     let [(_, answer)] = ranges else {
         let (left, right) = ranges.split_at(ranges.len() / 2);
         let mut lower = Vec::new();
-        tree(left, leaf, &mut lower);
+        long_tree(left, leaf, &mut lower);
         // Conditional jumps reach 255 instructions; plain ones any number.
         if let Ok(distance) = u8::try_from(lower.len()) {
             program.push(jump(AT_LEAST, right[0].0, distance, 0));
@@ -115,7 +170,7 @@ pub(super) fn tree<A>(
             program.push(statement(JUMP, lower.len() as u32));
         }
         program.append(&mut lower);
-        return tree(right, leaf, program);
+        return long_tree(right, leaf, program);
     };
     leaf(answer, program);
 }

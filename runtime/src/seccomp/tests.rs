@@ -48,7 +48,7 @@ fn every_number_of_every_architecture_gets_the_answer_of_the_table() {
 fn the_program_is_short() {
     let program = compile(CapabilitySet::DOCKER_DEFAULT);
     assert!(
-        program.len() < 300 * ARCHITECTURES.len(),
+        program.len() < 120 * ARCHITECTURES.len(),
         "{} instructions",
         program.len()
     );

@@ -3,7 +3,7 @@
 use super::{Action, Comparison, Condition, SeccompProfile};
 use crate::seccomp::program::{
     ABOVE, AND, ARCHITECTURES, AT_LEAST, Architecture, EQUAL, FIRST_ARGUMENT, LOAD, RETURN,
-    by_architecture, jump, ranges, statement, tree,
+    by_architecture, find, jump, ranges, statement,
 };
 use crate::seccomp::table::{CALLS, NONE};
 use crate::sys::{Filter, Instruction};
@@ -31,11 +31,10 @@ impl SeccompProfile {
                         .any(|name| name == architecture.name)
             })
             .map(|architecture| {
-                let mut part = Vec::new();
                 let leaf = |verdict: &Verdict<'_>, part: &mut Vec<_>| {
                     verdict.emit(architecture.wide, part);
                 };
-                tree(&ranges(self.verdicts(*architecture)), &leaf, &mut part);
+                let part = find(&ranges(self.verdicts(*architecture)), &leaf);
                 (*architecture, part)
             });
         Filter {
