@@ -111,6 +111,11 @@ impl Layout {
         self.root.join("meta.db")
     }
 
+    /// What was written to the database and is not in it yet.
+    pub(crate) fn database_wal(&self) -> PathBuf {
+        self.root.join("meta.db-wal")
+    }
+
     pub(crate) fn leases(&self) -> PathBuf {
         self.root.join("leases")
     }

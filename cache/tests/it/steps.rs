@@ -36,6 +36,30 @@ fn record_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_writer_leaves_no_long_log_for_others_to_read() {
+    let test = TestStore::new();
+    let wal = test.store.root().join("meta.db-wal");
+    let length = || fs::metadata(&wal).map_or(0, |found| found.len());
+    let write = |count: u32, begin: &str| {
+        let writer = open(test.store.root());
+        for number in 0..count {
+            let mut record = record(&format!("{begin}{number}"), "s", &[], 10);
+            record.detail = serde_json::json!({ "text": "x".repeat(10_000) });
+            writer.put_record(&record).unwrap();
+        }
+    };
+    // A few are not worth the flush.
+    write(3, "few");
+    assert!((1..512 << 10).contains(&length()), "{}", length());
+    write(60, "many");
+    assert_eq!(length(), 0);
+    for key in ["few2", "many59"] {
+        let key = Digest::of(key.as_bytes());
+        assert!(open(test.store.root()).record(&key).unwrap().is_some());
+    }
+}
+
+#[test]
 fn records_of_a_step_are_listed_most_recent_first() {
     let test = TestStore::new();
     for (key, step, created) in [
