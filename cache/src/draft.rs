@@ -137,6 +137,7 @@ impl Draft {
         }
         let mut seal = Seal::new(diff_id, size, totals.entries, totals.headers);
         seal.content = totals.content;
+        seal.shares = totals.shares;
         let layer = self.store.publish_tree(&self.upper, seal)?;
         drop(self.scratch);
         Ok(layer)

@@ -30,6 +30,7 @@ use crate::store::{Store, now_unix};
 use crate::tree::Seal;
 
 mod reach;
+mod shares;
 
 pub(crate) use reach::references;
 
@@ -137,6 +138,18 @@ struct Item {
     path: PathBuf,
     size: u64,
     last_used: Timestamp,
+    sharing: Sharing,
+}
+
+/// Whether files of an item can be those of another, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// It has none of others.
+    No,
+    /// It was made here, so that others may have been made of it.
+    Perhaps,
+    /// It has some of others.
+    Yes,
 }
 
 /// What the store holds and who needs it.
@@ -335,6 +348,7 @@ impl Store {
                 }
             }
         }
+        survey.share_out();
         Ok(survey)
     }
 
@@ -352,6 +366,7 @@ impl Store {
                 path,
                 size,
                 last_used,
+                sharing: Sharing::No,
             });
         }
         for diff_id in list_trees(self.layout())? {
@@ -364,6 +379,11 @@ impl Store {
             };
             let found = dated.symlink_metadata();
             let last_used = found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found));
+            let sharing = match &seal {
+                Some(seal) if seal.shares => Sharing::Yes,
+                Some(seal) if seal.canonical => Sharing::Perhaps,
+                _ => Sharing::No,
+            };
             let size = seal.map_or(0, |seal| seal.content);
             let digest = *diff_id.digest();
             items.push(Item {
@@ -372,6 +392,7 @@ impl Store {
                 path,
                 size,
                 last_used,
+                sharing,
             });
         }
         for path in list(&self.layout().mounts())? {
@@ -389,6 +410,7 @@ impl Store {
                 path,
                 size,
                 last_used,
+                sharing: Sharing::No,
             });
         }
         Ok(items)

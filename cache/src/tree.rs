@@ -48,6 +48,9 @@ pub(crate) struct Seal {
     pub(crate) content: u64,
     /// The tar can be made again from the tree, byte for byte.
     pub(crate) canonical: bool,
+    /// Some file is also one of another layer's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) shares: bool,
     /// Some directory is opaque.
     pub(crate) opaque: bool,
     /// The tar had an entry for `/`.
@@ -81,6 +84,7 @@ impl Seal {
             entries,
             content: 0,
             canonical: true,
+            shares: false,
             opaque: false,
             root_entry: false,
             source: None,

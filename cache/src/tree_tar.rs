@@ -56,6 +56,8 @@ pub(crate) struct Totals {
     pub(crate) entries: u64,
     /// Bytes of file content, hard-linked files once.
     pub(crate) content: u64,
+    /// Some files have names outside the tree, too.
+    pub(crate) shares: bool,
     /// Digest over all headers.
     pub(crate) headers: crate::digest::Digest,
 }
@@ -76,6 +78,8 @@ struct TreeTar<'a, W: Write> {
     rewrite: Option<RewriteTimestamps>,
     /// First names of hard-linked files.
     links: HashMap<(u64, u64), Vec<u8>>,
+    /// Names of these files that were not met.
+    names_elsewhere: u64,
     entries: u64,
     content: u64,
     headers: Hasher,
@@ -97,6 +101,7 @@ pub(crate) fn write_tree<W: Write>(
         content_mode,
         rewrite,
         links: HashMap::new(),
+        names_elsewhere: 0,
         entries: 0,
         content: 0,
         headers: Hasher::new(),
@@ -108,6 +113,7 @@ pub(crate) fn write_tree<W: Write>(
     Ok(Totals {
         entries: walk.entries,
         content: walk.content,
+        shares: walk.names_elsewhere > 0,
         headers: walk.headers.finish(),
     })
 }
@@ -249,8 +255,10 @@ impl<W: Write> TreeTar<'_, W> {
                 header.link.clone_from(first);
                 header.size = 0;
                 header.device = (0, 0);
+                self.names_elsewhere = self.names_elsewhere.saturating_sub(1);
                 return self.entry(&header);
             }
+            self.names_elsewhere += found.nlink - 1;
             self.links.insert(found.inode, path.to_vec());
         }
         self.entry(&header)?;

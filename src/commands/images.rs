@@ -1,9 +1,10 @@
 //! `rbuild images`.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use rbuild_cache::ImageEntry;
+use rbuild_cache::{DiffId, ImageEntry, Store};
 
 use super::filter::Filters;
 use super::lookup::{familiar_parts, short_id};
@@ -81,16 +82,17 @@ pub(crate) fn run(settings: &Settings, args: &ImagesArgs) -> Result<(), Failure>
     let mut entries = store.images()?;
     entries.sort_by_key(|entry| Reverse(parse_created(entry.record.created.as_deref())));
     let now = Timestamp::now();
+    let shares = Shares::new(&store, &entries, args)?;
     let mut rows = Vec::new();
     for entry in &entries {
         if !filters.accepts(&store, entry)? {
             continue;
         }
         if entry.names.is_empty() && !filters.by_name() {
-            rows.push(row(args, entry, None, now));
+            rows.push(row(args, entry, None, &shares, now));
         }
         for name in entry.names.iter().filter(|name| filters.accepts_name(name)) {
-            rows.push(row(args, entry, Some(name), now));
+            rows.push(row(args, entry, Some(name), &shares, now));
         }
     }
     ui::print(&listing(args).render(&rows)?)
@@ -113,7 +115,49 @@ fn listing(args: &ImagesArgs) -> Listing<'_> {
     }
 }
 
-fn row(args: &ImagesArgs, entry: &ImageEntry, name: Option<&String>, now: Timestamp) -> Value {
+/// Sizes of the layers that several images have.
+struct Shares(BTreeMap<DiffId, u64>);
+
+impl Shares {
+    /// Looks at the layers if the format asks for what it takes.
+    fn new(store: &Store, entries: &[ImageEntry], args: &ImagesArgs) -> Result<Shares, Failure> {
+        let mut sizes = BTreeMap::new();
+        let format = args.format.as_deref().unwrap_or_default();
+        if !["SharedSize", "UniqueSize", "json"]
+            .iter()
+            .any(|word| format.contains(word))
+        {
+            return Ok(Shares(sizes));
+        }
+        let mut users: BTreeMap<DiffId, usize> = BTreeMap::new();
+        for entry in entries {
+            let layers: BTreeSet<DiffId> = entry.record.layers.iter().copied().collect();
+            for layer in layers {
+                *users.entry(layer).or_default() += 1;
+            }
+        }
+        for layer in users.into_iter().filter(|(_, count)| *count > 1) {
+            if let Some(found) = store.layer(&layer.0)? {
+                sizes.insert(layer.0, found.content_size());
+            }
+        }
+        Ok(Shares(sizes))
+    }
+
+    /// Bytes of an image that others have, too.
+    fn of(&self, entry: &ImageEntry) -> u64 {
+        let layers = entry.record.layers.iter();
+        layers.filter_map(|layer| self.0.get(layer)).sum()
+    }
+}
+
+fn row(
+    args: &ImagesArgs,
+    entry: &ImageEntry,
+    name: Option<&String>,
+    shares: &Shares,
+    now: Timestamp,
+) -> Value {
     let record = &entry.record;
     let none = || "<none>".to_owned();
     let (repository, tag) = name.map_or_else(|| (none(), none()), |name| familiar_parts(name));
@@ -124,6 +168,7 @@ fn row(args: &ImagesArgs, entry: &ImageEntry, name: Option<&String>, now: Timest
     };
     let created = parse_created(record.created.as_deref());
     let size = units::size(record.size);
+    let shared = shares.of(entry);
     Value::Struct(vec![
         ("Containers", "N/A".into()),
         ("CreatedAt", created_at(created).into()),
@@ -131,10 +176,13 @@ fn row(args: &ImagesArgs, entry: &ImageEntry, name: Option<&String>, now: Timest
         ("Digest", record.manifest.to_string().into()),
         ("ID", id.into()),
         ("Repository", repository.into()),
-        ("SharedSize", "N/A".into()),
+        ("SharedSize", units::size(shared).into()),
         ("Size", size.clone().into()),
         ("Tag", tag.into()),
-        ("UniqueSize", "N/A".into()),
+        (
+            "UniqueSize",
+            units::size(record.size.saturating_sub(shared)).into(),
+        ),
         ("VirtualSize", size.into()),
     ])
 }

@@ -393,3 +393,20 @@ fn labels_choose_images_and_spare_them() {
         .ok();
     assert_eq!(listed(&[]), "one");
 }
+
+#[test]
+fn sizes_tell_what_images_share() {
+    let env = with_hello();
+    let sizes = |name: &str| {
+        let format = "{{.Size}} {{.SharedSize}} {{.UniqueSize}}";
+        let out = env.rbuild(["images", "--format", format, name]).run();
+        out.ok().out().trim_end().to_owned()
+    };
+    let busybox = sizes("busybox");
+    let parts: Vec<_> = busybox.split(' ').collect();
+    assert_eq!((parts[0], parts[2]), (parts[1], "0B"), "{busybox}");
+    let hello = sizes("hello");
+    let of_hello: Vec<_> = hello.split(' ').collect();
+    assert_eq!(of_hello[1], parts[1], "{hello}");
+    assert_ne!(of_hello[2], "0B", "{hello}");
+}

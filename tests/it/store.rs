@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::args;
 use crate::support::progress::ran_and_cached;
+use crate::support::random::Random;
 use crate::support::tree::{Compare, assert_same};
 use crate::support::{TestEnv, layout};
 
@@ -233,4 +234,36 @@ fn a_step_is_run_again_when_its_layer_is_gone() {
         .run()
         .ok();
     assert_eq!(output.out(), "content\n");
+}
+
+#[test]
+fn files_that_layers_share_count_once() {
+    const SIZE: usize = 3 << 20;
+    let env = TestEnv::new();
+    let context = env.dockerfile("context", "FROM scratch\nCOPY . /\n");
+    std::fs::write(context.join("large"), Random::new(3).bytes(SIZE)).unwrap();
+    let total = || {
+        let format = "{{if eq .Kind \"layer\"}}{{.Size}}{{end}}";
+        let out = env
+            .rbuild(["du", "-v", "--format", format])
+            .run()
+            .ok()
+            .out();
+        let sizes = out.lines().filter(|line| !line.is_empty());
+        sizes.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for number in 0..3 {
+        std::fs::write(context.join("small"), number.to_string()).unwrap();
+        env.build("x", &context);
+    }
+    // What stayed is linked from the layer before, not written again.
+    let sizes = total();
+    assert_eq!(sizes.len(), 3, "{sizes:?}");
+    let large = sizes.iter().filter(|size| size.ends_with("MB")).count();
+    assert_eq!(large, 1, "{sizes:?}");
+    // The image keeps the file, so removing the cache frees next to nothing.
+    let freed = env.rbuild(["prune", "-a", "-f"]).run().ok().out();
+    assert!(freed.contains("Total reclaimed space:"), "{freed}");
+    assert!(!freed.contains("MB"), "{freed}");
+    env.assert_sound_store();
 }
