@@ -183,6 +183,7 @@ Store and system:
   doctor     Tell what this host allows, and what to change to get more
   info       Show what this host allows
   version    Show the version
+  oci-runtime Run containers of podman and containerd in rbuild's sandbox
   completions Print a script that completes commands and options in a shell
   man        Print the manual page of a command, or write all of them
   help       Show help for a command
@@ -283,6 +284,13 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArgs),
     Info(info::InfoArgs),
     Version(version::VersionArgs),
+    /// Run containers of podman and containerd in rbuild's sandbox, behind runc's command line
+    #[command(
+        name = "oci-runtime",
+        disable_help_flag = true,
+        after_help = "Examples:\n  podman --runtime /usr/local/bin/rbuild-oci run --rm IMAGE"
+    )]
+    OciRuntime(Anything),
     /// Commands that other tools have and this one does not have yet
     #[command(flatten)]
     Missing(MissingCommand),
@@ -394,7 +402,7 @@ pub(crate) enum SystemCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Anything {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _arguments: Vec<std::ffi::OsString>,
+    pub(crate) arguments: Vec<std::ffi::OsString>,
 }
 
 macro_rules! missing_commands {

@@ -164,6 +164,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         Command::Doctor(args) => doctor::run(settings, &args),
         Command::Fsck(args) => fsck::run(settings, &args),
         Command::Version(args) => done(version::run(&args)),
+        Command::OciRuntime(args) => Ok(crate::oci::main(args.arguments.into_iter())),
         Command::Missing(command) => Err(command.failure()),
     }
 }

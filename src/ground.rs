@@ -154,6 +154,7 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Login(_)
         | Command::Logout(_)
         | Command::Version(_)
+        | Command::OciRuntime(_)
         | Command::Missing(_) => false,
     }
 }

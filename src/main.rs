@@ -20,6 +20,7 @@ mod inventory;
 mod limits;
 #[cfg(test)]
 mod manual;
+mod oci;
 mod outfile;
 mod refused;
 mod registries;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
              Please report it with the command and `rbuild version`.\n"
         ));
     }));
-    if let Some(code) = monitor() {
+    if let Some(code) = monitor().or_else(oci_runtime) {
         return code;
     }
     let cli = match parse() {
@@ -98,6 +99,17 @@ fn monitor() -> Option<ExitCode> {
             ExitCode::from(failure.status)
         }
     })
+}
+
+/// Is a runtime for other programs, if this program was called by that name or with that word.
+fn oci_runtime() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next()?;
+    let by_name = std::path::Path::new(&name).file_name() == Some(oci::NAME.as_ref());
+    if !by_name && arguments.next()? != oci::COMMAND {
+        return None;
+    }
+    Some(ExitCode::from(oci::main(arguments)))
 }
 
 /// Parses the command line; what is left to do otherwise is to exit with a code.

@@ -190,6 +190,15 @@ impl Cgroup {
         Ok(home.at(directory))
     }
 
+    /// Its directories, and those above that were made for it, the innermost first.
+    pub(crate) fn places(&self) -> Vec<PathBuf> {
+        self.directories
+            .iter()
+            .chain(&self.parents)
+            .cloned()
+            .collect()
+    }
+
     /// Moves the calling process into the group; returns what did not work.
     pub(crate) fn join(&self) -> Vec<String> {
         let mut warnings = Vec::new();

@@ -15,6 +15,7 @@
 mod chroot;
 mod command;
 mod devices;
+mod held;
 mod identity;
 mod init;
 pub(crate) mod join;
@@ -30,6 +31,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::cgroup::Cgroup;
+use crate::held::Held;
 use crate::isolation::isolation;
 use crate::mount::{Detached, READ_ONLY, Stage};
 use crate::overlay;
@@ -38,6 +40,8 @@ use crate::sys::{self, CloneFlags};
 use crate::userns::in_user_namespace;
 use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
 use crate::{emulation, net, seccomp};
+
+use held::Gate;
 
 /// The setup socket, as the child uses it.
 pub(crate) struct Report<'a>(BorrowedFd<'a>);
@@ -86,7 +90,27 @@ pub(crate) fn run(
     state_dir: &Path,
 ) -> ! {
     sys::unblock_signals();
-    let attempt = std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, state_dir));
+    let attempt = std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, state_dir, None));
+    fail(request, attempt)
+}
+
+/// The same for a sandbox that other programs monitor, and that waits at a gate.
+pub(crate) fn run_held(
+    sandbox: &Sandbox,
+    request: &Request,
+    cgroup: Option<&Cgroup>,
+    held: &Held,
+    gate: BorrowedFd<'_>,
+) -> ! {
+    let gate = Gate { held, gate };
+    let no_state = Path::new("");
+    let attempt =
+        std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, no_state, Some(gate)));
+    fail(request, attempt)
+}
+
+/// Tells why there is no command.
+fn fail(request: &Request, attempt: std::thread::Result<Step<Never>>) -> ! {
     let failure = match attempt {
         Ok(Err(failure)) => failure,
         Ok(Ok(never)) => match never {},
@@ -108,6 +132,7 @@ fn set_up(
     request: &Request,
     cgroup: Option<&Cgroup>,
     state_dir: &Path,
+    gate: Option<Gate<'_>>,
 ) -> Step<Never> {
     let report = Report(request.setup.as_fd());
     if !isolation().has_namespaces() {
@@ -118,22 +143,13 @@ fn set_up(
             report.warn(warning);
         }
     }
-    if !sandbox.limits.is_empty() {
-        sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
-    }
-    match sandbox.network {
-        Network::Host => {}
-        Network::None => net::loopback_up()?,
-        Network::Private => net::connect(state_dir)?,
-    }
-    set_host_name(&sandbox.hostname, &report)?;
-    kernel::tell(&sandbox.kernel)?;
+    enter_namespaces(sandbox, state_dir, gate, &report)?;
 
     let proc = kernel::make_proc(&sandbox.security)?;
     let mut stage = Stage::new()?;
     let prepared = mounts::prepare(&sandbox.mounts, &mut stage)?;
     let filter = seccomp::filter_of(&sandbox.security);
-    let root = attach_root(sandbox, &mut stage)?;
+    let root = attach_root(sandbox, &mut stage, gate.is_some())?;
     let cover = kernel::Cover::new(&mut stage)?;
     kernel::mount_proc(root.as_fd(), &proc, &sandbox.security, &cover)?;
     let devices = devices::mount(root.as_fd(), sandbox, &mut stage)?;
@@ -143,7 +159,10 @@ fn set_up(
     } else {
         None
     };
-    mounts::attach(root.as_fd(), &sandbox.mounts, prepared)?;
+    mounts::attach(root.as_fd(), &sandbox.mounts, prepared, gate.is_some())?;
+    if let Some(gate) = gate {
+        gate.cover(&root, &cover, sandbox)?;
+    }
     let root = enter(root)?;
 
     identity::set_rlimits(&sandbox.rlimits, &report);
@@ -153,10 +172,35 @@ fn set_up(
     }
     command::take_streams(request, terminal, &sandbox.process.user)?;
     sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let umask = gate.map_or(0o022, |gate| gate.held.umask);
+    rustix::process::umask(Mode::from_raw_mode(umask));
     let (security, user) = (&sandbox.security, &sandbox.process.user);
-    identity::give_up_rights(security, user, filter.as_ref(), &report, || Ok(()))?;
+    // Where a filter that the user brings may not allow what is needed for it.
+    let wait = || gate.map_or(Ok(()), |gate| gate.wait(&report, sandbox));
+    identity::give_up_rights(security, user, filter.as_ref(), &report, wait)?;
     Err(command::execute(&sandbox.process))
+}
+
+/// Enters the namespaces that the process was not born into, and sets up what is in them.
+fn enter_namespaces(
+    sandbox: &Sandbox,
+    state_dir: &Path,
+    gate: Option<Gate<'_>>,
+    report: &Report<'_>,
+) -> Step<()> {
+    if let Some(gate) = gate {
+        return gate.enter_namespaces(sandbox, report);
+    }
+    if !sandbox.limits.is_empty() {
+        sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
+    }
+    match sandbox.network {
+        Network::Host => {}
+        Network::None => net::loopback_up()?,
+        Network::Private => net::connect(state_dir)?,
+    }
+    set_host_name(&sandbox.hostname, report)?;
+    kernel::tell(&sandbox.kernel)
 }
 
 /// Sets the host name; some containers around us refuse that, and next to nobody needs it.
@@ -171,11 +215,14 @@ fn set_host_name(name: &str, report: &Report<'_>) -> Step<()> {
 }
 
 /// Mounts the root file system aside.
-fn attach_root(sandbox: &Sandbox, stage: &mut Stage) -> Step<Detached> {
+fn attach_root(sandbox: &Sandbox, stage: &mut Stage, held: bool) -> Step<Detached> {
     let mut attributes = MountAttrFlags::empty();
     if !sandbox.security.privileged {
         // Without a device cgroup this is what keeps a `mknod` of the host's disk harmless.
         attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
+    }
+    if let (true, Some(directory)) = (held, &sandbox.root.plain) {
+        return held::attach_root(directory, attributes);
     }
     if sandbox.root.readonly {
         attributes |= READ_ONLY;
@@ -199,8 +246,8 @@ fn attach_root(sandbox: &Sandbox, stage: &mut Stage) -> Step<Detached> {
 /// There is no process to come: `/proc`, `/dev` and `/sys` are as the layers have them.
 pub(crate) fn root_with_mounts(sandbox: &Sandbox, stage: &mut Stage) -> Step<OwnedFd> {
     let prepared = mounts::prepare(&sandbox.mounts, stage)?;
-    let root = attach_root(sandbox, stage)?;
-    mounts::attach(root.as_fd(), &sandbox.mounts, prepared)?;
+    let root = attach_root(sandbox, stage, false)?;
+    mounts::attach(root.as_fd(), &sandbox.mounts, prepared, false)?;
     enter(root)
 }
 

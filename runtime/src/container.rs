@@ -138,7 +138,37 @@ impl Containers {
                 gone.push(id);
             }
         }
+        self.sweep_names()?;
         Ok(gone)
+    }
+
+    /// Removes names whose containers are not there. Each container has one: so there are none unless
+    /// there are more names than containers.
+    fn sweep_names(&self) -> Result<(), ContainerError> {
+        let names = self.names();
+        let count = || match fs::read_dir(&names) {
+            Ok(entries) => Ok(entries.count()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(ContainerError::io("list", &names)(error)),
+        };
+        if count()? <= self.ids()?.len() {
+            return Ok(());
+        }
+        let _all = self.lock_all()?;
+        let entries = fs::read_dir(&names).map_err(ContainerError::io("list", &names))?;
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let owner = fs::read_to_string(&path).unwrap_or_default();
+            if is_id(&owner) && self.root.join(&owner).is_dir() {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ContainerError::io("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Keeps others from making containers, taking names and sweeping.

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cgroup::owner_name;
 use crate::processes;
 
@@ -23,7 +25,7 @@ use crate::processes;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Processes that stand still.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Frozen {
     /// By the sandbox's own group.
     Own(PathBuf),
@@ -97,6 +99,22 @@ impl Frozen {
             // The next spawner removes what cannot be removed now.
             let _ = fs::remove_dir(group);
         }
+    }
+}
+
+/// The standing still of a sandbox, for those who keep it between two processes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StandStill(Frozen);
+
+impl StandStill {
+    /// Has the sandbox with this first process stand still.
+    pub fn begin(first: u32) -> io::Result<StandStill> {
+        freeze(first).map(StandStill)
+    }
+
+    /// Lets it go on.
+    pub fn end(self, first: u32) -> io::Result<()> {
+        self.0.thaw(first)
     }
 }
 

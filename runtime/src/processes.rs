@@ -2,13 +2,19 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::sys;
 
 /// Numbers of the processes of the sandbox whose first process is `first`, in ascending order.
 ///
 /// Those in its pid namespace, whoever started them, and all that descend from them: a pid namespace
 /// in the sandbox is a part of it.
-pub(crate) fn of_sandbox(first: u32) -> Vec<u32> {
+pub fn of_sandbox(first: u32) -> Vec<u32> {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let Some(own) = namespace(first) else {
         return Vec::new();
@@ -34,6 +40,20 @@ pub(crate) fn of_sandbox(first: u32) -> Vec<u32> {
     let mut found: Vec<u32> = found.into_iter().collect();
     found.sort_unstable();
     found
+}
+
+/// Sends a signal to a process; one that has ended needs none.
+pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
+    let Some(number) = Pid::from_raw(pid.cast_signed()) else {
+        return Ok(());
+    };
+    let sent = pidfd_open(number, PidfdFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|process| sys::send_signal(process.as_fd(), signal));
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        sent => sent,
+    }
 }
 
 /// Number and parent of every process in sight.

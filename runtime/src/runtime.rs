@@ -213,6 +213,8 @@ fn follow(
                     emulation::start(listener).map_err(host("start a thread"))?;
                 }
             }
+            // Of sandboxes that other programs monitor.
+            Setup::Ready => {}
             Setup::Terminal => terminal = descriptors.into_iter().next(),
             Setup::Failed(found) => failure = failure.or(Some(found)),
         }

@@ -12,7 +12,7 @@ mod clone;
 mod init;
 mod notify;
 
-pub(crate) use birth::{Birth, spawn_spawner};
+pub(crate) use birth::{Birth, execute_read_only, spawn_spawner};
 pub(crate) use calls::{
     Filter, Instruction, children_cpu_time, close_on_exec_from, die_with_parent,
     enable_extended_acks, execute, exit_now, install_seccomp, is_known, join_new_session_keyring,

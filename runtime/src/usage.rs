@@ -105,6 +105,12 @@ fn sum_interfaces(text: &str) -> (u64, u64) {
     sums
 }
 
+/// Directories of the control groups that a sandbox has of its own.
+pub(crate) fn own_groups(first: u32) -> Vec<PathBuf> {
+    let groups = Groups::of(first).directories;
+    groups.into_iter().map(|(_, directory)| directory).collect()
+}
+
 /// Control groups of a sandbox that hold it and nobody else.
 struct Groups {
     /// Names of controllers, none for version 2, and the directory.

@@ -81,6 +81,8 @@ pub(crate) enum Setup {
     Terminal,
     /// Comes with the descriptor that system calls about ids and owners are answered by.
     Owners,
+    /// All is done, and the sandbox waits to be started.
+    Ready,
     /// The set-up ended here.
     Failed(Failure),
 }

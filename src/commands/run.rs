@@ -201,7 +201,7 @@ fn spawn(
 }
 
 /// The command that cannot be executed has exit statuses of its own.
-pub(super) fn spawn_failure(sandbox: &Sandbox, error: &SandboxError) -> Failure {
+pub(crate) fn spawn_failure(sandbox: &Sandbox, error: &SandboxError) -> Failure {
     let SandboxError::Exec { source, .. } = error else {
         let failure = Failure::new(error.to_string()).with_status(status::ENGINE);
         return match std::error::Error::source(error) {

@@ -77,6 +77,30 @@ pub(super) fn take_streams(request: &Request, terminal: Option<OwnedFd>, user: &
     Ok(())
 }
 
+/// Makes sure that there is a command, as far as that can be known without executing it.
+pub(super) fn look_for(process: &Process) -> Step<()> {
+    let Some(program) = process.args.first() else {
+        return Ok(());
+    };
+    let mut best = Failure::new("", &io::Error::from_raw_os_error(libc::ENOENT)).at(program);
+    for candidate in candidates(program, &process.env) {
+        let found = rustix::fs::stat(&candidate);
+        match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
+            Err(_) => {}
+            Ok(FileType::RegularFile)
+                if rustix::fs::access(&candidate, rustix::fs::Access::EXEC_OK).is_ok() =>
+            {
+                return Ok(());
+            }
+            Ok(_) => {
+                let denied = io::Error::from_raw_os_error(libc::EACCES);
+                best = Failure::new("", &denied).at(candidate);
+            }
+        }
+    }
+    Err(best)
+}
+
 /// Becomes the command; returns why not.
 pub(super) fn execute(process: &Process) -> Failure {
     let c_strings = |strings: &[OsString]| -> io::Result<Vec<CString>> {

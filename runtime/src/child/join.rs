@@ -12,10 +12,10 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::{Never, Report, command, identity, terminal};
 use crate::cgroup::Cgroup;
-use crate::seccomp;
 use crate::spec::{Joining, Network};
 use crate::sys::{self, Cloned};
 use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
+use crate::{seccomp, usage};
 
 /// The whole life of the waiter, and of the command until it is executed.
 pub(crate) fn run(
@@ -37,6 +37,26 @@ pub(crate) fn run(
     // Without a reader there is nobody left to tell.
     let _ = wire::tell(&request.setup, &Setup::Failed(failure), &[]);
     sys::exit_now(127)
+}
+
+/// The same in a sandbox that this process has not made: its groups are found by its first process.
+pub(crate) fn run_in_groups(
+    joining: &Joining,
+    request: &Request,
+    target: &OwnedFd,
+    first: u32,
+) -> ! {
+    let report = Report(request.setup.as_fd());
+    for group in usage::own_groups(first) {
+        // Process 0 means the writer.
+        if let Err(error) = std::fs::write(group.join("cgroup.procs"), "0") {
+            report.warn(format!(
+                "a limit is not in force: could not enter {}: {error}",
+                group.display()
+            ));
+        }
+    }
+    run(joining, request, target, None)
 }
 
 fn set_up(

@@ -208,10 +208,15 @@ impl Cover {
     }
 
     fn hide(&self, directory: BorrowedFd<'_>, name: &str) -> Step<()> {
-        let Some(found) = find(directory, name).step("hide")? else {
-            return Ok(());
-        };
-        let status = fstat(&found).step("hide")?;
+        match find(directory, name).step("hide")? {
+            None => Ok(()),
+            Some(found) => self.hide_found(&found),
+        }
+    }
+
+    /// Hides what the descriptor shows.
+    pub(super) fn hide_found(&self, found: &OwnedFd) -> Step<()> {
+        let status = fstat(found).step("hide")?;
         let is_directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
         let (cover, attributes) = if is_directory {
             (&self.empty, READ_ONLY | NO_SUID_DEV_EXEC)
@@ -221,6 +226,6 @@ impl Cover {
         };
         let cover = Detached::clone_of_fd(cover).step("hide")?;
         cover.set(attributes).step("hide")?;
-        cover.attach(&found).step("hide")
+        cover.attach(found).step("hide")
     }
 }

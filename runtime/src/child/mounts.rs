@@ -150,10 +150,18 @@ fn file(content: &[u8], mode: u32, uid: u32, gid: u32, stage: &mut Stage) -> io:
 }
 
 /// Puts the prepared sources on their targets.
-pub(super) fn attach(root: BorrowedFd<'_>, mounts: &[Mount], sources: Vec<Detached>) -> Step<()> {
+///
+/// With `everywhere`, targets are also made in the root.
+pub(super) fn attach(
+    root: BorrowedFd<'_>,
+    mounts: &[Mount],
+    sources: Vec<Detached>,
+    everywhere: bool,
+) -> Step<()> {
     let root_mount = mount_id(root).step("look at the root")?;
     for (mount, source) in mounts.iter().zip(sources) {
-        let target = resolve_target(root, root_mount, &mount.target, &source)
+        let untouched = (!everywhere).then_some(root_mount);
+        let target = resolve_target(root, untouched, &mount.target, &source)
             .map_err(|failure| failure.at(&mount.target))?;
         refuse_special(&target, root_mount).map_err(|failure| failure.at(&mount.target))?;
         source.attach(&target).map_err(|error| {
@@ -195,10 +203,10 @@ fn mount_id(fd: impl std::os::fd::AsFd) -> rustix::io::Result<u64> {
     Ok(statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
-/// Finds the target; makes it when it is missing and lies in a mount of ours.
+/// Finds the target; makes it when it is missing and does not lie in the mount that is to stay untouched.
 fn resolve_target(
     root: BorrowedFd<'_>,
-    root_mount: u64,
+    untouched: Option<u64>,
     target: &Path,
     source: &Detached,
 ) -> Step<OwnedFd> {
@@ -212,7 +220,7 @@ fn resolve_target(
     }
     let (mut directory, missing) = deepest_existing(root, target)?;
     let step = "make the mount target";
-    if mount_id(&directory).step(step)? == root_mount {
+    if Some(mount_id(&directory).step(step)?) == untouched {
         let missing = io::Error::from_raw_os_error(libc::ENOENT);
         return Err(Failure::new("find the mount target", &missing)
             .because("it does not exist in the root file system"));

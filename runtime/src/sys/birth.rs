@@ -10,7 +10,7 @@
 //! The new process must not run `main`. A constructor, run by the C library before `main`, looks
 //! at how the process was executed. For ordinary starts that is one look into the auxiliary vector.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
@@ -26,6 +26,11 @@ const CONTROL: RawFd = 3;
 const PARENT: RawFd = 4;
 /// Enough for a handful of frames that only make system calls.
 const STACK: usize = 64 << 10;
+
+unsafe extern "C" {
+    /// The environment, as the C library keeps it.
+    static environ: *const *const libc::c_char;
+}
 
 /// What the spawner is born with.
 pub(crate) struct Birth {
@@ -116,6 +121,41 @@ fn read_only_executable() -> io::Result<OwnedFd> {
         return Ok(mount);
     }
     sealed_copy()
+}
+
+/// Executes this program again with the same arguments from where nobody can write to it, unless it
+/// runs from there already.
+pub(crate) fn execute_read_only() -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags, SealFlags, StatVfsMountFlags, fcntl_get_seals, fstatvfs};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own = rustix::fs::open(c"/proc/self/exe", flags, Mode::empty())?;
+    let sealed = fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SealFlags::WRITE));
+    if sealed || fstatvfs(&own)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    let executable = read_only_executable()?;
+    let line = std::fs::read("/proc/self/cmdline")?;
+    let words: Vec<CString> = line
+        .strip_suffix(b"\0")
+        .unwrap_or(&line)
+        .split(|byte| *byte == 0)
+        .map(CString::new)
+        .collect::<Result<_, _>>()?;
+    let mut arguments: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    arguments.push(std::ptr::null());
+    // SAFETY: the strings and the null-terminated array live during the call; `environ` is the C
+    // library's, and no other thread changes it: there is none yet.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            executable.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environ,
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    Err(io::Error::last_os_error())
 }
 
 fn sealed_copy() -> io::Result<OwnedFd> {
