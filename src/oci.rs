@@ -179,7 +179,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> u8 {
         Ok(code) => code,
         Err(failure) => {
             let text = whole(&failure);
-            note(&line, &text);
+            Log(&line).write("error", &text);
             ui::message(&format!("{NAME}: {text}\n"));
             status::ERROR
         }
@@ -194,24 +194,26 @@ fn whole(failure: &Failure) -> String {
     text
 }
 
-/// Writes an error where it was asked for.
-fn note(line: &Line, text: &str) {
-    let Some(path) = &line.log else { return };
-    let entry = if line.log_format == "json" {
-        serde_json::json!({"level": "error", "msg": text, "time": Timestamp::now().to_string()})
-            .to_string()
-    } else {
-        format!(
-            "time={:?} level=error msg={text:?}",
-            Timestamp::now().to_string()
-        )
-    };
-    // It is told on standard error in any case.
-    let _ = File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{entry}"));
+/// The file that was asked for with `--log`.
+#[derive(Clone, Copy)]
+struct Log<'l>(&'l Line);
+
+impl Log<'_> {
+    /// Writes a line. A log that cannot be written is no reason to fail.
+    fn write(self, level: &str, text: &str) {
+        let Some(path) = &self.0.log else { return };
+        let time = Timestamp::now().to_string();
+        let entry = if self.0.log_format == "json" {
+            serde_json::json!({"level": level, "msg": text, "time": time}).to_string()
+        } else {
+            format!("time={time:?} level={level} msg={text:?}")
+        };
+        let _ = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| writeln!(file, "{entry}"));
+    }
 }
 
 fn carry_out(line: &Line) -> Result<u8, Failure> {
@@ -230,14 +232,14 @@ fn carry_out(line: &Line) -> Result<u8, Failure> {
     ) {
         leave_writable_program().map_err(|error| Failure::new(error.to_string()))?;
     }
-    let containers = Containers::new(&line.root);
+    let (containers, log) = (Containers::new(&line.root), Log(line));
     let Some(order) = &line.command else {
         return Err(Failure::new("no command").hint("`rbuild oci-runtime --help` lists them"));
     };
     match order {
-        Order::Create(create) => make(&containers, create).map(|_| 0),
+        Order::Create(create) => make(&containers, create, log).map(|_| 0),
         Order::Start { id } => begin(&containers, &containers.find(id)?).map(|()| 0),
-        Order::Run(create) => run_whole(&containers, create),
+        Order::Run(create) => run_whole(&containers, create, log),
         Order::State { id } => {
             ui::println(&ui::to_json(&containers.find(id)?.told()))?;
             Ok(0)
@@ -249,7 +251,7 @@ fn carry_out(line: &Line) -> Result<u8, Failure> {
             Ok(0)
         }
         Order::Delete { id, force } => delete(&containers, id, *force).map(|()| 0),
-        Order::Exec(exec) => execute(&containers, exec),
+        Order::Exec(exec) => execute(&containers, exec, log),
         Order::Ps { id, format, .. } => processes(&containers.find(id)?, format).map(|()| 0),
         Order::Pause { id } => containers.find(id)?.pause(&containers).map(|()| 0),
         Order::Resume { id } => containers.find(id)?.resume(&containers).map(|()| 0),
@@ -284,9 +286,15 @@ impl Streams {
     }
 
     /// Gives away what was made: the terminal, and the number of the process.
-    fn hand_out(&self, made: &Waiting, size: Option<config::ConsoleSize>) -> Result<(), Failure> {
+    fn hand_out(
+        &self,
+        made: &Waiting,
+        size: Option<config::ConsoleSize>,
+        log: Log<'_>,
+    ) -> Result<(), Failure> {
+        // Not on standard error, which is the container's, too.
         for warning in &made.warnings {
-            ui::message(&format!("{NAME}: {warning}\n"));
+            log.write("warning", warning);
         }
         if let (Some(path), Some(terminal)) = (&self.console_socket, &made.terminal) {
             if let Some(size) = size {
@@ -332,7 +340,7 @@ fn send_terminal(path: &Path, terminal: &OwnedFd) -> io::Result<()> {
 }
 
 /// Makes a container that waits.
-fn make(containers: &Containers, create: &Create) -> Result<State, Failure> {
+fn make(containers: &Containers, create: &Create, log: Log<'_>) -> Result<State, Failure> {
     if create.no_new_keyring {
         return Err(Failure::unsupported("`--no-new-keyring`"));
     }
@@ -361,7 +369,7 @@ fn make(containers: &Containers, create: &Create) -> Result<State, Failure> {
         new.write(&state)?;
         create
             .streams
-            .hand_out(&made, config.process.console_size)?;
+            .hand_out(&made, config.process.console_size, log)?;
         run_hooks(&state, &config.hooks.prestart)?;
         run_hooks(&state, &config.hooks.create_runtime)
     };
@@ -385,8 +393,8 @@ fn begin(containers: &Containers, state: &State) -> Result<(), Failure> {
     run_hooks(state, &state.hooks_after_start)
 }
 
-fn run_whole(containers: &Containers, create: &Create) -> Result<u8, Failure> {
-    let state = make(containers, create)?;
+fn run_whole(containers: &Containers, create: &Create, log: Log<'_>) -> Result<u8, Failure> {
+    let state = make(containers, create, log)?;
     begin(containers, &state)?;
     let code = wait_for(state.pid)?;
     delete(containers, &create.id, true)?;
@@ -430,7 +438,7 @@ fn delete(containers: &Containers, id: &str, force: bool) -> Result<(), Failure>
     Ok(())
 }
 
-fn execute(containers: &Containers, exec: &Exec) -> Result<u8, Failure> {
+fn execute(containers: &Containers, exec: &Exec, log: Log<'_>) -> Result<u8, Failure> {
     let state = containers.find(&exec.id)?;
     if !state.is_alive() {
         return Err(Failure::new(format!(
@@ -447,7 +455,7 @@ fn execute(containers: &Containers, exec: &Exec) -> Result<u8, Failure> {
         sandbox.process = joining.process.clone();
         run::spawn_failure(&sandbox, &error)
     })?;
-    exec.streams.hand_out(&made, process.console_size)?;
+    exec.streams.hand_out(&made, process.console_size, log)?;
     if exec.detach {
         return Ok(0);
     }
