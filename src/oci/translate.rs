@@ -7,6 +7,7 @@ use rbuild_runtime::{
     CapabilitySet, Held, Joining, Limits, Mount, MountSource, Namespace, Network, Process, Rlimit,
     RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, User,
 };
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::config::{self, Config, not_supported, refuse};
 use crate::container::capabilities;
@@ -371,6 +372,7 @@ fn limits(config: &Config) -> Result<Limits, Failure> {
 /// The mounts, without those that every sandbox has, and the size of `/dev/shm`.
 fn mounts(config: &Config, bundle: &Path) -> Result<(Vec<Mount>, Option<u64>), Failure> {
     let (mut mounts, mut shm_size) = (Vec::new(), None);
+    let root = absolute(bundle, &config.root.path);
     for mount in &config.mounts {
         let place = mount.destination.display().to_string();
         refuse(&format!("mounts.{place}."), &mount.other)?;
@@ -390,7 +392,7 @@ fn mounts(config: &Config, bundle: &Path) -> Result<(Vec<Mount>, Option<u64>), F
             }
             // A namespace of the host's network comes with the host's /sys.
             ("bind" | "none", "/sys") if mount.source == "/sys" => {}
-            ("tmpfs", _) => mounts.push(tmpfs(mount)?),
+            ("tmpfs", _) => mounts.push(tmpfs(mount, &root)?),
             _ if is_bind(mount) => mounts.push(bind(mount, bundle)?),
             (kind, _) => {
                 return Err(not_supported(&format!(
@@ -458,7 +460,7 @@ fn is_data(target: &Path) -> bool {
     .any(|known| target == Path::new(known))
 }
 
-fn tmpfs(mount: &config::Mount) -> Result<Mount, Failure> {
+fn tmpfs(mount: &config::Mount, root: &Path) -> Result<Mount, Failure> {
     let (mut readonly, mut size, mut mode) = (false, None, None);
     let mut options = TmpfsOptions {
         suid: true,
@@ -473,6 +475,8 @@ fn tmpfs(mount: &config::Mount) -> Result<Mount, Failure> {
     for option in &mount.options {
         match option.split_once('=').unwrap_or((option, "")) {
             ("ro", "") => readonly = true,
+            // What is not there need not be copied.
+            ("tmpcopyup", "") if is_empty(root, &mount.destination) => {}
             ("noexec", "") => options.noexec = true,
             ("nosuid", "") => options.suid = false,
             (
@@ -498,6 +502,24 @@ fn tmpfs(mount: &config::Mount) -> Result<Mount, Failure> {
         },
         readonly,
     })
+}
+
+/// Whether nothing lies in a directory of the root, or there is none.
+fn is_empty(root: &Path, directory: &Path) -> bool {
+    let opened = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = opened.and_then(|root| {
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        openat2(&root, directory, flags, Mode::empty(), how)
+    });
+    match found {
+        Err(error) => error == rustix::io::Errno::NOENT,
+        Ok(directory) => rustix::fs::Dir::new(directory).is_ok_and(|entries| {
+            entries
+                .flatten()
+                .all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+        }),
+    }
 }
 
 fn size_of(text: &str) -> Result<u64, Failure> {

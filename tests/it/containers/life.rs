@@ -514,25 +514,24 @@ fn what_a_container_uses_is_shown() {
 #[test]
 fn a_next_end_and_a_removal_can_be_waited_for() {
     let env = with_busybox();
-    told(
-        &env,
-        &["create", "--name", "job", "busybox", "sh", "-c", "exit 6"],
-    );
+    let command = ["busybox", "sh", "-c", "exit 6"];
+    let created = env
+        .rbuild(["create", "--name", "job"])
+        .args(command)
+        .run()
+        .ok();
+    let id = created.out().trim().to_owned();
     let next = env
-        .rbuild(["wait", "--condition", "next-exit", "job"])
+        .rbuild(["wait", "--condition", "next-exit", &id])
         .spawn();
-    let gone = env
-        .rbuild(["wait", "--condition", "removed", "job"])
-        .spawn();
+    let gone = env.rbuild(["wait", "--condition", "removed", &id]).spawn();
     assert_eq!(told(&env, &["wait", "job"]), "0", "it has never run");
-    // Whether the others wait already or not: they look before they do.
+    // Until it was seen, for it may not have waited yet.
     until(
         || {
             env.rbuild(["start", "-a", "job"]).run().exits(6);
-            fs::read_dir("/proc")
-                .unwrap()
-                .filter(|entry| waits(&env, entry.as_ref().unwrap()))
-                .count()
+            let processes = fs::read_dir("/proc").unwrap().flatten();
+            processes.filter(|entry| waits(entry, &id)).count()
         },
         |waiting| *waiting == 0,
     );
@@ -541,10 +540,8 @@ fn a_next_end_and_a_removal_can_be_waited_for() {
     assert_eq!(gone.wait().ok().out(), "6\n");
 }
 
-/// Whether a process is one of this test that waits for the next end of a container.
-fn waits(env: &TestEnv, entry: &fs::DirEntry) -> bool {
-    let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
-    let holds = |file: &str, text: &str| String::from_utf8_lossy(&read(file)).contains(text);
-    holds("cmdline", "--condition\0next-exit\0job")
-        && holds("environ", &env.path().display().to_string())
+/// Whether a process is one of this program that waits for the next end of a container.
+fn waits(entry: &fs::DirEntry, id: &str) -> bool {
+    let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains(&format!("--condition\0next-exit\0{id}"))
 }

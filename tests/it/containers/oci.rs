@@ -63,14 +63,7 @@ impl Podman {
 
     /// `podman run` with what is common to all of them.
     fn run(&self, arguments: &[&str]) -> Invocation {
-        self.podman(&[
-            "run",
-            "--network",
-            "none",
-            "--security-opt",
-            "seccomp=unconfined",
-        ])
-        .args(arguments)
+        self.podman(&["run", "--network", "none"]).args(arguments)
     }
 
     fn told(&self, arguments: &[&str]) -> String {
