@@ -355,10 +355,6 @@ fn make(containers: &Containers, create: &Create, log: Log<'_>) -> Result<State,
     let translated = translate::translate(&config, &bundle)?;
     create.streams.check_terminal(config.process.terminal)?;
     let stdio = create.streams.own()?;
-    if let Some(adjustment) = config.process.oom_score_adj {
-        // Without the right to lower it the container has ours.
-        let _ = std::fs::write("/proc/self/oom_score_adj", adjustment.to_string());
-    }
     let new = containers.begin(&create.id)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let gate = rustix::fs::open(new.gate(), flags, Mode::empty())?;

@@ -1,11 +1,12 @@
 //! From a configuration of the OCI runtime specification to a sandbox.
 
 use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rbuild_runtime::{
-    CapabilitySet, Held, Joining, Limits, Mount, MountSource, Namespace, Network, Process, Rlimit,
-    RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, User,
+    CapabilitySet, Held, Joining, KernelSettings, Limits, Mount, MountSource, Namespace, Network,
+    Process, Rlimit, RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, User,
+    is_own_sysctl,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -91,6 +92,7 @@ pub(super) fn translate(config: &Config, bundle: &Path) -> Result<Translated, Fa
             .collect()
     };
     let sandbox = Sandbox {
+        kernel: settings(config, &own)?,
         mounts,
         hostname: config.hostname.clone(),
         network: if own.contains(&Namespace::Network) {
@@ -115,7 +117,6 @@ pub(super) fn translate(config: &Config, bundle: &Path) -> Result<Translated, Fa
     let held = Held {
         own,
         joined,
-        settings: settings(config)?,
         hidden: rest(&linux.masked_paths, &HIDDEN),
         protected: rest(&linux.readonly_paths, &PROTECTED),
         umask: config.process.user.umask.unwrap_or(0o022),
@@ -286,53 +287,23 @@ fn seccomp(config: &Config, capabilities: CapabilitySet) -> Result<Seccomp, Fail
     }
 }
 
-fn settings(config: &Config) -> Result<Vec<(String, String)>, Failure> {
-    let setting = |(name, value): (&String, &String)| {
-        // `net.ipv4.conf.eth0/1.x`: with a slash in it, slashes separate.
-        let path = if name.contains('/') {
-            name.clone()
-        } else {
-            name.replace('.', "/")
-        };
-        let plain = Path::new(&path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        let known = path.starts_with("net/")
-            || path.starts_with("fs/mqueue/")
-            || path.starts_with("kernel/shm")
-            || path.starts_with("kernel/msg")
-            || path == "kernel/sem";
-        if plain && known {
-            Ok((path, value.clone()))
-        } else {
-            Err(not_supported(&format!("the kernel setting `{name}`")))
-        }
-    };
-    let settings: Vec<(String, String)> = config
-        .linux
-        .sysctl
-        .iter()
-        .map(setting)
-        .collect::<Result<_, _>>()?;
-    let own = |kind: &str| {
-        let namespaces = config.linux.namespaces.iter();
-        namespaces
-            .into_iter()
-            .any(|namespace| namespace.kind == kind)
-    };
-    for (path, _) in &settings {
-        let kind = if path.starts_with("net/") {
-            "network"
-        } else {
-            "ipc"
-        };
-        if !own(kind) {
-            return Err(Failure::new(format!(
-                "the kernel setting `{path}` would be the host's: the container has no namespace `{kind}`"
-            )));
+/// Settings of the kernel that belong to the container's namespaces; others would be the host's.
+fn settings(config: &Config, own: &[Namespace]) -> Result<KernelSettings, Failure> {
+    for name in config.linux.sysctl.keys() {
+        let network = own.contains(&Namespace::Network);
+        let ipc = own.contains(&Namespace::Ipc) || name.starts_with("net.");
+        if !ipc || !is_own_sysctl(name, network) {
+            return Err(not_supported(&format!("the kernel setting `{name}`"))
+                .hint("it must belong to a namespace of the container's own"));
         }
     }
-    Ok(settings)
+    let settings = config.linux.sysctl.iter();
+    Ok(KernelSettings {
+        oom_score_adj: config.process.oom_score_adj,
+        sysctls: settings
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    })
 }
 
 fn limits(config: &Config) -> Result<Limits, Failure> {
