@@ -24,7 +24,7 @@ pub(crate) mod update;
 pub(crate) mod usage;
 pub(crate) mod wait;
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rbuild_runtime::container::{Connection, Container, ContainerError, Containers, Order, Reply};
@@ -65,9 +65,22 @@ fn each(
 
 /// Asks a container's monitor for something, and waits until it is done.
 fn order(container: &Container, order: &Order) -> Result<Reply, Failure> {
-    match container.ask(order, &[])?.reply()?.0 {
+    match first_reply(container, &container.ask(order, &[])?)?.0 {
         Reply::Failed { message, .. } => Err(Failure::new(message)),
         reply => Ok(reply),
+    }
+}
+
+/// The first answer to an order; a monitor that has just ended took the order and answers no more.
+fn first_reply(
+    container: &Container,
+    connection: &Connection,
+) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    match connection.reply() {
+        Err(_) if !container.state()?.status.is_alive() => {
+            Err(ContainerError::NotRunning(container.config.id.clone()).into())
+        }
+        reply => Ok(reply?),
     }
 }
 

@@ -82,13 +82,13 @@ pub(crate) fn run(settings: &Settings, args: &ExecArgs) -> Result<u8, Failure> {
     let order = Order::Exec(Box::new(joining));
     if args.detach {
         let connection = container.ask(&order, &[])?;
-        started(&connection, args)?;
+        started(&container, &connection, args)?;
         return Ok(0);
     }
     if args.tty {
         let keys = DetachKeys::of_option(args.detach_keys.as_deref())?;
         let connection = container.ask(&order, &[])?;
-        let terminal = started(&connection, args)?;
+        let terminal = started(&container, &connection, args)?;
         return in_terminal(settings, &connection, terminal, args.interactive, keys);
     }
     let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -103,7 +103,7 @@ pub(crate) fn run(settings: &Settings, args: &ExecArgs) -> Result<u8, Failure> {
     let borrowed: Vec<BorrowedFd<'_>> = ends.iter().map(|fd| fd.as_fd()).collect();
     let connection = container.ask(&order, &borrowed)?;
     drop(ends);
-    started(&connection, args)?;
+    started(&container, &connection, args)?;
     let copies = [
         copy_in_thread("stdout", stdout, io::stdout().as_fd().try_clone_to_owned()?)?,
         copy_in_thread("stderr", stderr, io::stderr().as_fd().try_clone_to_owned()?)?,
@@ -211,9 +211,13 @@ fn user_of(sandbox: &Sandbox, named: &str) -> Result<(User, String), Failure> {
 }
 
 /// Waits until the command runs; returns its terminal.
-fn started(connection: &Connection, args: &ExecArgs) -> Result<Option<OwnedFd>, Failure> {
+fn started(
+    container: &Container,
+    connection: &Connection,
+    args: &ExecArgs,
+) -> Result<Option<OwnedFd>, Failure> {
     let program = args.container_and_command[1].to_string_lossy();
-    match connection.reply()? {
+    match super::first_reply(container, connection)? {
         (Reply::Started, descriptors) => Ok(descriptors.into_iter().next()),
         (
             Reply::Failed {
