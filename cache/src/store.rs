@@ -399,6 +399,7 @@ fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
         "memo",
         "mounts",
         "builds",
+        "partial",
         "lock",
         "boot",
         "reserve",
