@@ -390,16 +390,13 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), StoreError> {
 /// A directory with somebody else's files must not become a store, and its mode must not change.
 fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
     let root = layout.root();
-    let ours = [
-        "tmp",
-        "blobs",
-        "trees",
-        "leases",
-        "locks",
-        "memo",
-        "mounts",
-        "builds",
-        "partial",
+    let directories = layout.directories();
+    // The first name below the root: whoever makes the store at the same time has made it.
+    let ours = directories
+        .iter()
+        .filter_map(|path| path.strip_prefix(root).ok()?.components().next());
+    let ours: Vec<_> = ours.map(|name| name.as_os_str().to_owned()).collect();
+    let files = [
         "lock",
         "boot",
         "reserve",
@@ -414,7 +411,8 @@ fn refuse_foreign(layout: &Layout) -> Result<(), StoreError> {
             .map_err(StoreError::io("list the directory", root))?
             .file_name();
         let text = name.to_string_lossy();
-        if !ours.contains(&text.as_ref()) && !text.starts_with("format") && text != "lost+found" {
+        let known = ours.contains(&name) || files.contains(&text.as_ref());
+        if !known && !text.starts_with("format") && text != "lost+found" {
             return Err(StoreError::Format {
                 root: root.to_path_buf(),
                 found: format!("none, but it holds `{}`", name.display()),
