@@ -8,14 +8,14 @@ use clap::{Args, Parser, Subcommand};
 use rbuild_parser::closest;
 
 use crate::commands::containers::{
-    commit, copy, create, exec, export, kill, logs, pause, ps, remove, rename, start, stats, stop,
-    top, update, wait,
+    commit, copy, create, exec, export, kill, logs, pause, port, ps, remove, rename, start, stats,
+    stop, top, update, wait,
 };
 use crate::commands::{
     build, check, completions, context, debug, diff, doctor, events, explain, fmt, fsck, graph,
     history, images, imagetools, import, info, inspect, layers, load, login, logout, manifest,
-    prune, pull, push, repro, rmi, run, save, search, system, tag, timeline, version, volumes,
-    watch,
+    networks, prune, pull, push, repro, rmi, run, save, search, system, tag, timeline, version,
+    volumes, watch,
 };
 use crate::env::{VARIABLES, Variable};
 use crate::failure::Failure;
@@ -141,9 +141,11 @@ Containers:
   export     Write the file system of a container as a tar
   commit     Make an image of what a container changed
   update     Change limits of containers, and when they are started again
+  port       Show where the ports of a container are reached
   restart    Stop containers and start them again
   container  All of these, and prune
   volume     Make, list and remove volumes
+  network    Make, list and remove networks, put containers into them
 
 Look into builds:
   explain    Tell why the steps of a build ran or did not run
@@ -234,9 +236,13 @@ pub(crate) enum Command {
     Update(update::UpdateArgs),
     Commit(commit::CommitArgs),
     Events(events::EventsArgs),
+    Port(port::PortArgs),
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// Manage volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -324,8 +330,24 @@ pub(crate) enum ContainerCommand {
     Update(update::UpdateArgs),
     Commit(commit::CommitArgs),
     Diff(diff::DiffArgs),
+    Port(port::PortArgs),
     Inspect(inspect::InspectArgs),
     Prune(remove::ContainerPruneArgs),
+}
+
+/// `rbuild network …`.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub(crate) enum NetworkCommand {
+    Create(networks::CreateArgs),
+    Connect(networks::ConnectArgs),
+    Disconnect(networks::DisconnectArgs),
+    Inspect(networks::InspectArgs),
+    #[command(alias = "list")]
+    Ls(networks::ListArgs),
+    #[command(alias = "remove")]
+    Rm(networks::RemoveArgs),
+    Prune(networks::PruneArgs),
 }
 
 /// `rbuild volume …`.
@@ -429,11 +451,7 @@ macro_rules! missing_commands {
 
 missing_commands! {
     Bake = "bake", Buildx = "buildx",
-
-    Network = "network",
-    Port = "port",
     Serve = "serve",
-
 }
 
 #[cfg(test)]

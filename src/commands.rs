@@ -27,6 +27,7 @@ pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod lookup;
 pub(crate) mod manifest;
+pub(crate) mod networks;
 mod past;
 pub(crate) mod prune;
 pub(crate) mod pull;
@@ -47,7 +48,7 @@ use rbuild_cache::{Store, StoreOptions};
 
 use crate::cli::{
     BuilderCommand, Command, ContainerCommand, ImageCommand, ImagetoolsCommand, ManifestCommand,
-    SystemCommand, VolumeCommand,
+    NetworkCommand, SystemCommand, VolumeCommand,
 };
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -71,6 +72,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
         }
         Command::Container(command) => container(settings, command),
         Command::Volume(command) => volume(settings, &command),
+        Command::Network(command) => network(settings, &command),
         Command::Create(args) => done(containers::create::run(settings, &args)),
         Command::Start(args) => containers::start::run(settings, &args),
         Command::Stop(args) => containers::stop::run(settings, &args),
@@ -94,6 +96,7 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             done(events::run(settings, &args))
         }
         Command::Export(args) => done(containers::export::run(settings, &args)),
+        Command::Port(args) => done(containers::port::run(settings, &args)),
         Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
             done(images::run(settings, &args))
         }
@@ -204,12 +207,26 @@ fn container(settings: &Settings, command: ContainerCommand) -> Result<u8, Failu
         ContainerCommand::Commit(args) => Command::Commit(args),
         ContainerCommand::Export(args) => Command::Export(args),
         ContainerCommand::Diff(args) => Command::Diff(args),
+        ContainerCommand::Port(args) => Command::Port(args),
         ContainerCommand::Inspect(args) => return inspect::containers(settings, &args),
         ContainerCommand::Prune(args) => {
             return containers::remove::prune(settings, &args).map(|()| 0);
         }
     };
     dispatch(settings, command)
+}
+
+/// Carries out `rbuild network …`.
+fn network(settings: &Settings, command: &NetworkCommand) -> Result<u8, Failure> {
+    match command {
+        NetworkCommand::Create(args) => networks::create(settings, args).map(|()| 0),
+        NetworkCommand::Connect(args) => networks::connect(settings, args).map(|()| 0),
+        NetworkCommand::Disconnect(args) => networks::disconnect(settings, args).map(|()| 0),
+        NetworkCommand::Inspect(args) => networks::inspect(settings, args),
+        NetworkCommand::Ls(args) => networks::list(settings, args).map(|()| 0),
+        NetworkCommand::Rm(args) => networks::remove(settings, args),
+        NetworkCommand::Prune(args) => networks::prune(settings, args).map(|()| 0),
+    }
 }
 
 /// Carries out `rbuild volume …`.

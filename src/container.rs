@@ -4,6 +4,7 @@ pub(crate) mod capabilities;
 pub(crate) mod details;
 pub(crate) mod environment;
 pub(crate) mod mounts;
+pub(crate) mod networking;
 pub(crate) mod signals;
 pub(crate) mod volumes;
 
@@ -14,7 +15,6 @@ use rbuild_builder::etc::{hosts_file, resolv_conf};
 use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
 };
-use rbuild_builder::request::NameResolution;
 use rbuild_builder::users::{Accounts, lookup_user};
 use rbuild_builder::{PlainStep, shorten_roots, why_roots_are_copied};
 use rbuild_cache::{
@@ -31,6 +31,8 @@ use crate::failure::Failure;
 use details::MountPoint;
 use environment::Environment;
 use mounts::{StoredVolume, Volume, VolumeKind};
+use networking::NetworkOptions;
+pub(crate) use networking::fall_back;
 use volumes::{Base, Held};
 
 /// What a container gets beyond its image.
@@ -52,8 +54,8 @@ pub(crate) struct Options {
     pub(crate) network: Network,
     /// Host name; none for one made up.
     pub(crate) hostname: Option<String>,
-    /// Lines for `/etc/hosts`.
-    pub(crate) extra_hosts: Vec<(String, String)>,
+    /// What else it asks of the network.
+    pub(crate) networks: NetworkOptions,
     /// The root file system cannot be written to.
     pub(crate) read_only: bool,
     /// Further groups of its processes, by name or number.
@@ -210,7 +212,7 @@ fn make(
     let scaffold = place.directory.join("scaffold");
     let lowers = lowers(&scaffold, &layers);
     let mut draft = || draft(&layers);
-    let mut mounts = system_files(options, &hostname);
+    let mut mounts = system_files(options, &hostname, place.listed);
     let base = Base {
         store,
         view: &view,
@@ -238,7 +240,8 @@ fn make(
         process,
         mounts: mounts.into_iter().map(|(mount, _)| mount).collect(),
         hostname,
-        network: options.network,
+        domain_name: options.networks.domain.clone(),
+        network: options.network.clone(),
         security: options.security.clone(),
         shm_size: options.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
         rlimits: options.rlimits.clone(),
@@ -403,22 +406,27 @@ fn hostname(options: &Options) -> Result<String, Failure> {
 }
 
 /// The files that Docker puts into every container.
-fn system_files(options: &Options, hostname: &str) -> Vec<(Mount, TargetKind)> {
+///
+/// One that is listed gets a line with its own address when it starts.
+fn system_files(options: &Options, hostname: &str, listed: bool) -> Vec<(Mount, TargetKind)> {
     let host_network = options.network == Network::Host;
+    let extra = &options.networks.extra_hosts;
     let hosts = if host_network {
         let mut hosts = std::fs::read("/etc/hosts").unwrap_or_default();
-        for (name, address) in &options.extra_hosts {
+        for (name, address) in networking::hosts_in_host_network(extra) {
             hosts.extend_from_slice(format!("{address}\t{name}\n").as_bytes());
         }
         hosts
+    } else if listed && options.network == Network::Private {
+        hosts_file("", extra)
     } else {
-        hosts_file(hostname, &options.extra_hosts)
+        hosts_file(hostname, extra)
     };
     let files = [
         ("/etc/hosts", hosts),
         (
             "/etc/resolv.conf",
-            resolv_conf(host_network, &NameResolution::default()),
+            resolv_conf(host_network, &options.networks.names),
         ),
         ("/etc/hostname", format!("{hostname}\n").into_bytes()),
     ];
@@ -531,7 +539,7 @@ mod tests {
             volumes: Vec::new(),
             network: Network::None,
             hostname: None,
-            extra_hosts: Vec::new(),
+            networks: NetworkOptions::default(),
             read_only: false,
             groups: Vec::new(),
             kernel: KernelSettings::default(),

@@ -1,7 +1,8 @@
 //! Where commands stand: the rung of the ladder of isolation that this host allows, or that was asked
 //! for.
 
-use rbuild_runtime::{Ground, Isolation, settle};
+use rbuild_runtime::container::{Container, ContainerError};
+use rbuild_runtime::{Ground, Isolation, settle, settle_beside};
 
 use crate::cli::{
     BuilderCommand, Command, ContainerCommand, ImageCommand, ImagetoolsCommand, SystemCommand,
@@ -18,6 +19,12 @@ pub(crate) fn enter(settings: &Settings, command: &Command) -> Result<Option<Gro
         return Ok(None);
     }
     let wanted = wanted(settings, command)?;
+    if wanted.is_none()
+        && let Some(pid) = companion(settings, command)?
+        && let Some(ground) = settle_beside(pid)?
+    {
+        return Ok(Some(ground));
+    }
     settle(wanted).map(Some).map_err(|error| {
         let failure = Failure::from(error).within(match wanted {
             Some(rung) => format!("the isolation `{rung}` is not possible here"),
@@ -58,6 +65,38 @@ fn wanted(settings: &Settings, command: &Command) -> Result<Option<Isolation>, F
         }
         None => Ok(None),
     }
+}
+
+/// The first process of the container whose network the command is to share with another one, if it runs.
+fn companion(settings: &Settings, command: &Command) -> Result<Option<u32>, Failure> {
+    let containers = crate::commands::containers::containers(settings)?;
+    let find = |query: &str| -> Result<Option<Container>, Failure> {
+        match containers.find(query) {
+            // Told later, by who has to do with it.
+            Err(ContainerError::NotFound(_)) => Ok(None),
+            found => Ok(Some(found?)),
+        }
+    };
+    let mut named: Vec<String> = Vec::new();
+    match command {
+        Command::Run(args) | Command::Container(ContainerCommand::Run(args)) => {
+            named.extend(args.network.container().map(str::to_owned));
+        }
+        Command::Start(args) | Command::Container(ContainerCommand::Start(args)) => {
+            for query in args.containers() {
+                let container = find(query)?;
+                named.extend(container.and_then(|found| found.config.networking.container));
+            }
+        }
+        _ => {}
+    }
+    let Some(first) = named.first() else {
+        return Ok(None);
+    };
+    let other = find(first)?
+        .map(|container| container.state())
+        .transpose()?;
+    Ok(other.map(|state| state.pid).filter(|pid| *pid != 0))
 }
 
 /// Finds a rung by our name or by the word that buildah has for it.
@@ -132,6 +171,8 @@ fn handles_owners(command: &Command) -> bool {
         | Command::Unpause(_)
         | Command::Rename(_)
         | Command::Events(_)
+        | Command::Port(_)
+        | Command::Network(_)
         | Command::Fmt(_)
         | Command::Images(_)
         | Command::Inspect(_)

@@ -25,16 +25,25 @@ const ULIMITS: &[&str] = &[
     "stack",
 ];
 
+/// The word for the address by which a container reaches the host.
+pub(crate) const HOST_GATEWAY: &str = "host-gateway";
+
 /// Parses `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may stand in brackets.
 pub(crate) fn add_host(value: &str) -> Result<(String, String), Failure> {
+    let line = add_host_or_gateway(value)?;
+    if line.1 == HOST_GATEWAY {
+        return Err(Failure::unsupported("`--add-host NAME:host-gateway`"));
+    }
+    Ok(line)
+}
+
+/// The same, with [`HOST_GATEWAY`] as an address, too.
+pub(crate) fn add_host_or_gateway(value: &str) -> Result<(String, String), Failure> {
     let invalid = || Failure::new(format!("invalid add-host entry {value:?}"));
     let (name, address) = value
         .split_once('=')
         .or_else(|| value.split_once(':'))
         .ok_or_else(invalid)?;
-    if address == "host-gateway" {
-        return Err(Failure::unsupported("`--add-host NAME:host-gateway`"));
-    }
     let bare = address
         .strip_prefix('[')
         .and_then(|bare| bare.strip_suffix(']'));
@@ -42,6 +51,9 @@ pub(crate) fn add_host(value: &str) -> Result<(String, String), Failure> {
     let plain = |letter: char| !letter.is_whitespace() && !letter.is_control() && letter != '#';
     if name.is_empty() || !name.chars().all(plain) {
         return Err(invalid());
+    }
+    if address == HOST_GATEWAY {
+        return Ok((name.to_owned(), address.to_owned()));
     }
     let address: IpAddr = address
         .parse()

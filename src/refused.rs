@@ -22,7 +22,6 @@ pub(crate) enum Takes {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RefusedOption {
     pub(crate) long: &'static str,
-    pub(crate) short: Option<char>,
     pub(crate) takes: Takes,
     /// Values that ask for what happens anyway; an absent value counts as `true`.
     pub(crate) harmless: &'static [&'static str],
@@ -32,7 +31,6 @@ pub(crate) struct RefusedOption {
 pub(crate) const fn value(long: &'static str) -> RefusedOption {
     RefusedOption {
         long,
-        short: None,
         takes: Takes::Value,
         harmless: &[],
     }
@@ -42,19 +40,12 @@ pub(crate) const fn value(long: &'static str) -> RefusedOption {
 pub(crate) const fn flag(long: &'static str) -> RefusedOption {
     RefusedOption {
         long,
-        short: None,
         takes: Takes::Optional,
         harmless: &["false"],
     }
 }
 
 impl RefusedOption {
-    /// Also known by a letter.
-    pub(crate) const fn short(mut self, letter: char) -> RefusedOption {
-        self.short = Some(letter);
-        self
-    }
-
     /// Accepted, without effect, with these values.
     pub(crate) const fn harmless(mut self, values: &'static [&'static str]) -> RefusedOption {
         self.harmless = values;
@@ -67,16 +58,12 @@ impl RefusedOption {
             .hide(true)
             .action(ArgAction::Append)
             .value_parser(ValueParser::os_string());
-        let argument = match self.takes {
+        match self.takes {
             Takes::Value => argument.allow_hyphen_values(true),
             Takes::Optional => argument
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value("true"),
-        };
-        match self.short {
-            Some(letter) => argument.short(letter),
-            None => argument,
         }
     }
 }

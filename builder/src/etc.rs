@@ -11,9 +11,13 @@ const RESOLV_LIMIT: usize = 64 * 1024;
 /// Where systemd-resolved keeps the real name servers when `/etc/resolv.conf` names its stub.
 const SYSTEMD_RESOLV: &str = "/run/systemd/resolve/resolv.conf";
 
-/// `/etc/hosts` as `BuildKit` writes it (language reference, section 13).
+/// `/etc/hosts` as `BuildKit` writes it (language reference, section 13); without a host name for one that
+/// has its own line.
 pub fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
-    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n");
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}")
+        .trim_end()
+        .to_owned();
+    text.push('\n');
     text.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
         text.push_str(&format!("{address}\t{name}\n"));

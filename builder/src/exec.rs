@@ -244,6 +244,7 @@ pub(crate) fn prepare(
         process: process(operation, user, &prepared.env),
         mounts: prepared.mounts,
         hostname: operation.hostname.clone(),
+        domain_name: None,
         network: network(operation.network),
         security: security(operation),
         shm_size: operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),

@@ -1,4 +1,4 @@
-//! The ports of `EXPOSE`.
+//! The ports of `EXPOSE` and of `--publish`.
 
 use std::net::IpAddr;
 
@@ -9,6 +9,14 @@ use crate::text::quote;
 pub struct PortSpec {
     /// Single ports with protocol in lower case, such as `80/tcp`.
     pub ports: Vec<String>,
+    /// Address on the host, if one was given.
+    pub address: Option<IpAddr>,
+    /// First and last port on the host, if they were given.
+    pub host: Option<(u16, u16)>,
+    /// First and last port in the container.
+    pub container: (u16, u16),
+    /// The protocol in lower case.
+    pub protocol: String,
     /// Whether an address or host port stood before the container port.
     pub had_host_part: bool,
     /// Whether the protocol was not written in lower case.
@@ -17,16 +25,18 @@ pub struct PortSpec {
 
 /// Parses one expanded word of `EXPOSE`: `[[address:]host:]port[-port][/protocol]`.
 ///
-/// The address and host port are checked and then dropped. The error is `BuildKit`'s text.
+/// `EXPOSE` checks address and host port and drops them. The error is `BuildKit`'s text.
 pub fn parse_port_spec(word: &str) -> Result<PortSpec, String> {
     let (address, host, container) = split_parts(word);
     let (port, protocol) = split_protocol(container)
         .map_err(|reason| format!("invalid port: {}: {reason}", quote(word)))?;
-    check_address(address)?;
+    let ip = parse_address(address)?;
     let (start, end) = port_range(port).ok_or_else(|| format!("invalid containerPort: {port}"))?;
+    let mut host_range = None;
     if !host.is_empty() {
         let (host_start, host_end) =
             port_range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?;
+        host_range = Some((host_start, host_end));
         // A range of host ports is fine for a single container port.
         if end - start != host_end - host_start && end != start {
             return Err(format!(
@@ -39,8 +49,12 @@ pub fn parse_port_spec(word: &str) -> Result<PortSpec, String> {
         ports: (start..=end)
             .map(|port| format!("{port}/{lower}"))
             .collect(),
+        address: ip,
+        host: host_range,
+        container: (start, end),
         had_host_part: !address.is_empty() || !host.is_empty(),
         protocol_not_lowercase: lower != protocol,
+        protocol: lower,
     })
 }
 
@@ -67,9 +81,9 @@ fn split_protocol(container: &str) -> Result<(&str, &str), String> {
     }
 }
 
-fn check_address(address: &str) -> Result<(), String> {
+fn parse_address(address: &str) -> Result<Option<IpAddr>, String> {
     if address.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let bare = match address.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').ok_or_else(|| {
@@ -78,7 +92,7 @@ fn check_address(address: &str) -> Result<(), String> {
         None => address,
     };
     match bare.parse::<IpAddr>() {
-        Ok(_) => Ok(()),
+        Ok(address) => Ok(Some(address)),
         Err(_) => Err(format!("invalid IP address: {bare}")),
     }
 }

@@ -21,6 +21,7 @@ mod init;
 pub(crate) mod join;
 mod kernel;
 mod mounts;
+mod network;
 mod terminal;
 
 use std::io;
@@ -34,12 +35,13 @@ use crate::cgroup::Cgroup;
 use crate::held::Held;
 use crate::isolation::isolation;
 use crate::mount::{Detached, READ_ONLY, Stage};
+use crate::net::Outlet;
 use crate::overlay;
-use crate::spec::{Network, Sandbox};
+use crate::spec::{Connected, Network, Sandbox};
 use crate::sys::{self, CloneFlags};
 use crate::userns::in_user_namespace;
 use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
-use crate::{emulation, net, seccomp};
+use crate::{emulation, seccomp};
 
 use held::Gate;
 
@@ -87,10 +89,11 @@ pub(crate) fn run(
     sandbox: &Sandbox,
     request: &Request,
     cgroup: Option<&Cgroup>,
-    state_dir: &Path,
+    outlet: &Outlet<'_>,
 ) -> ! {
     sys::unblock_signals();
-    let attempt = std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, state_dir, None));
+    let attempt = std::panic::AssertUnwindSafe(|| set_up(sandbox, request, cgroup, outlet, None));
+    let attempt = std::panic::catch_unwind(attempt);
     fail(request, attempt)
 }
 
@@ -103,9 +106,13 @@ pub(crate) fn run_held(
     gate: BorrowedFd<'_>,
 ) -> ! {
     let gate = Gate { held, gate };
-    let no_state = Path::new("");
+    let outlet = Outlet {
+        state_dir: Path::new(""),
+        router: None,
+    };
     let attempt =
-        std::panic::catch_unwind(|| set_up(sandbox, request, cgroup, no_state, Some(gate)));
+        std::panic::AssertUnwindSafe(|| set_up(sandbox, request, cgroup, &outlet, Some(gate)));
+    let attempt = std::panic::catch_unwind(attempt);
     fail(request, attempt)
 }
 
@@ -131,7 +138,7 @@ fn set_up(
     sandbox: &Sandbox,
     request: &Request,
     cgroup: Option<&Cgroup>,
-    state_dir: &Path,
+    outlet: &Outlet<'_>,
     gate: Option<Gate<'_>>,
 ) -> Step<Never> {
     let report = Report(request.setup.as_fd());
@@ -143,11 +150,12 @@ fn set_up(
             report.warn(warning);
         }
     }
-    enter_namespaces(sandbox, state_dir, gate, &report)?;
+    let connected = enter_namespaces(sandbox, outlet, gate, &report)?;
 
     let proc = kernel::make_proc(&sandbox.security)?;
     let mut stage = Stage::new()?;
-    let prepared = mounts::prepare(&sandbox.mounts, &mut stage)?;
+    let mounts = network::with_own_address(sandbox, &connected);
+    let prepared = mounts::prepare(&mounts, &mut stage)?;
     let filter = seccomp::filter_of(&sandbox.security);
     let root = attach_root(sandbox, &mut stage, gate.is_some())?;
     let cover = kernel::Cover::new(&mut stage)?;
@@ -159,7 +167,7 @@ fn set_up(
     } else {
         None
     };
-    mounts::attach(root.as_fd(), &sandbox.mounts, prepared, gate.is_some())?;
+    mounts::attach(root.as_fd(), &mounts, prepared, gate.is_some())?;
     if let Some(gate) = gate {
         gate.cover(&root, &cover, sandbox)?;
     }
@@ -184,23 +192,23 @@ fn set_up(
 /// Enters the namespaces that the process was not born into, and sets up what is in them.
 fn enter_namespaces(
     sandbox: &Sandbox,
-    state_dir: &Path,
+    outlet: &Outlet<'_>,
     gate: Option<Gate<'_>>,
     report: &Report<'_>,
-) -> Step<()> {
+) -> Step<Vec<Connected>> {
     if let Some(gate) = gate {
-        return gate.enter_namespaces(sandbox, report);
+        return gate.enter_namespaces(sandbox, report).map(|()| Vec::new());
     }
     if !sandbox.limits.is_empty() {
         sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
     }
-    match sandbox.network {
-        Network::Host => {}
-        Network::None => net::loopback_up()?,
-        Network::Private => net::connect(state_dir)?,
-    }
+    let connected = network::enter(&sandbox.network, outlet, report)?;
     set_host_name(&sandbox.hostname, report)?;
-    kernel::tell(&sandbox.kernel)
+    kernel::tell(&sandbox.kernel)?;
+    if let Some(name) = &sandbox.domain_name {
+        rustix::system::setdomainname(name.as_bytes()).step("set the domain name")?;
+    }
+    Ok(connected)
 }
 
 /// Sets the host name; some containers around us refuse that, and next to nobody needs it.

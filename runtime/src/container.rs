@@ -29,6 +29,9 @@ mod health;
 mod log;
 mod monitor;
 mod names;
+mod network;
+mod ports;
+mod resolver;
 mod restart;
 mod state;
 
@@ -45,11 +48,17 @@ pub use error::ContainerError;
 pub use files::Files;
 pub use health::{Health, HealthCheck, HealthStatus, OnFailure, Probe};
 pub use log::{LogLine, LogOptions, LogReader, Stream};
+use monitor::fresh_work_directories;
 pub use monitor::{Event, monitor};
+pub use network::{Endpoint, NetworkState, Networking};
+pub use ports::{PortMapping, Protocol, PublishedPort};
 pub use restart::RestartPolicy;
 pub use state::{Config, State, Status};
 
-use monitor::fresh_work_directories;
+/// Whether a text may be the name of a container or of a network.
+pub(crate) fn is_name(name: &str) -> bool {
+    names::is_valid(name)
+}
 
 /// All containers of a store.
 #[derive(Debug, Clone)]
@@ -463,6 +472,11 @@ impl Container {
         // A monitor that has told the end may still be at work.
         let _lock = self.lock("lock")?;
         self.take_away()
+    }
+
+    /// Writes a changed config.
+    pub fn save(&self) -> Result<(), ContainerError> {
+        state::write(&self.directory.join("config.json"), &self.config)
     }
 
     /// Gives it another name; its monitor, if it has one, goes by its ID.

@@ -50,6 +50,9 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// The network that was asked for cannot be had.
+    #[error("{0}")]
+    Network(String),
     /// The request or an answer does not make sense.
     #[error("invalid sandbox: {0}")]
     Invalid(String),

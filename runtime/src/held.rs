@@ -222,6 +222,8 @@ fn follow(setup: &OwnedFd, waits: bool) -> Result<(Option<OwnedFd>, Vec<String>)
         wire::hear::<Setup>(setup, RecvFlags::empty()).map_err(&answer)?
     {
         match message {
+            // Others connect it with networks.
+            Setup::Connected(_) | Setup::NameServer | Setup::Router { .. } => {}
             Setup::Warning(text) => warnings.push(text),
             Setup::Terminal => terminal = descriptors.into_iter().next(),
             Setup::Ready => return Ok((terminal, warnings)),

@@ -149,6 +149,30 @@ pub fn settle(wanted: Option<Isolation>) -> Result<Ground, SandboxError> {
     })
 }
 
+/// Moves this process onto the rung, and into the user namespace, of another process: only there can its
+/// network be shared. Nothing happens if both are in one already.
+///
+/// The caller must have a single thread. To be called once, in place of [`settle`].
+///
+/// # Errors
+///
+/// Why its namespace cannot be joined.
+pub fn settle_beside(pid: u32) -> Result<Option<Ground>, SandboxError> {
+    if !userns::enter_of(pid)? {
+        return Ok(None);
+    }
+    let found = match () {
+        () if !has_own_proc() => Isolation::Nested,
+        () if userns::has_single_id() => Isolation::SingleId,
+        () => Isolation::Rootless,
+    };
+    let _ = CURRENT.set(found);
+    Ok(Some(Ground {
+        isolation: found,
+        refused: Vec::new(),
+    }))
+}
+
 fn climb(refused: &mut Vec<(Isolation, SandboxError)>) -> Isolation {
     for rung in Isolation::LADDER {
         if rung == Isolation::Nested {

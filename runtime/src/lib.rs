@@ -32,6 +32,7 @@ mod held;
 mod isolation;
 mod mount;
 mod net;
+pub mod networks;
 mod overlay;
 mod processes;
 mod running;
@@ -50,17 +51,17 @@ pub mod probe;
 pub use error::SandboxError;
 pub use freezer::StandStill;
 pub use held::{Held, Namespace, Waiting, hold, join_held, leave_writable_program};
-pub use isolation::{Ground, Isolation, inherit, isolation, settle};
+pub use isolation::{Ground, Isolation, inherit, isolation, settle, settle_beside};
 pub use probe::{Ability, HostReport, probe};
 pub use processes::{of_sandbox as processes, signal as signal_process};
-pub use running::{ExitStatus, Running, Stdio};
+pub use running::{Connections, ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use seccomp::{ProfileError, SeccompProfile};
 pub use spec::{
-    CapabilitySet, Joining, KernelSettings, Limits, Mount, MountSource, Network, Process, Rlimit,
-    RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, UpperDir, User,
-    is_own_sysctl,
+    Attached, CapabilitySet, Connected, Interface, Joining, KernelSettings, Lan, LanKind, Limits,
+    MacvlanMode, Mount, MountSource, NAME_SERVER, Network, Owner, Process, Rlimit, RlimitKind,
+    RootFs, Sandbox, Seccomp, Security, Subnet, Swap, TmpfsOptions, UpperDir, User, is_own_sysctl,
 };
 pub use upper::overlay_refusal;
 pub use usage::Usage;
-pub use userns::{has_private_network, in_user_namespace};
+pub use userns::{has_private_network, in_user_namespace, private_network};

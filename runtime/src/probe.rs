@@ -107,6 +107,10 @@ pub fn probe() -> HostReport {
     report.add("seccomp", seccomp());
     report.add("cgroup limits", cgroup::describe());
     report.add("private network", on_a_thread(net::probe));
+    report.add(
+        "network without root",
+        net::uplink_program().map(|program| program.to_string()),
+    );
     report
 }
 

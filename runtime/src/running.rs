@@ -2,11 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
 
+use crate::net::Lease;
+use crate::spec::Connected;
 use crate::wire::{self, Status};
 use crate::{SandboxError, runtime, sys};
 
@@ -30,6 +33,20 @@ pub enum ExitStatus {
     Signal(i32, bool),
 }
 
+/// What a sandbox with [`Network::Attached`](crate::Network::Attached) was connected with. Dropping it
+/// gives its addresses back: only when the sandbox has ended.
+#[derive(Debug, Default)]
+pub struct Connections {
+    /// Its interfaces, in the order of their numbers.
+    pub interfaces: Vec<Connected>,
+    /// Sockets inside for a name server: for datagrams, for connections. Neither blocks.
+    pub name_server: Option<[OwnedFd; 2]>,
+    pub(crate) leases: Vec<Lease>,
+    /// The network namespace of the bridges if that is not the host's, and where it is noted what was
+    /// made there.
+    pub(crate) router: Option<(OwnedFd, PathBuf)>,
+}
+
 /// A running sandbox. Dropping it before its end kills it.
 #[derive(Debug)]
 pub struct Running {
@@ -37,6 +54,7 @@ pub struct Running {
     pub(crate) pid: u32,
     pub(crate) status_socket: OwnedFd,
     pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) connections: Connections,
     pub(crate) warnings: Vec<String>,
     pub(crate) status: Option<ExitStatus>,
     pub(crate) cpu_time: Option<Duration>,
@@ -123,6 +141,11 @@ impl Running {
     /// Returns the controlling side of the terminal, once.
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.terminal.take()
+    }
+
+    /// Returns what the sandbox was connected with, once.
+    pub fn take_connections(&mut self) -> Connections {
+        std::mem::take(&mut self.connections)
     }
 
     /// Returns the processor time of the process and of what it had waited for, once it has ended.

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::net::{RecvFlags, Shutdown, shutdown};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::isolation::isolation;
+use crate::net::Lease;
+use crate::running::Connections;
 use crate::wire::{self, Failure, Request, Setup, Status};
 use crate::{Joining, Running, Sandbox, SandboxError, Stdio, emulation, running, sys};
 
@@ -91,6 +93,11 @@ impl Runtime {
         }
     }
 
+    /// See [`RuntimeOptions`].
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.inner.options.state_dir
+    }
+
     fn spawner(&self) -> Result<Arc<Spawner>, SandboxError> {
         let mut slot = self
             .inner
@@ -161,7 +168,7 @@ impl Runtime {
             Ok(()) => {
                 // Our copies of the child's ends would keep its silence from being an end.
                 drop(request);
-                follow(&spawner, status, &setup)
+                follow(&spawner, status, &setup, &self.inner.options.state_dir)
             }
             Err(source) => match source.raw_os_error() {
                 Some(libc::EPIPE | libc::ECONNRESET) => Err(SandboxError::SpawnerGone),
@@ -198,9 +205,11 @@ fn follow(
     spawner: &Arc<Spawner>,
     status: OwnedFd,
     setup: &OwnedFd,
+    state_dir: &Path,
 ) -> Result<Running, SandboxError> {
     let mut terminal = None;
     let mut warnings = Vec::new();
+    let mut connections = Connections::default();
     let mut failure: Option<Failure> = None;
     let answer = host("read the answer of the sandbox");
     while let Some((message, descriptors)) =
@@ -215,6 +224,9 @@ fn follow(
             }
             // Of sandboxes that other programs monitor.
             Setup::Ready => {}
+            message @ (Setup::Connected(_) | Setup::NameServer | Setup::Router { .. }) => {
+                connections.add(message, descriptors, state_dir);
+            }
             Setup::Terminal => terminal = descriptors.into_iter().next(),
             Setup::Failed(found) => failure = failure.or(Some(found)),
         }
@@ -233,6 +245,7 @@ fn follow(
         pid,
         status_socket: status,
         terminal,
+        connections,
         warnings,
         status: None,
         cpu_time: None,
@@ -246,6 +259,36 @@ fn follow(
             Err(failure.into())
         }
         None => Ok(running),
+    }
+}
+
+impl Connections {
+    /// Takes note of what the child tells.
+    fn add(&mut self, message: Setup, descriptors: Vec<OwnedFd>, state_dir: &Path) {
+        let mut descriptors = descriptors.into_iter();
+        match message {
+            Setup::Connected(connected) => {
+                if let (Some(lock), Some(lan), Some(address)) =
+                    (descriptors.next(), &connected.lan, connected.address)
+                {
+                    let shared = state_dir.join("network");
+                    let lease = Lease::take(&shared, lan, address, lock.into());
+                    self.leases.push(lease);
+                }
+                self.interfaces.push(connected);
+            }
+            Setup::NameServer => {
+                if let (Some(datagrams), Some(connections)) =
+                    (descriptors.next(), descriptors.next())
+                {
+                    self.name_server = Some([datagrams, connections]);
+                }
+            }
+            Setup::Router { made } => {
+                self.router = descriptors.next().map(|router| (router, made));
+            }
+            _ => {}
+        }
     }
 }
 

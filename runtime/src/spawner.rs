@@ -19,7 +19,7 @@ use rustix::process::{
 use crate::cgroup::Cgroup;
 use crate::child;
 use crate::isolation::{self, isolation};
-use crate::net;
+use crate::net::{self, Outlet, Router};
 use crate::running::pid_of;
 use crate::spec::{Joining, Network, Sandbox};
 use crate::sys::{self, Birth, Cloned};
@@ -45,6 +45,8 @@ struct Spawner {
     state_dir: PathBuf,
     /// Our share in it; taken before the first sandbox that needs it.
     membership: Option<net::Membership>,
+    /// In a user namespace: the way out of it.
+    router: Option<Router>,
 }
 
 /// The whole life of the spawner.
@@ -68,6 +70,7 @@ pub(crate) fn run(birth: Birth) {
         emptied: Vec::new(),
         state_dir: hello.state_dir,
         membership: None,
+        router: None,
     };
     spawner.serve();
     spawner.end();
@@ -172,8 +175,8 @@ impl Spawner {
         }
         let sandbox: Sandbox = serde_json::from_slice(&request.body)
             .map_err(|error| Failure::new("read the request", &error.into()))?;
-        if sandbox.network == Network::Private && self.membership.is_none() {
-            self.membership = Some(net::Membership::join(&self.state_dir)?);
+        if matches!(sandbox.network, Network::Private | Network::Attached(_)) {
+            self.prepare_network()?;
         }
         let cgroup = if sandbox.limits.is_empty() {
             None
@@ -186,7 +189,13 @@ impl Spawner {
         };
         let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
         match sys::clone_process(child::namespaces(&sandbox)) {
-            Ok(Cloned::Child) => child::run(&sandbox, request, cgroup.as_ref(), &self.state_dir),
+            Ok(Cloned::Child) => {
+                let outlet = Outlet {
+                    state_dir: &self.state_dir,
+                    router: self.router.as_ref(),
+                };
+                child::run(&sandbox, request, cgroup.as_ref(), &outlet)
+            }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 // An error means that the program has gone, which the loop will notice.
                 let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
@@ -203,6 +212,20 @@ impl Spawner {
                 Err(Failure::new("clone the sandbox process", &error))
             }
         }
+    }
+
+    /// Makes sure that networks which sandboxes are connected with stay, or that there is a way out.
+    fn prepare_network(&mut self) -> Step<()> {
+        if in_user_namespace() {
+            if self.router.as_ref().is_none_or(Router::is_dead) {
+                self.router = None;
+                self.router = Some(Router::start(&self.state_dir)?);
+            }
+        } else if self.membership.is_none() {
+            let directory = self.state_dir.join("network");
+            self.membership = Some(net::Membership::join(&directory)?);
+        }
+        Ok(())
     }
 
     /// Without pid namespaces: kills what a step has left that was killed with its supervisor.
@@ -280,6 +303,10 @@ impl Spawner {
             .for_each(|cgroup| drop(cgroup.remove()));
         if let Some(membership) = self.membership.take() {
             membership.leave();
+        }
+        if let Some(router) = self.router.take() {
+            router.stop();
+            net::sweep(&self.state_dir);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod bytes;
 mod capability;
+mod network;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub use capability::CapabilitySet;
 
 use crate::seccomp::SeccompProfile;
+pub use network::{
+    Attached, Connected, Interface, Lan, LanKind, MacvlanMode, NAME_SERVER, Network, Owner, Subnet,
+};
 
 /// Everything that is needed to run one process apart from the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub struct Sandbox {
     pub mounts: Vec<Mount>,
     /// Host name inside.
     pub hostname: String,
+    /// NIS domain name inside; none for the host's.
+    #[serde(default)]
+    pub domain_name: Option<String>,
     /// What the process sees of the network.
     pub network: Network,
     /// Capabilities, system call filter and masked paths.
@@ -91,6 +98,7 @@ impl Sandbox {
             },
             mounts: Vec::new(),
             hostname: "sandbox".into(),
+            domain_name: None,
             network: Network::None,
             security: Security::default(),
             shm_size: Self::DEFAULT_SHM_SIZE,
@@ -253,21 +261,6 @@ pub struct TmpfsOptions {
     pub noexec: bool,
     /// Set-user-id programs in it work.
     pub suid: bool,
-}
-
-/// What a sandbox sees of the network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// A loopback interface and nothing else.
-    #[default]
-    None,
-    /// The network of the host, abstract sockets included.
-    Host,
-    /// An own network with outgoing connections, by a bridge and address translation.
-    ///
-    /// Name servers at `127.x.x.x` in the host's `resolv.conf` cannot be reached from there: the
-    /// caller, who writes the sandbox's `resolv.conf`, must give others.
-    Private,
 }
 
 /// What the process may do.

@@ -11,6 +11,7 @@ mod calls;
 mod clone;
 mod init;
 mod notify;
+mod packet;
 
 pub(crate) use birth::{Birth, execute_read_only, spawn_spawner};
 pub(crate) use calls::{
@@ -28,3 +29,4 @@ pub(crate) use notify::{
     Notification, answer_fast, install_listener, is_still_asking, next_notification, read_memory,
     read_text, send_answer, write_memory,
 };
+pub(crate) use packet::packet_socket;

@@ -7,16 +7,21 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use rustix::process::{Gid, Pid, Uid, WaitOptions, getegid, geteuid, getpid, waitpid};
-use rustix::thread::{CapabilitySet, capabilities, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, LinkNameSpaceType, capabilities, move_into_link_name_space, set_thread_res_gid,
+    set_thread_res_uid,
+};
 
 use crate::SandboxError;
 use crate::isolation::{Isolation, isolation};
+use crate::net;
 use crate::sys::{self, Cloned};
 
 /// Where the set-user-id programs that write id maps are.
@@ -40,10 +45,24 @@ pub fn in_user_namespace() -> bool {
     *ANSWER.get_or_init(find_user_namespace)
 }
 
-/// Says whether [`Network::Private`](crate::Network::Private) is possible: not in a user namespace,
-/// which cannot connect itself to the network outside, nor without namespaces.
+/// Says whether [`Network::Private`](crate::Network::Private) and
+/// [`Network::Attached`](crate::Network::Attached) are possible.
 pub fn has_private_network() -> bool {
-    !in_user_namespace() && isolation() == Isolation::Root
+    private_network().is_ok()
+}
+
+/// Says in words why they are not: a user namespace cannot connect itself to the network outside, but for
+/// a program that does; without namespaces there is nothing to connect. Asked once in a process.
+pub fn private_network() -> Result<(), &'static str> {
+    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
+    let answer = ANSWER.get_or_init(|| match isolation() {
+        Isolation::Chroot | Isolation::Nothing => {
+            Err("this host allows no namespaces, which an own network needs".to_owned())
+        }
+        _ if in_user_namespace() => net::uplink_program().map(drop),
+        _ => Ok(()),
+    });
+    answer.as_ref().copied().map_err(String::as_str)
 }
 
 fn find_user_namespace() -> bool {
@@ -70,6 +89,24 @@ pub(crate) fn enter_with_single_id() -> Result<(), SandboxError> {
     }
     map_single_id(uid, gid).map_err(host("map the user's own id"))?;
     become_root()
+}
+
+/// Enters the user namespace of another process as its user 0; says whether that is another one.
+pub(crate) fn enter_of(pid: u32) -> Result<bool, SandboxError> {
+    let path = format!("/proc/{pid}/ns/user");
+    let own = fs::metadata("/proc/self/ns/user").map_err(host("look at the user namespace"))?;
+    let its = fs::metadata(&path).map_err(host("look at the user namespace"))?;
+    if own.ino() == its.ino() {
+        return Ok(false);
+    }
+    own_ids();
+    let action = "join the user namespace of the other container";
+    let namespace = fs::File::open(&path).map_err(host(action))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
+        .map_err(|error| host(action)(error.into()))?;
+    sys::unshare(libc::CLONE_NEWNS).map_err(refused)?;
+    become_root()?;
+    Ok(true)
 }
 
 /// Ids of this process before it entered a namespace.

@@ -24,6 +24,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::spec::Connected;
 use crate::{Isolation, SandboxError};
 
 /// Largest packet; well below the default socket buffer, which bounds a packet.
@@ -83,6 +84,16 @@ pub(crate) enum Setup {
     Owners,
     /// All is done, and the sandbox waits to be started.
     Ready,
+    /// Another interface; comes with the lock of its lease if there is one.
+    Connected(Connected),
+    /// Comes with two sockets for a name server: for datagrams, for connections.
+    NameServer,
+    /// Comes with the network namespace of the bridges; this is where it is noted what was made there.
+    Router {
+        /// The directory.
+        #[serde(with = "crate::spec::bytes")]
+        made: PathBuf,
+    },
     /// The set-up ended here.
     Failed(Failure),
 }

@@ -1,6 +1,6 @@
 //! `rbuild doctor`.
 
-use rbuild_runtime::{Ground, HostReport, Isolation, SandboxError, has_private_network, probe};
+use rbuild_runtime::{Ground, HostReport, Isolation, SandboxError, private_network, probe};
 
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -134,11 +134,10 @@ impl Diagnosis {
 }
 
 /// What steps and containers have of the network without further options.
-fn network() -> &'static str {
-    if has_private_network() {
-        "a network of their own, with outgoing connections"
-    } else {
-        "the host's"
+fn network() -> String {
+    match private_network() {
+        Ok(()) => "a network of their own, with outgoing connections".to_owned(),
+        Err(why) => format!("the host's: {why}"),
     }
 }
 

@@ -127,7 +127,7 @@ fn path_match(pattern: &str, name: &str) -> bool {
             .all(|(pattern, name)| glob_match(pattern, name).unwrap_or(false))
 }
 
-fn truth(filter: &str, value: &str) -> Result<bool, Failure> {
+pub(super) fn truth(filter: &str, value: &str) -> Result<bool, Failure> {
     match value {
         "1" | "true" | "t" | "True" | "TRUE" => Ok(true),
         "0" | "false" | "f" | "False" | "FALSE" => Ok(false),

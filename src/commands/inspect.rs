@@ -99,7 +99,7 @@ fn object(
 ) -> Result<Value, Failure> {
     if kind != Some("image") {
         match super::containers::containers(settings)?.find(query) {
-            Ok(container) => return super::containers::inspect::describe(&container),
+            Ok(container) => return super::containers::inspect::describe(settings, &container),
             Err(ContainerError::NotFound(_)) if kind.is_none() => {}
             Err(error) => return Err(error.into()),
         }

@@ -149,7 +149,7 @@ pub(crate) fn system(settings: &Settings, args: &SystemPruneArgs) -> Result<(), 
             "all images without a name"
         };
         confirm(&format!(
-            "This will remove all stopped containers{volumes}, {images} and build cache."
+            "This will remove all stopped containers{volumes}, networks that no container is in, {images} and build cache."
         ))?;
     }
     let conditions = containers::remove::Conditions::parse(&args.filter)?;
@@ -163,6 +163,7 @@ pub(crate) fn system(settings: &Settings, args: &SystemPruneArgs) -> Result<(), 
             .collect();
         reclaimed += super::volumes::prune_all(settings, false, &labels)?;
     }
+    super::networks::prune_all(settings, &args.filter)?;
     let store = super::open_store(settings)?;
     remove_images(settings, &store, args.all, &args.filter)?;
     let report = store.prune(&PruneOptions {

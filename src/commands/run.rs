@@ -11,8 +11,8 @@ use std::path::Path;
 
 use rbuild_cache::Store;
 use rbuild_runtime::{
-    ExitStatus, Isolation, Network, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
-    has_private_network, isolation,
+    ExitStatus, Isolation, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
+    isolation,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -62,13 +62,7 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         let way_out = settings.ground.as_deref().and_then(super::doctor::way_out);
         return Err(way_out.into_iter().fold(failure, Failure::hint));
     }
-    if options.network == Network::Private && !has_private_network() {
-        ui::warn(
-            &settings.palette,
-            "an own network needs root: the container uses the host's (`--network host`)",
-        );
-        options.network = Network::Host;
-    }
+    container::fall_back(settings, &mut options)?;
     if args.tty && args.interactive && !settings.stdin_terminal {
         return Err(Failure::new("the input device is not a TTY")
             .hint("leave `-t` out when standard input is not a terminal"));
@@ -80,7 +74,8 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         || args.name.is_some()
         || args.cidfile.is_some()
         || !args.attach.is_empty()
-        || args.life.needs_monitor();
+        || args.life.needs_monitor()
+        || options.networks.needs_monitor();
     let lives_alone = || {
         isolation() != Isolation::Chroot
             && !matches!(ground::overlay_refusal(settings), Ok(Some(_)))

@@ -1,9 +1,10 @@
 //! What this program keeps about a container beside what its sandbox needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rbuild_builder::image::{ContainerConfig, HealthConfig};
+use rbuild_builder::request::NameResolution;
 use rbuild_runtime::container::Container;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,14 @@ pub(crate) struct Details {
     pub(crate) network: String,
     /// The settings of its health check.
     pub(crate) health: Option<HealthConfig>,
+    /// Ports that it listens on, such as `80/tcp`.
+    pub(crate) exposed: BTreeSet<String>,
+    /// All of them are published.
+    pub(crate) publish_all: bool,
+    /// How it finds names.
+    pub(crate) names: NameResolution,
+    /// Lines for its `/etc/hosts`: name, address.
+    pub(crate) extra_hosts: Vec<(String, String)>,
     /// What is mounted in it, in the order given.
     pub(crate) mounts: Vec<MountPoint>,
     /// The image's settings, with what was asked for beside them.

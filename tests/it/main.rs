@@ -42,6 +42,7 @@ mod ladder;
 mod limits;
 mod looks;
 mod manual;
+mod networks;
 mod no_overlay;
 mod options;
 mod outputs;

@@ -44,7 +44,17 @@ impl User {
     }
 
     pub(crate) fn rbuild(&self, args: impl IntoIterator<Item = OsString>) -> Invocation {
-        self.program(self.rbuild.as_os_str()).args(args)
+        self.rbuild_after("true", args)
+    }
+
+    /// The same after a command of root in the command's mount namespace and the test's directory.
+    pub(crate) fn rbuild_after(
+        &self,
+        set_up: &str,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Invocation {
+        self.program_after(set_up, self.rbuild.as_os_str())
+            .args(args)
     }
 
     /// The user's copy of the binary.
@@ -54,13 +64,20 @@ impl User {
 
     /// A program of the host, as the user.
     pub(crate) fn program(&self, program: &std::ffi::OsStr) -> Invocation {
-        let script = "mount --bind passwd /etc/passwd && mount --bind subuid /etc/subuid && \
+        self.program_after("true", program)
+    }
+
+    fn program_after(&self, set_up: &str, program: &std::ffi::OsStr) -> Invocation {
+        let script = format!(
+            "{set_up} && \
+             mount --bind passwd /etc/passwd && mount --bind subuid /etc/subuid && \
              mount --bind subgid /etc/subgid && \
-             exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups -- \"$0\" \"${@:2}\"";
+             exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups -- \"$0\" \"${{@:2}}\""
+        );
         self.env
             .host(needs::program("unshare", "util-linux"))
             .current_dir(self.env.path())
-            .args(["--mount", "--propagation", "private", "bash", "-c", script])
+            .args(["--mount", "--propagation", "private", "bash", "-c", &script])
             .arg(program)
             .arg(UID.to_string())
     }

@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::network::Endpoint;
 use crate::wire;
 use crate::{Joining, Limits, Usage};
 
@@ -50,6 +51,10 @@ pub enum Order {
     Root,
     /// Size of the terminal: rows and columns.
     Resize(u16, u16),
+    /// One more network.
+    Connect(Endpoint),
+    /// One network less, by its ID.
+    Disconnect(Option<String>),
 }
 
 /// What a monitor answers.

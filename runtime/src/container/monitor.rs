@@ -24,6 +24,7 @@ use super::log::Log;
 use super::restart::Backoff;
 use super::state::{self, State};
 use crate::{Runtime, RuntimeOptions, SandboxError, sys};
+pub(super) use shared::lock;
 use shared::{Shared, StoppedBy};
 use streams::Begun;
 pub(super) use streams::fresh_work_directories;
@@ -130,6 +131,8 @@ fn live(
             began(tell)?;
         }
         let exit = begun.running.wait();
+        // Its ports and addresses are free before anybody knows that it has ended.
+        begun.network.end();
         drop(begun);
         for pump in pumps {
             // A pump that panicked has said so itself.

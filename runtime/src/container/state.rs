@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ContainerError;
 use super::health::HealthCheck;
 use super::log::LogOptions;
+use super::network::Networking;
 use super::restart::RestartPolicy;
 use crate::{ExitStatus, Sandbox};
 
@@ -24,6 +25,9 @@ pub struct Config {
     pub created: String,
     /// What runs.
     pub sandbox: Sandbox,
+    /// The networks that it is in.
+    #[serde(default)]
+    pub networking: Networking,
     /// Standard input stays open.
     pub interactive: bool,
     /// It is removed when it ends.

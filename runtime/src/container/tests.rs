@@ -8,6 +8,7 @@ fn make(containers: &Containers, name: Option<&str>) -> Result<Container, Contai
     let name = containers.take_name(&new, name)?;
     let id = new.id().to_owned();
     new.finish(&Config {
+        networking: super::Networking::default(),
         id: id.clone(),
         name,
         created: state::now(),

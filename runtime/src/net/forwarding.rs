@@ -42,7 +42,7 @@ pub(super) fn enable(interface: &str) -> io::Result<()> {
 }
 
 /// Switches forwarding off again, unless somebody has switched it on for all meanwhile.
-pub(super) fn restore(interfaces: &[String]) -> io::Result<()> {
+pub(super) fn restore<'a>(interfaces: impl Iterator<Item = &'a String>) -> io::Result<()> {
     if is_on(Path::new(ALL))? {
         return Ok(());
     }

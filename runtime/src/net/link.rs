@@ -4,12 +4,16 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use crate::spec::MacvlanMode;
+
 use super::netlink::{Attributes, CREATE, CREATE_NEW, DUMP, Message, Netlink, attribute};
 
 const AF_INET: u8 = libc::AF_INET as u8;
 const UP: u32 = libc::IFF_UP as u32;
 /// `VETH_INFO_PEER` of `linux/veth.h`.
 const PEER: u16 = 1;
+/// `IFLA_MACVLAN_MODE` of `linux/if_link.h`.
+const MACVLAN_MODE: u16 = 1;
 /// `IFLA_BRPORT_ISOLATED` of `linux/if_link.h` (Linux 4.18).
 const BRIDGE_PORT_ISOLATED: u16 = 33;
 
@@ -66,19 +70,19 @@ impl Links {
         self.0.request(&message)
     }
 
-    /// Makes a veth pair: `name` here as a port of `bridge`, `eth0` in `namespace`.
+    /// Makes a veth pair: `name` here as a port of `bridge`, `inside` in `namespace`.
     pub(super) fn add_veth(
         &mut self,
         name: &str,
         bridge: u32,
         namespace: &OwnedFd,
-        address: Ipv4Addr,
+        inside: &str,
+        hardware: [u8; 6],
     ) -> io::Result<()> {
         let namespace = namespace.as_raw_fd().to_ne_bytes();
         let peer = Attributes::after(&link(0, 0, 0))
-            .text(libc::IFLA_IFNAME, "eth0")
-            // Follows from the address, so that a neighbour's memory of an address stays right.
-            .attribute(libc::IFLA_ADDRESS, &hardware_address(address))
+            .text(libc::IFLA_IFNAME, inside)
+            .attribute(libc::IFLA_ADDRESS, &hardware)
             .attribute(libc::IFLA_NET_NS_FD, &namespace);
         let data = Attributes::default().nest(PEER, &peer);
         let info = Attributes::default()
@@ -89,6 +93,30 @@ impl Links {
             .attribute(libc::IFLA_MASTER, &bridge.to_ne_bytes())
             .nest(libc::IFLA_LINKINFO, &info);
         self.0.request(&message)
+    }
+
+    /// Makes `inside` in `namespace`, a host of its own on the interface `parent`.
+    pub(super) fn add_macvlan(
+        &mut self,
+        inside: &str,
+        parent: u32,
+        mode: MacvlanMode,
+        namespace: &OwnedFd,
+        hardware: [u8; 6],
+    ) -> io::Result<()> {
+        let namespace = namespace.as_raw_fd().to_ne_bytes();
+        let data = Attributes::default().attribute(MACVLAN_MODE, &(mode as u32).to_ne_bytes());
+        let info = Attributes::default()
+            .text(libc::IFLA_INFO_KIND, "macvlan")
+            .nest(libc::IFLA_INFO_DATA, &data);
+        let mut message = Message::new(libc::RTM_NEWLINK, CREATE_NEW, &link(0, 0, 0))
+            .text(libc::IFLA_IFNAME, inside)
+            .attribute(libc::IFLA_LINK, &parent.to_ne_bytes())
+            .attribute(libc::IFLA_NET_NS_FD, &namespace);
+        if mode != MacvlanMode::Passthru {
+            message = message.attribute(libc::IFLA_ADDRESS, &hardware);
+        }
+        self.0.request(&message.nest(libc::IFLA_LINKINFO, &info))
     }
 
     /// Keeps a port of a bridge from talking to other such ports.
@@ -214,8 +242,18 @@ fn link(family: u8, index: u32, flags: u32) -> [u8; 16] {
     fixed
 }
 
-/// A locally administered address made of an IPv4 address.
-fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
+/// A locally administered address that nobody has; the kernel's own would do, but has to be asked for.
+pub(super) fn random_address() -> [u8; 6] {
+    let mut bytes = [0; 6];
+    // What is left of it when this fails is an address as well.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    bytes[0] = (bytes[0] & 0xfc) | 2;
+    bytes
+}
+
+/// A locally administered address made of an IPv4 address: a neighbour's memory of who has that stays
+/// right.
+pub(super) fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, 0x72, a, b, c, d]
 }

@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 use rustix::net::netlink::NETFILTER;
 
 use super::netlink::{Attributes, CREATE, DUMP, Message, Netlink, attribute};
+use super::shared::Bridge;
+use crate::spec::Subnet;
 
 /// `linux/netfilter/nf_tables.h` and its neighbours.
 mod uapi {
@@ -45,8 +47,11 @@ mod uapi {
     pub(super) const VERDICT_CODE: u16 = 1;
 
     pub(super) const FORWARD: u32 = 2;
+    pub(super) const OUTPUT: u32 = 3;
     pub(super) const POST_ROUTING: u32 = 4;
     pub(super) const SOURCE_NAT_PRIORITY: i32 = 100;
+    pub(super) const DESTINATION_NAT_PRIORITY: i32 = -100;
+    pub(super) const DESTINATION_NAT: u32 = 1;
     pub(super) const DROP: u32 = 0;
     pub(super) const ACCEPT: u32 = 1;
 
@@ -55,7 +60,11 @@ mod uapi {
     pub(super) const EQUAL: u32 = 0;
     pub(super) const NOT_EQUAL: u32 = 1;
     pub(super) const NETWORK_HEADER: u32 = 1;
+    pub(super) const TRANSPORT_HEADER: u32 = 2;
     pub(super) const SOURCE_ADDRESS: u32 = 12;
+    pub(super) const DESTINATION_ADDRESS: u32 = 16;
+    pub(super) const DESTINATION_PORT: u32 = 2;
+    pub(super) const PROTOCOL: u32 = 16;
     pub(super) const IN_NAME: u32 = 6;
     pub(super) const OUT_NAME: u32 = 7;
     pub(super) const CT_STATE: u32 = 0;
@@ -121,15 +130,46 @@ impl Rule {
             .compare(uapi::NOT_EQUAL, b"rbuild")
     }
 
-    fn source_in(self, network: Ipv4Addr) -> Self {
+    /// Puts `length` bytes of a header into the register.
+    fn payload(self, header: u32, offset: u32, length: u32) -> Self {
         let data = Attributes::default()
             .number(1, uapi::REGISTER)
-            .number(2, uapi::NETWORK_HEADER)
-            .number(3, uapi::SOURCE_ADDRESS)
-            .number(4, 4);
+            .number(2, header)
+            .number(3, offset)
+            .number(4, length);
         self.expression("payload", &data)
-            .mask(&[255, 255, 255, 0])
-            .compare(uapi::EQUAL, &network.octets())
+    }
+
+    fn goes_to(self, address: Ipv4Addr, protocol: u8, port: u16) -> Self {
+        let transport = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .number(2, uapi::PROTOCOL);
+        self.payload(uapi::NETWORK_HEADER, uapi::DESTINATION_ADDRESS, 4)
+            .compare(uapi::EQUAL, &address.octets())
+            .expression("meta", &transport)
+            .compare(uapi::EQUAL, &[protocol])
+            .payload(uapi::TRANSPORT_HEADER, uapi::DESTINATION_PORT, 2)
+            .compare(uapi::EQUAL, &port.to_be_bytes())
+    }
+
+    /// Lets it go to another port of the same address.
+    fn with_port(self, port: u16) -> Self {
+        let value = Attributes::default().attribute(uapi::DATA_VALUE, &port.to_be_bytes());
+        let load = Attributes::default()
+            .number(1, uapi::REGISTER)
+            .nest(2, &value);
+        let translate = Attributes::default()
+            .number(1, uapi::DESTINATION_NAT)
+            .number(2, uapi::IPV4.into())
+            .number(5, uapi::REGISTER);
+        self.expression("immediate", &load)
+            .expression("nat", &translate)
+    }
+
+    fn source_in(self, subnet: Subnet) -> Self {
+        self.payload(uapi::NETWORK_HEADER, uapi::SOURCE_ADDRESS, 4)
+            .mask(&subnet.mask().octets())
+            .compare(uapi::EQUAL, &subnet.network().octets())
     }
 
     fn known_connection(self) -> Self {
@@ -199,49 +239,75 @@ fn table(kind: u16, flags: u16, name: &str) -> Message {
 ///
 /// `opened` are the interfaces on which forwarding was off until we needed it: what came in there
 /// was never forwarded, and still is not, except to the bridges.
-pub(super) fn install(bridge: &str, network: Ipv4Addr, opened: &[String]) -> io::Result<()> {
+pub(super) fn install(bridge: &Bridge, opened: &[String]) -> io::Result<()> {
+    let name = bridge.name();
     let append = libc::NLM_F_APPEND as u16;
-    let forward = |rule: Rule| rule.message(uapi::IPV4, bridge, "forward", append);
-    let (accept, drop) = (uapi::ACCEPT, uapi::DROP);
-    let (equal, not_equal) = (uapi::EQUAL, uapi::NOT_EQUAL);
     let mut messages = vec![
-        table(uapi::NEW_TABLE, CREATE, bridge),
-        table(uapi::DEL_TABLE, 0, bridge),
-        table(uapi::NEW_TABLE, CREATE, bridge),
-        chain(
-            bridge,
-            "postrouting",
-            "nat",
-            uapi::POST_ROUTING,
-            uapi::SOURCE_NAT_PRIORITY,
-        ),
-        Rule::default()
-            .source_in(network)
-            .interface(uapi::OUT_NAME, not_equal, bridge)
-            .masquerade()
-            .message(uapi::IPV4, bridge, "postrouting", append),
-        chain(bridge, "forward", "filter", uapi::FORWARD, 0),
-        forward(
-            Rule::default()
-                .interface(uapi::OUT_NAME, equal, bridge)
-                .known_connection()
-                .verdict(accept),
-        ),
-        forward(
-            Rule::default()
-                .interface(uapi::OUT_NAME, equal, bridge)
-                .verdict(drop),
-        ),
+        table(uapi::NEW_TABLE, CREATE, name),
+        table(uapi::DEL_TABLE, 0, name),
+        table(uapi::NEW_TABLE, CREATE, name),
     ];
-    for name in opened {
-        let rule = Rule::default()
-            .interface(uapi::IN_NAME, equal, name)
-            .not_to_any_bridge()
-            .verdict(drop);
-        messages.push(forward(rule));
+    if !bridge.is_internal() {
+        let (hook, priority) = (uapi::POST_ROUTING, uapi::SOURCE_NAT_PRIORITY);
+        messages.push(chain(name, "postrouting", "nat", hook, priority));
+        let masquerade = Rule::default()
+            .source_in(bridge.subnet())
+            .interface(uapi::OUT_NAME, uapi::NOT_EQUAL, name)
+            .masquerade();
+        messages.push(masquerade.message(uapi::IPV4, name, "postrouting", append));
     }
+    messages.push(chain(name, "forward", "filter", uapi::FORWARD, 0));
+    let rules = forward_rules(bridge, opened);
+    messages.extend(rules.map(|rule| rule.message(uapi::IPV4, name, "forward", append)));
     transaction(messages)?;
-    pass_foreign_chains(bridge)
+    pass_foreign_chains(name)
+}
+
+/// What may be forwarded.
+fn forward_rules(bridge: &Bridge, opened: &[String]) -> impl Iterator<Item = Rule> {
+    let name = bridge.name();
+    let (accept, drop) = (uapi::ACCEPT, uapi::DROP);
+    let from = |rule: Rule| rule.interface(uapi::IN_NAME, uapi::EQUAL, name);
+    let to = |rule: Rule| rule.interface(uapi::OUT_NAME, uapi::EQUAL, name);
+    let mut rules = vec![
+        // What stays on the bridge comes here where `bridge-nf-call-iptables` is on.
+        to(from(Rule::default())).verdict(accept),
+    ];
+    if bridge.is_internal() {
+        rules.push(from(Rule::default()).verdict(drop));
+    } else {
+        rules.push(to(Rule::default()).known_connection().verdict(accept));
+    }
+    rules.push(to(Rule::default()).verdict(drop));
+    let not_for_us = opened.iter().map(|name| {
+        Rule::default()
+            .interface(uapi::IN_NAME, uapi::EQUAL, name)
+            .not_to_any_bridge()
+            .verdict(drop)
+    });
+    rules.extend(not_for_us);
+    rules.into_iter()
+}
+
+/// Lets what goes to port 53 of `address`, in this very network, go to other ports of it: for datagrams, for
+/// connections.
+pub(super) fn redirect_names(address: Ipv4Addr, ports: [u16; 2]) -> io::Result<()> {
+    const TABLE: &str = "rbuild";
+    const CHAIN: &str = "names";
+    let (hook, priority) = (uapi::OUTPUT, uapi::DESTINATION_NAT_PRIORITY);
+    let mut messages = vec![
+        table(uapi::NEW_TABLE, CREATE, TABLE),
+        chain(TABLE, CHAIN, "nat", hook, priority),
+    ];
+    let protocols = [libc::IPPROTO_UDP as u8, libc::IPPROTO_TCP as u8];
+    for (protocol, port) in protocols.into_iter().zip(ports) {
+        let rule = Rule::default()
+            .goes_to(address, protocol, 53)
+            .with_port(port);
+        let append = libc::NLM_F_APPEND as u16;
+        messages.push(rule.message(uapi::IPV4, TABLE, CHAIN, append));
+    }
+    transaction(messages)
 }
 
 /// Says whether our table is there.
@@ -349,12 +415,16 @@ mod tests {
         thread.join().unwrap();
     }
 
+    fn bridge() -> Bridge {
+        Bridge::of_probe("rbuild0", std::net::Ipv4Addr::new(10, 89, 0, 1))
+    }
+
     #[test]
     fn root_the_table_comes_and_goes() {
         in_a_network_of_its_own(|| {
             assert!(!is_installed("rbuild0"));
             for _ in 0..2 {
-                install("rbuild0", Ipv4Addr::new(10, 89, 0, 0), &["eth0".into()]).unwrap();
+                install(&bridge(), &["eth0".into()]).unwrap();
                 assert!(is_installed("rbuild0") && !is_installed("rbuild1"));
             }
             remove("rbuild0").unwrap();
@@ -376,7 +446,7 @@ mod tests {
             let filter = (uapi::IPV4, "filter".to_owned(), "FORWARD".to_owned());
             assert_eq!(dropping_chains().unwrap(), [filter]);
             for _ in 0..2 {
-                install("rbuild0", Ipv4Addr::new(10, 89, 0, 0), &[]).unwrap();
+                install(&bridge(), &[]).unwrap();
                 assert_eq!(marked_rules("rbuild0").unwrap().len(), 2);
             }
             remove("rbuild0").unwrap();

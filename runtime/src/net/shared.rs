@@ -1,4 +1,4 @@
-//! Making, finding and removing the network that all programs of a host share.
+//! Making, finding and removing the networks that all programs of a host share.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -10,19 +10,25 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::link::{Links, Route};
-use super::{forwarding, nft};
+use super::{Place, forwarding, nft, router};
 use crate::cgroup::owner_name;
+use crate::spec::{Lan, Subnet};
+use crate::userns::in_user_namespace;
 use crate::wire::{Failure, InStep as _, Step};
 
-/// The network as the state file has it.
+/// A bridge as the state file has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Network {
+pub(super) struct Bridge {
     /// The boot in which it was made: nothing of it outlives that.
     boot: String,
-    /// Number in the name of the bridge and of the table of rules.
-    number: u8,
-    /// Third byte of the network's address.
-    third: u8,
+    /// Its name, and that of the table of rules.
+    name: String,
+    /// Its addresses.
+    subnet: Subnet,
+    /// The host's own address.
+    gateway: Ipv4Addr,
+    /// Nothing is forwarded out of it.
+    internal: bool,
     /// Interfaces on which forwarding was off before.
     opened: Vec<String>,
 }
@@ -30,29 +36,51 @@ pub(super) struct Network {
 /// More networks than anybody has state directories.
 const NUMBERS: std::ops::Range<u8> = 0..16;
 
-impl Network {
-    /// Name of the bridge, and of the table of rules.
-    pub(super) fn name(&self) -> String {
-        format!("rbuild{}", self.number)
+impl Bridge {
+    /// A bridge to try something with.
+    pub(super) fn of_probe(name: &str, gateway: Ipv4Addr) -> Bridge {
+        Bridge {
+            boot: String::new(),
+            name: name.to_owned(),
+            subnet: Subnet::around(gateway, 24),
+            gateway,
+            internal: false,
+            opened: Vec::new(),
+        }
     }
 
-    /// Name of the host's end of the veth pair of a host in it.
-    pub(super) fn veth(&self, host: u8) -> String {
-        format!("rbv{}-{host}", self.number)
+    /// Its name, and that of the table of rules.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
-    /// The address of a host in it.
-    pub(super) fn host(&self, number: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 89, self.third, number)
+    /// Its addresses.
+    pub(super) fn subnet(&self) -> Subnet {
+        self.subnet
     }
 
     /// The host's own address.
     pub(super) fn gateway(&self) -> Ipv4Addr {
-        self.host(1)
+        self.gateway
+    }
+
+    /// Whether nothing is forwarded out of it.
+    pub(super) fn is_internal(&self) -> bool {
+        self.internal
     }
 }
 
-/// A spawner's share in the network: a file that is locked as long as it lives.
+/// Name of the bridge of a network that a user made.
+pub(super) fn bridge_name(lan: &str) -> String {
+    format!("rbuild-{}", lan.get(..8).unwrap_or(lan))
+}
+
+/// Name of the host's end of the veth pair of the host with an address.
+pub(super) fn veth(address: Ipv4Addr) -> String {
+    format!("rbv{:08x}", u32::from(address))
+}
+
+/// A spawner's share in the shared network: a file that is locked as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Membership {
     directory: PathBuf,
@@ -62,8 +90,7 @@ pub(crate) struct Membership {
 
 impl Membership {
     /// Announces this process as a user. Does not wait for others.
-    pub(crate) fn join(state_dir: &Path) -> Step<Self> {
-        let directory = state_dir.join("network");
+    pub(crate) fn join(directory: &Path) -> Step<Self> {
         let users = directory.join("users");
         // Not by the umask: the spawner has none.
         fs::DirBuilder::new()
@@ -79,7 +106,7 @@ impl Membership {
             let ours = file.metadata().step_at("look at", &name)?;
             if fs::metadata(&name).is_ok_and(|found| found.ino() == ours.ino()) {
                 return Ok(Self {
-                    directory,
+                    directory: directory.to_path_buf(),
                     name,
                     file,
                 });
@@ -87,17 +114,55 @@ impl Membership {
         }
     }
 
-    /// Leaves, and removes the network if nobody else uses it. What fails is left to the next.
+    /// Leaves, and removes the networks that nobody else uses. What fails is left to the next.
     pub(crate) fn leave(self) {
         let Ok(_lock) = lock(&self.directory) else {
             return;
         };
         let _ = fs::remove_file(&self.name);
         drop(self.file);
-        if !anyone_else(&self.directory.join("users")) {
-            let _ = tear_down(&self.directory);
+        clean(&self.directory);
+    }
+}
+
+/// Removes what killed programs have left: networks that nobody uses, with their bridges and rules.
+///
+/// What fails is left to the next.
+pub(crate) fn sweep(state_dir: &Path) {
+    let directory = state_dir.join("network");
+    if !directory.exists() {
+        return;
+    }
+    router::sweep(&directory);
+    let Ok(_lock) = lock(&directory) else { return };
+    clean(&directory);
+}
+
+/// Removes networks without users. To be called under the lock.
+fn clean(directory: &Path) {
+    for lan in lans(directory) {
+        if !anyone_else(&lan.join("leases")) && tear_down(directory, &lan).is_ok() {
+            // Sockets that nobody has.
+            let _ = fs::remove_dir_all(lan.join("wires"));
+            // In this order: a directory that holds something new stays.
+            let _ = fs::remove_dir(lan.join("leases"));
+            let _ = fs::remove_dir(lan);
         }
     }
+    if !anyone_else(&directory.join("users")) {
+        let _ = tear_down(directory, directory);
+    }
+}
+
+/// Directories of the networks that users made.
+fn lans(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory.join("lans"));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Looks for a user that lives; removes the files of those that do not.
@@ -105,19 +170,20 @@ fn anyone_else(users: &Path) -> bool {
     let Ok(entries) = fs::read_dir(users) else {
         return false;
     };
-    entries.flatten().any(|entry| {
+    let mut alive = false;
+    for entry in entries.flatten() {
         let Ok(file) = File::open(entry.path()) else {
-            return false;
+            continue;
         };
         match file.try_lock() {
             // Not to know is to leave the network alone.
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => alive = true,
             Ok(()) => {
                 let _ = fs::remove_file(entry.path());
-                false
             }
         }
-    })
+    }
+    alive
 }
 
 fn lock(directory: &Path) -> io::Result<File> {
@@ -126,135 +192,239 @@ fn lock(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns the network, making it first if it is not there or not whole.
-pub(super) fn ensure(state_dir: &Path) -> Step<Network> {
-    let directory = state_dir.join("network");
-    let _lock = lock(&directory).step_at("lock the shared network in", &directory)?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").step("read the boot id")?;
-    let known = load(&directory).filter(|network| network.boot == boot);
+/// Returns the bridge of a network, making it first if it is not there or not whole. Without a network
+/// it is the shared one.
+pub(super) fn ensure(place: &Place, lan: Option<&Lan>) -> Step<Bridge> {
+    let made = &place.made;
+    let directory = match lan {
+        None => made.clone(),
+        Some(lan) => made.join("lans").join(&lan.id),
+    };
+    fs::create_dir_all(&directory).step_at("make the directory", &directory)?;
+    let _lock = lock(made).step_at("lock the networks in", made)?;
+    // Who cleans up may have removed it between these two steps.
+    fs::create_dir_all(&directory).step_at("make the directory", &directory)?;
+    let boot = boot().step("read the boot id")?;
+    let known = load(&directory).filter(|bridge| bridge.boot == boot);
     let mut links = Links::open().step("open a netlink socket")?;
-    if let Some(network) = &known
-        && is_whole(network, &mut links)
+    if let Some(bridge) = &known
+        && is_whole(bridge, &mut links)
     {
-        return Ok(network.clone());
+        return Ok(bridge.clone());
     }
-    make(&directory, boot, known, &mut links).inspect_err(|_| {
-        // Do not leave half of it behind.
-        let _ = tear_down(&directory);
+    let work = Making {
+        all: made,
+        directory: &directory,
+        boot,
+        remains: known,
+    };
+    work.make(lan, &mut links).inspect_err(|_| {
+        // Do not leave half of it behind. What is in a router goes with it.
+        let _ = tear_down(made, &directory);
     })
 }
 
-fn is_whole(network: &Network, links: &mut Links) -> bool {
-    let addresses = links
-        .index_of(&network.name())
-        .and_then(|index| links.addresses(index));
-    addresses.is_ok_and(|addresses| addresses.contains(&network.gateway()))
-        && nft::is_installed(&network.name())
+fn boot() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
-fn make(
-    directory: &Path,
+fn is_whole(bridge: &Bridge, links: &mut Links) -> bool {
+    let addresses = links
+        .index_of(&bridge.name)
+        .and_then(|index| links.addresses(index));
+    addresses.is_ok_and(|addresses| addresses.contains(&bridge.gateway))
+        && nft::is_installed(&bridge.name)
+}
+
+/// What is needed to make a bridge.
+struct Making<'a> {
+    all: &'a Path,
+    directory: &'a Path,
     boot: String,
-    remains: Option<Network>,
-    links: &mut Links,
-) -> Step<Network> {
-    if let Some(remains) = &remains
-        && let Ok(index) = links.index_of(&remains.name())
-    {
-        links
-            .remove(index)
-            .step_at("remove the remains of the bridge", remains.name())?;
-    }
-    let routes = links.routes().step("read the routes")?;
-    let names = links.names().step("read the interfaces")?;
-    let mut opened = remains.map_or_else(Vec::new, |network| network.opened);
-    let outward = outward_interfaces(&routes, &names);
-    for name in forwarding::missing(outward).step("read the forwarding settings")? {
-        if !opened.contains(&name) {
-            opened.push(name);
+    remains: Option<Bridge>,
+}
+
+impl Making<'_> {
+    fn make(self, lan: Option<&Lan>, links: &mut Links) -> Step<Bridge> {
+        let bridge = self.choose(lan, links)?;
+        if let Ok(index) = links.index_of(&bridge.name) {
+            links
+                .remove(index)
+                .step_at("remove the remains of the bridge", &bridge.name)?;
         }
+        // Before anything is changed: whoever finds this file knows what to put back.
+        store(self.directory, &bridge).step_at("write the network state in", self.directory)?;
+        raise(&bridge, links)?;
+        Ok(bridge)
     }
-    let third = free_network(&routes).ok_or_else(|| {
+
+    /// Decides on name, addresses and settings.
+    fn choose(&self, lan: Option<&Lan>, links: &mut Links) -> Step<Bridge> {
+        if let Some(remains) = &self.remains
+            && let Ok(index) = links.index_of(&remains.name)
+        {
+            links
+                .remove(index)
+                .step_at("remove the remains of the bridge", &remains.name)?;
+        }
+        let routes = links.routes().step("read the routes")?;
+        let names = links.names().step("read the interfaces")?;
+        // What another network of ours has switched on was off, too.
+        let mut opened = opened_by_others(self.all, self.directory, &self.boot);
+        opened.extend(self.remains.iter().flat_map(|bridge| bridge.opened.clone()));
+        let outward = outward_interfaces(&routes, &names);
+        opened.extend(forwarding::missing(outward).step("read the forwarding settings")?);
+        opened.sort();
+        opened.dedup();
+        let (name, subnet, gateway) = match lan {
+            None => free_shared(&routes, &names)?,
+            Some(lan) => of_lan(lan, &routes, &names)?,
+        };
+        Ok(Bridge {
+            boot: self.boot.clone(),
+            name,
+            subnet,
+            gateway,
+            internal: lan.is_some_and(|lan| lan.internal),
+            opened,
+        })
+    }
+}
+
+/// A name and addresses for the shared network that nobody has.
+fn free_shared(routes: &[Route], names: &[(u32, String)]) -> Step<(String, Subnet, Ipv4Addr)> {
+    let third = free_network(routes).ok_or_else(|| {
         let taken = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
         Failure::new("find a free network", &taken).because("all of 10.89.0.0/16 is routed")
     })?;
-    let number = free_number(&names).ok_or_else(|| {
+    let number = free_number(names).ok_or_else(|| {
         let taken = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
         Failure::new("find a free name", &taken)
             .because("too many bridges of other state directories are there")
     })?;
-    let network = Network {
-        boot,
-        number,
-        third,
-        opened,
-    };
-    // Before anything is changed: whoever finds this file knows what to put back.
-    store(directory, &network).step_at("write the network state in", directory)?;
+    let gateway = Ipv4Addr::new(10, 89, third, 1);
+    Ok((
+        format!("rbuild{number}"),
+        Subnet::around(gateway, 24),
+        gateway,
+    ))
+}
 
+/// The name and addresses of a network that a user made, if the host has not got them otherwise.
+fn of_lan(
+    lan: &Lan,
+    routes: &[Route],
+    names: &[(u32, String)],
+) -> Step<(String, Subnet, Ipv4Addr)> {
+    let name = bridge_name(&lan.id);
+    let own = names.iter().find(|(_, known)| *known == name);
+    let taken = routes.iter().find(|route| {
+        route.prefix != 0
+            && own.is_none_or(|(index, _)| *index != route.interface)
+            && Subnet::around(route.network, route.prefix).overlaps(lan.subnet)
+    });
+    if let Some(route) = taken {
+        let error = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let interface = names.iter().find(|(index, _)| *index == route.interface);
+        return Err(
+            Failure::new("use the addresses of the network", &error).because(format!(
+                "the host reaches {}/{} by {}, which overlaps with {}",
+                route.network,
+                route.prefix,
+                interface.map_or("another way", |(_, name)| name),
+                lan.subnet
+            )),
+        );
+    }
+    let gateway = lan.gateway.or_else(|| lan.subnet.hosts().next());
+    Ok((name, lan.subnet, gateway.unwrap_or(lan.subnet.network())))
+}
+
+/// Makes a bridge with its rules and settings.
+fn raise(bridge: &Bridge, links: &mut Links) -> Step<()> {
     let host_network = "without them, use the host network";
     let step = "make the bridge";
-    let bridge = network.name();
+    let name = &bridge.name;
+    links.add_bridge(name, bridge.gateway).map_err(|error| {
+        Failure::new(step, &error).at(name).because(format!(
+            "{error}; bridges are needed for an own network: {host_network}"
+        ))
+    })?;
+    let index = links.index_of(name).step_at(step, name)?;
     links
-        .add_bridge(&bridge, network.gateway())
-        .map_err(|error| {
-            Failure::new(step, &error).at(&bridge).because(format!(
-                "{error}; bridges are needed for an own network: {host_network}"
-            ))
-        })?;
-    let index = links.index_of(&bridge).step_at(step, &bridge)?;
-    links
-        .add_address(index, network.gateway(), 24)
-        .step_at(step, &bridge)?;
-    links.up(index).step_at(step, &bridge)?;
-    for name in network
-        .opened
-        .iter()
-        .map(String::as_str)
-        .chain([bridge.as_str()])
-    {
-        forwarding::enable(name).map_err(|error| {
-            Failure::new("switch forwarding on for", &error)
-                .at(name)
-                .because(format!("{error}; an own network needs it: {host_network}"))
-        })?;
+        .add_address(index, bridge.gateway, bridge.subnet.prefix())
+        .step_at(step, name)?;
+    links.up(index).step_at(step, name)?;
+    let opened = bridge.opened.iter().chain([name]);
+    for name in opened.filter(|_| !bridge.internal) {
+        match forwarding::enable(name) {
+            // An interface that has gone meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name != &bridge.name => {}
+            done => done.map_err(|error| {
+                Failure::new("switch forwarding on for", &error)
+                    .at(name)
+                    .because(format!("{error}; an own network needs it: {host_network}"))
+            })?,
+        }
     }
-    nft::install(&bridge, network.host(0), &network.opened).map_err(|error| {
+    nft::install(bridge, &bridge.opened).map_err(|error| {
         let why = "nftables with masquerade (nft_masq, nft_ct) are needed for an own network";
         Failure::new("install the address translation", &error)
             .because(format!("{error}; {why}: {host_network}"))
-    })?;
-    Ok(network)
+    })
 }
 
-/// Removes everything that [`make`] makes and puts settings back. Goes on after errors.
-fn tear_down(directory: &Path) -> io::Result<()> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let Some(network) = load(directory).filter(|network| network.boot == boot) else {
-        return Ok(());
+/// Settings that the other networks of the place have switched on.
+fn opened_by_others(all: &Path, except: &Path, boot: &str) -> Vec<String> {
+    lans(all)
+        .into_iter()
+        .chain([all.to_path_buf()])
+        .filter(|directory| directory != except)
+        .filter_map(|directory| load(&directory))
+        .filter(|bridge| bridge.boot == boot)
+        .flat_map(|bridge| bridge.opened)
+        .collect()
+}
+
+/// Removes everything that [`Making`] makes and puts settings back that no other network needs. Goes on
+/// after errors.
+fn tear_down(all: &Path, directory: &Path) -> io::Result<()> {
+    let boot = boot()?;
+    let state = directory.join("made");
+    if in_user_namespace() && state.exists() {
+        // Made by somebody with other rights.
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let Some(bridge) = load(directory).filter(|bridge| bridge.boot == boot) else {
+        return match fs::remove_file(state) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
     };
-    let rules = nft::remove(&network.name());
-    let settings = forwarding::restore(&network.opened);
+    let rules = nft::remove(&bridge.name);
+    let needed = opened_by_others(all, directory, &boot);
+    let opened = bridge.opened.iter().filter(|name| !needed.contains(name));
+    let settings = forwarding::restore(opened);
     let mut links = Links::open()?;
-    let bridge = match links.index_of(&network.name()) {
+    let removed = match links.index_of(&bridge.name) {
         Ok(index) => links.remove(index),
         Err(_) => Ok(()),
     };
-    rules.and(settings).and(bridge)?;
-    fs::remove_file(directory.join("state"))
+    rules.and(settings).and(removed)?;
+    fs::remove_file(state)
 }
 
-fn load(directory: &Path) -> Option<Network> {
-    let text = fs::read(directory.join("state")).ok()?;
+fn load(directory: &Path) -> Option<Bridge> {
+    let text = fs::read(directory.join("made")).ok()?;
     // A damaged file says as much as none.
     serde_json::from_slice(&text).ok()
 }
 
-fn store(directory: &Path, network: &Network) -> io::Result<()> {
-    let draft = directory.join("state.new");
+fn store(directory: &Path, bridge: &Bridge) -> io::Result<()> {
+    let draft = directory.join("made.new");
     let mut file = File::create(&draft)?;
-    file.write_all(&serde_json::to_vec(network)?)?;
-    fs::rename(draft, directory.join("state"))
+    file.write_all(&serde_json::to_vec(bridge)?)?;
+    fs::rename(draft, directory.join("made"))
 }
 
 /// Picks the first 10.89.X.0/24 that no route touches.

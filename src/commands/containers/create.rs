@@ -9,8 +9,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use rbuild_builder::image::ContainerConfig;
 use rbuild_cache::Store;
+use rbuild_runtime::Network;
 use rbuild_runtime::container::{Config, Container, Containers};
-use rbuild_runtime::{Network, has_private_network};
 
 use crate::commands::lookup::Found;
 use crate::commands::run::{self, RunArgs};
@@ -68,19 +68,17 @@ pub(crate) fn make(
     found: &Found,
     mut options: Options,
 ) -> Result<Container, Failure> {
-    if options.network == Network::Private && !has_private_network() {
-        ui::warn(
-            &settings.palette,
-            "an own network needs root: the container uses the host's (`--network host`)",
-        );
-        options.network = Network::Host;
-    }
+    container::fall_back(settings, &mut options)?;
     let cid_file = args.cidfile.as_deref().map(new_file).transpose()?;
     let containers = super::containers(settings)?;
     sweep(&containers, store)?;
     let new = containers.begin()?;
     let id = new.id().to_owned();
     let name = containers.take_name(&new, args.name.as_deref())?;
+    if let Some(other) = options.networks.other(settings)? {
+        let theirs = other.config.sandbox.hostname;
+        options.hostname = options.hostname.or(Some(theirs));
+    }
     if options.hostname.is_none() && options.network != Network::Host {
         options.hostname = Some(id[..12].to_owned());
     }
@@ -95,12 +93,21 @@ pub(crate) fn make(
     let stop_signal = args.stop_signal.as_deref();
     let stop_signal = stop_signal.or(image.stop_signal.as_deref());
     let settings_of_it = effective(&image, &options, args, &labels);
+    let mut exposed = image.exposed_ports.clone();
+    exposed.extend(options.networks.expose.iter().cloned());
+    let networking = options
+        .networks
+        .networking(settings, &options.network, &exposed)?;
     let details = Details {
         image: args.image().0,
         image_id: found.entry.record.config.to_string(),
         labels,
         user: args.user.clone().unwrap_or(image.user.clone()),
-        network: args.network.clone(),
+        network: options.networks.mode.clone(),
+        exposed,
+        publish_all: options.networks.publish_all,
+        names: options.networks.names.clone(),
+        extra_hosts: options.networks.extra_hosts.clone(),
         mounts: made.points,
         config: settings_of_it,
         binds: args.volume.clone(),
@@ -112,6 +119,7 @@ pub(crate) fn make(
         name,
         created: Timestamp::now().to_string(),
         sandbox: made.sandbox,
+        networking,
         interactive: args.interactive,
         auto_remove: args.rm,
         stop_signal: stop_signal.map_or(Ok(15), signals::number)?,

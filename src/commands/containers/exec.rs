@@ -155,7 +155,7 @@ fn joining(container: &Container, args: &ExecArgs) -> Result<Joining, Failure> {
         } else {
             sandbox.security.clone()
         },
-        network: sandbox.network,
+        network: sandbox.network.clone(),
         rlimits: sandbox.rlimits.clone(),
     })
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use rbuild_runtime::container::{Container, Containers, RestartPolicy, State, Status};
 
+use super::networking::Names;
+use super::port;
 use super::ps::word;
 use crate::container::details::Details;
 use crate::failure::Failure;
@@ -25,7 +27,8 @@ impl Filters {
                 )));
             };
             let value = match key {
-                "id" | "name" | "label" | "ancestor" | "volume" => value.to_owned(),
+                "id" | "name" | "label" | "ancestor" | "network" | "volume" => value.to_owned(),
+                "publish" | "expose" => port::wanted(filter, value)?,
                 "status"
                     if matches!(
                         value,
@@ -57,7 +60,7 @@ impl Filters {
                 other => {
                     return Err(Failure::new(format!("invalid filter {other:?}")).hint(
                         "known filters: id, name, label, volume, status, exited, ancestor, before, since, \
-                         health, restart-policy, should-start-on-boot",
+                         health, restart-policy, should-start-on-boot, network, publish, expose",
                     ));
                 }
             };
@@ -75,12 +78,18 @@ impl Filters {
     }
 
     /// Whether a container meets all conditions.
-    pub(super) fn accept(&self, container: &Container, state: &State) -> Result<bool, Failure> {
+    pub(super) fn accept(
+        &self,
+        container: &Container,
+        state: &State,
+        names: &Names,
+    ) -> Result<bool, Failure> {
         if self.by_kind.is_empty() {
             return Ok(true);
         }
         let config = &container.config;
         let details = Details::of(container);
+        let ports = container.network_of(state)?.ports;
         let health = container.health()?;
         let health = health.map_or("none", |health| health.status.name());
         let on_boot = match config.restart {
@@ -116,6 +125,14 @@ impl Filters {
                     })
                 }),
                 "before" => values.any(|value| config.created.as_str() < value),
+                "network" => values.any(|value| names.is_in(container, &details, value)),
+                "publish" => {
+                    values.any(|value| port::matches(value, ports.iter().map(port::inside)))
+                }
+                "expose" => values.any(|value| {
+                    let published = ports.iter().map(port::inside);
+                    port::matches(value, published.chain(details.exposed.iter().cloned()))
+                }),
                 "health" => values.any(|value| value == health),
                 "restart-policy" => values.any(|value| value == config.restart.name()),
                 "should-start-on-boot" => values.any(|value| value == on_boot.to_string()),

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use rbuild_runtime::Network;
 use rbuild_runtime::container::{Container, Health, LogOptions, RestartPolicy, State, Status};
 
+use super::networking::{self, Names};
 use super::ps::word;
 use crate::commands::inspect::health as health_check;
+use crate::config::Settings;
 use crate::container::details::{Details, MountKind};
 use crate::failure::Failure;
-use crate::format::Value;
+use crate::format::{NilKind, Value};
 
 /// Go's zero time, for what has not happened.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// The object that `docker inspect` shows.
-pub(crate) fn describe(container: &Container) -> Result<Value, Failure> {
+pub(crate) fn describe(settings: &Settings, container: &Container) -> Result<Value, Failure> {
     let config = &container.config;
     let state = container.state()?;
     let details = Details::of(container);
@@ -39,6 +41,10 @@ pub(crate) fn describe(container: &Container) -> Result<Value, Failure> {
         ("HostConfig", host_config(container, &details)),
         ("Mounts", mounts(&details)),
         ("Config", config_of(container, &details)),
+        (
+            "NetworkSettings",
+            networking::settings(container, &details, &Names::read(settings)?)?,
+        ),
     ]))
 }
 
@@ -104,14 +110,14 @@ fn restart_policy(policy: RestartPolicy) -> Value {
 fn host_config(container: &Container, details: &Details) -> Value {
     let sandbox = &container.config.sandbox;
     let limits = &sandbox.limits;
-    Value::Struct(vec![
+    let networks = networking::host_config(&container.config.networking, details);
+    let mut fields = vec![
         ("Binds", Value::strings(details.binds.iter().cloned())),
         (
             "VolumesFrom",
             Value::strings(details.volumes_from.iter().cloned()),
         ),
         ("LogConfig", log_config(&container.config.log)),
-        ("NetworkMode", details.network.clone().into()),
         ("RestartPolicy", restart_policy(container.config.restart)),
         ("AutoRemove", Value::Bool(container.config.auto_remove)),
         ("Privileged", Value::Bool(sandbox.security.privileged)),
@@ -124,7 +130,9 @@ fn host_config(container: &Container, details: &Details) -> Value {
             Value::Int(limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64)),
         ),
         ("PidsLimit", Value::Int(limits.pids.unwrap_or(0) as i64)),
-    ])
+    ];
+    fields.extend(networks);
+    Value::Struct(fields)
 }
 
 fn mounts(details: &Details) -> Value {
@@ -172,7 +180,17 @@ fn config_of(container: &Container, details: &Details) -> Value {
     };
     let mut fields = vec![
         ("Hostname", hostname.to_owned().into()),
+        (
+            "Domainname",
+            config
+                .sandbox
+                .domain_name
+                .clone()
+                .unwrap_or_default()
+                .into(),
+        ),
         ("User", details.user.clone().into()),
+        ("ExposedPorts", exposed(details)),
         ("Tty", Value::Bool(process.terminal)),
         ("OpenStdin", Value::Bool(config.interactive)),
         ("Env", Value::strings(details.config.env.iter().cloned())),
@@ -188,4 +206,17 @@ fn config_of(container: &Container, details: &Details) -> Value {
     let health = details.health.as_ref();
     fields.extend(health.map(|check| ("Healthcheck", health_check(check))));
     Value::Struct(fields)
+}
+
+/// The ports of EXPOSE and `--expose`, as Docker has them: without anything.
+fn exposed(details: &Details) -> Value {
+    if details.exposed.is_empty() {
+        return Value::Nil(NilKind::Map);
+    }
+    let ports = details.exposed.iter();
+    Value::Map(
+        ports
+            .map(|port| (port.clone(), Value::Struct(Vec::new())))
+            .collect(),
+    )
 }

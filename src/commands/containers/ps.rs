@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use rbuild_runtime::container::{Container, Health, HealthStatus, State, Status};
 
 use super::filters::Filters;
+use super::networking::Names;
+use super::port;
 
 use super::usage;
 use crate::config::Settings;
@@ -53,7 +55,7 @@ pub(crate) struct PsArgs {
     #[arg(short, long)]
     size: bool,
     /// Show only what meets a condition: id=, name=, label=, status=, exited=, ancestor=, before=,
-    /// since=, volume=, health=, restart-policy=, should-start-on-boot=
+    /// since=, volume=, health=, restart-policy=, should-start-on-boot=, network=, publish=, expose=
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Show each by a Go template, `table TEMPLATE` or `json`
@@ -85,14 +87,15 @@ pub(crate) fn run(settings: &Settings, args: &PsArgs) -> Result<(), Failure> {
     let last = args.last.or(args.latest.then_some(1));
     let all = args.all || last.is_some() || filters.about_state();
     let now = Timestamp::now();
+    let names = Names::read(settings)?;
     let mut rows = Vec::new();
     for container in containers.list()? {
         let state = container.state()?;
         if (all || state.status.is_alive())
             && last.is_none_or(|most| rows.len() < most)
-            && filters.accept(&container, &state)?
+            && filters.accept(&container, &state, &names)?
         {
-            rows.push(row(args, &container, &state, now)?);
+            rows.push(row(args, &container, &state, &names, now)?);
         }
     }
     let mut table = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t\
@@ -116,10 +119,13 @@ fn row(
     args: &PsArgs,
     container: &Container,
     state: &State,
+    names: &Names,
     now: Timestamp,
 ) -> Result<Value, Failure> {
     let config = &container.config;
     let details = Details::of(container);
+    let networks = names.of_container(container, &details);
+    let ports = port::column(&container.network_of(state)?, &details);
     let health = if state.status.is_alive() {
         container.health()?
     } else {
@@ -148,8 +154,8 @@ fn row(
         ("LocalVolumes", details.volumes().count().to_string().into()),
         ("Mounts", mounts(&details, args.no_trunc).into()),
         ("Names", config.name.clone().into()),
-        ("Networks", details.network.clone().into()),
-        ("Ports", "".into()),
+        ("Networks", networks.join(",").into()),
+        ("Ports", ports.into()),
         ("RunningFor", created_since(created, now).into()),
         ("Size", size.into()),
         ("State", word(state.status).into()),

@@ -24,5 +24,6 @@ pub(crate) fn run(settings: &Settings, args: &RenameArgs) -> Result<(), Failure>
     events::note(settings, || {
         Event::container("rename", &container).with("oldName", &before)
     });
-    Ok(())
+    let networks = crate::commands::networks::networks(settings)?;
+    Ok(networks.rename_user(&container.config.id, &args.name)?)
 }

@@ -5,6 +5,7 @@ use rbuild_runtime::container::{Container, ContainerError};
 use super::attached::{Attached, AttachingArgs, Wanted, see_to_the_end};
 use super::filters::Filters;
 use super::monitor::Starting;
+use super::networking::Names;
 use crate::commands::run::RunArgs;
 use crate::config::Settings;
 use crate::failure::Failure;
@@ -38,6 +39,13 @@ pub(crate) struct StartArgs {
     interactive: bool,
     #[command(flatten)]
     attaching: AttachingArgs,
+}
+
+impl StartArgs {
+    /// Which ones.
+    pub(crate) fn containers(&self) -> &[String] {
+        &self.containers
+    }
 }
 
 /// Show what a running container writes, and pass input and signals on to it
@@ -93,9 +101,10 @@ fn start_all(settings: &Settings, args: &StartArgs) -> Result<u8, Failure> {
     let containers = super::containers(settings)?;
     let filters = Filters::parse(&containers, &args.filter)?;
     let mut names = Vec::new();
+    let networks = Names::read(settings)?;
     for container in containers.list()? {
         let state = container.state()?;
-        if !state.status.is_alive() && filters.accept(&container, &state)? {
+        if !state.status.is_alive() && filters.accept(&container, &state, &networks)? {
             names.push(container.config.name);
         }
     }

@@ -210,7 +210,7 @@ impl LifeArgs {
                     ..sandbox.process.clone()
                 },
                 security: sandbox.security.clone(),
-                network: sandbox.network,
+                network: sandbox.network.clone(),
                 rlimits: sandbox.rlimits.clone(),
             },
             interval: time(settings.interval, INTERVAL),

@@ -14,6 +14,7 @@ use crate::container::environment::{self, Change};
 use crate::container::mounts::{
     Volume, parse_device, parse_mount, parse_tmpfs, parse_volume, unknown_driver,
 };
+use crate::container::networking::NetworkArgs;
 use crate::container::{Options, capabilities};
 use crate::failure::{Failure, status};
 use crate::hostflags;
@@ -108,9 +109,6 @@ pub(crate) struct RunArgs {
     /// Host name
     #[arg(short = 'h', long, value_name = "NAME")]
     pub(in crate::commands) hostname: Option<String>,
-    /// NIS domain name
-    #[arg(long, value_name = "NAME")]
-    domainname: Option<String>,
     /// Add its processes to a group, by name or number
     #[arg(long, value_name = "GROUP")]
     group_add: Vec<String>,
@@ -165,18 +163,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Files")]
     shm_size: Option<String>,
 
-    /// `bridge` (outgoing connections), `none` or `host`
-    #[arg(
-        long,
-        visible_alias = "net",
-        value_name = "MODE",
-        default_value = "bridge",
-        help_heading = "Network"
-    )]
-    pub(in crate::commands) network: String,
-    /// Add a line to `/etc/hosts`
-    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
-    add_host: Vec<String>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 
     #[command(flatten)]
     pub(in crate::commands) life: LifeArgs,
@@ -217,7 +205,6 @@ pub(crate) struct RunRefused;
 impl RefusedList for RunRefused {
     const STATUS: u8 = status::ENGINE;
     const OPTIONS: &'static [RefusedOption] = &[
-        flag("publish-all").short('P'),
         flag("oom-kill-disable"),
         flag("disable-content-trust").harmless(&["true", "false"]),
         value("annotation"),
@@ -234,16 +221,8 @@ impl RefusedList for RunRefused {
         value("device-write-iops"),
         value("cgroupns").harmless(&["", "private"]),
         value("storage-opt"),
-        value("network-alias"),
-        value("ip"),
         value("ip6"),
-        value("mac-address"),
         value("link-local-ip"),
-        value("publish").short('p'),
-        value("expose"),
-        value("dns"),
-        value("dns-option"),
-        value("dns-search"),
         value("link"),
         value("userns").harmless(&["", "host"]),
         value("device-cgroup-rule"),
@@ -266,6 +245,7 @@ impl RunArgs {
 
     /// The options in typed form.
     pub(in crate::commands) fn options(&self) -> Result<Options, Failure> {
+        let (network_mode, networks) = self.network.options()?;
         Ok(Options {
             entrypoint: self.entrypoint.clone(),
             command: self.image().1.to_vec(),
@@ -273,17 +253,13 @@ impl RunArgs {
             workdir: self.workdir.clone(),
             user: self.user.clone(),
             volumes: self.volumes()?,
-            network: self.network()?,
+            network: network_mode.clone(),
             hostname: self.hostname.clone().map(check_hostname).transpose()?,
-            extra_hosts: self
-                .add_host
-                .iter()
-                .map(|host| hostflags::add_host(host))
-                .collect::<Result<_, _>>()?,
+            networks,
             read_only: self.read_only,
             init: self.init,
             groups: self.group_add.clone(),
-            kernel: self.kernel()?,
+            kernel: self.kernel(&network_mode)?,
             terminal: self.tty,
             security: self.security()?,
             shm_size: self
@@ -326,7 +302,7 @@ impl RunArgs {
         volumes.chain(mounts).chain(tmpfs).chain(devices).collect()
     }
 
-    fn kernel(&self) -> Result<KernelSettings, Failure> {
+    fn kernel(&self, network: &Network) -> Result<KernelSettings, Failure> {
         let range = -1000..=1000;
         if let Some(score) = self.oom_score_adj.filter(|score| !range.contains(score)) {
             return Err(Failure::new(format!(
@@ -340,7 +316,7 @@ impl RunArgs {
                     "invalid --sysctl {setting:?}: it must have the form NAME=VALUE"
                 )));
             };
-            if !is_own_sysctl(name, self.network != "host") {
+            if !is_own_sysctl(name, *network != Network::Host) {
                 return Err(Failure::new(format!(
                     "sysctl {name:?} is not in a separate kernel namespace"
                 ))
@@ -348,22 +324,10 @@ impl RunArgs {
             }
             sysctls.push((name.to_owned(), value.to_owned()));
         }
-        let domain = self.domainname.iter();
-        sysctls.extend(domain.map(|name| ("kernel.domainname".to_owned(), name.clone())));
         Ok(KernelSettings {
             oom_score_adj: self.oom_score_adj,
             sysctls,
         })
-    }
-
-    fn network(&self) -> Result<Network, Failure> {
-        match self.network.as_str() {
-            "bridge" | "default" | "private" => Ok(Network::Private),
-            "none" => Ok(Network::None),
-            "host" => Ok(Network::Host),
-            other => Err(Failure::unsupported(&format!("the network `{other}`"))
-                .hint("known networks: bridge, none, host")),
-        }
     }
 
     fn security(&self) -> Result<Security, Failure> {

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::shared::{Attached, Shared, StoppedBy};
+use super::shared::{Attached, Life, Shared, StoppedBy};
 use super::streams;
 use crate::container::control::{Connection, Listener, Order, Reply};
 use crate::container::files;
@@ -114,10 +114,27 @@ fn answer(shared: &Arc<Shared>, order: &Order) -> Reply {
             }
             Reply::Done
         }
+        Order::Connect(endpoint) => rewire(shared, |life| {
+            let (container, pidfd) = (shared.container(), life.pidfd.as_fd());
+            let state_dir = shared.runtime().state_dir();
+            life.network.connect(container, pidfd, state_dir, endpoint)
+        }),
+        Order::Disconnect(lan) => rewire(shared, |life| {
+            let (container, pidfd) = (shared.container(), life.pidfd.as_fd());
+            life.network.disconnect(container, pidfd, lan.as_deref())
+        }),
         Order::Exec(_) | Order::Attach | Order::Root | Order::Leave => {
             refused("the order does not belong here".to_owned())
         }
     }
+}
+
+/// Changes the networks of a container that runs.
+fn rewire(shared: &Shared, change: impl FnOnce(&Life) -> Result<(), SandboxError>) -> Reply {
+    let Some(life) = shared.life() else {
+        return shared.running().map_or_else(refused, |_| Reply::Done);
+    };
+    change(&life).map_or_else(|error| failed(&error, None), |()| Reply::Done)
 }
 
 /// Of a container that stands still, too.

@@ -10,6 +10,7 @@ use super::streams::Begun;
 use super::{Again, exit_code_of};
 use crate::container::error::ContainerError;
 use crate::container::log::{Log, Stream};
+use crate::container::network::Live;
 use crate::container::restart::Backoff;
 use crate::container::state::{self, State, Status, now};
 use crate::container::{Container, Health};
@@ -36,6 +37,8 @@ pub(super) struct Shared {
 pub(super) struct Life {
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
+    /// What serves its network.
+    pub(super) network: Arc<Live>,
     /// The controlling side of the container's terminal.
     pub(super) terminal: Option<OwnedFd>,
     /// Where its standard input is written to.
@@ -76,7 +79,7 @@ pub(super) struct Attached {
     pub(super) stderr: File,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::container) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded here is whole between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -409,6 +412,7 @@ impl Life {
         Ok(Life {
             pid: begun.running.pid(),
             pidfd: begun.running.pidfd().try_clone_to_owned().map_err(failed)?,
+            network: Arc::clone(&begun.network),
             terminal: copy(&begun.terminal).map_err(failed)?,
             stdin: Mutex::new(copy(&begun.stdin).map_err(failed)?),
             began: Instant::now(),

@@ -11,6 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::shared::Shared;
 use crate::container::Container;
 use crate::container::log::{Lines, Stream};
+use crate::container::network::{self, Live};
 use crate::{MountSource, Running, Runtime, SandboxError, Stdio, UpperDir};
 
 /// Bytes moved at once.
@@ -19,6 +20,7 @@ const CHUNK: usize = 16 << 10;
 /// A container that has just been started, with our ends of its streams.
 pub(super) struct Begun {
     pub(super) running: Running,
+    pub(super) network: Arc<Live>,
     pub(super) outputs: Vec<(Stream, OwnedFd)>,
     pub(super) stdin: Option<OwnedFd>,
     pub(super) terminal: Option<OwnedFd>,
@@ -26,7 +28,8 @@ pub(super) struct Begun {
 
 /// Starts the sandbox.
 pub(super) fn start(container: &Container, runtime: &Runtime) -> Result<Begun, SandboxError> {
-    let sandbox = &container.config.sandbox;
+    let network = network::prepare(container, runtime.state_dir())?;
+    let sandbox = &network.sandbox;
     let host = |action| move |source: io::Error| SandboxError::Host { action, source };
     fresh_work_directories(sandbox).map_err(host("empty a directory of overlay"))?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| host("make a pipe")(error.into()));
@@ -44,9 +47,11 @@ pub(super) fn start(container: &Container, runtime: &Runtime) -> Result<Begun, S
         stderr: stderr_end,
     };
     let mut running = runtime.spawn(sandbox, stdio)?;
+    let network = Arc::new(network.begin(container, &mut running)?);
     Ok(match running.take_terminal() {
         None => Begun {
             running,
+            network,
             outputs: vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)],
             stdin,
             terminal: None,
@@ -55,6 +60,7 @@ pub(super) fn start(container: &Container, runtime: &Runtime) -> Result<Begun, S
             let copy = || terminal.try_clone().map_err(host("duplicate a descriptor"));
             Begun {
                 running,
+                network,
                 outputs: vec![(Stream::Stdout, copy()?)],
                 stdin: container.config.interactive.then(copy).transpose()?,
                 terminal: Some(terminal),
