@@ -59,6 +59,9 @@ pub fn private_network() -> Result<(), &'static str> {
         Isolation::Chroot | Isolation::Nothing => {
             Err("this host allows no namespaces, which an own network needs".to_owned())
         }
+        Isolation::Nested => {
+            Err("in a container that hides parts of /proc there is its network only".to_owned())
+        }
         _ if in_user_namespace() => net::uplink_program().map(drop),
         _ => Ok(()),
     });
