@@ -37,6 +37,12 @@ pub(crate) fn has_single_id() -> bool {
     matches!(parse_map(&map)[..], [[_, _, 1]])
 }
 
+/// Says whether all user ids are mapped, each to itself.
+fn has_all_ids() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    matches!(parse_map(&map)[..], [[0, 0, 4_294_967_295]])
+}
+
 /// Says whether this process is in a user namespace other than the first.
 ///
 /// Asked once in a process; [`settle`](crate::settle) comes before.
@@ -61,6 +67,10 @@ pub fn private_network() -> Result<(), &'static str> {
         }
         Isolation::Nested => {
             Err("in a container that hides parts of /proc there is its network only".to_owned())
+        }
+        // Where ids look as they do on the host, pasta takes itself for root and gives up its rights.
+        _ if in_user_namespace() && has_all_ids() => {
+            Err("a user namespace with all ids has the host's network".to_owned())
         }
         _ if in_user_namespace() => net::uplink_program().map(drop),
         _ => Ok(()),

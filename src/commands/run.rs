@@ -74,13 +74,13 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         || args.name.is_some()
         || args.cidfile.is_some()
         || !args.attach.is_empty()
-        || args.life.needs_monitor()
-        || options.networks.needs_monitor();
+        || args.life.needs_monitor();
     let lives_alone = || {
         isolation() != Isolation::Chroot
             && !matches!(ground::overlay_refusal(settings), Ok(Some(_)))
     };
-    if args.detach || (listed && lives_alone()) {
+    let served = args.detach || options.networks.needs_monitor();
+    if served || (listed && lives_alone()) {
         return as_container(settings, args, &image, options);
     }
     // First of all: the process is still small and has one thread.
