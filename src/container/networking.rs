@@ -369,7 +369,7 @@ impl NetworkOptions {
             });
         }
         if *network != Network::Private {
-            if *network == Network::Host && !(self.ports.is_empty() && !self.publish_all) {
+            if *network == Network::Host && (self.publish_all || !self.ports.is_empty()) {
                 ui::warn(
                     &settings.palette,
                     "published ports are discarded when using host network mode",
@@ -499,7 +499,10 @@ pub(crate) fn hosts_in_host_network(hosts: &[(String, String)]) -> Vec<(String, 
 mod tests {
     use super::*;
 
-    fn ports(value: &str) -> Vec<(Option<String>, (u16, u16), u16, Protocol)> {
+    /// Address and ports of the host, port of the container, protocol.
+    type Port = (Option<String>, (u16, u16), u16, Protocol);
+
+    fn ports(value: &str) -> Vec<Port> {
         let all = publish(value).unwrap().into_iter();
         all.map(|port| {
             let ip = port.host_ip.map(|ip| ip.to_string());

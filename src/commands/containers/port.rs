@@ -30,20 +30,22 @@ pub(crate) fn run(settings: &Settings, args: &PortArgs) -> Result<(), Failure> {
     let container = containers(settings)?.find(&args.container)?;
     let ports = container.network()?.ports;
     let Some(wanted) = &args.port else {
-        let lines = ports
-            .iter()
-            .map(|port| format!("{} -> {}\n", inside(port), outside(port)));
-        return ui::print(&lines.collect::<String>());
+        let mut lines = String::new();
+        for port in &ports {
+            lines.push_str(&format!("{} -> {}\n", inside(port), outside(port)));
+        }
+        return ui::print(&lines);
     };
     let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
     let number: u16 = number
         .parse()
         .map_err(|_| Failure::new(format!("invalid port {wanted:?}")))?;
-    let lines: String = ports
-        .iter()
-        .filter(|port| port.container_port == number && port.protocol.to_string() == protocol)
-        .map(|port| format!("{}\n", outside(port)))
-        .collect();
+    let mut lines = String::new();
+    for port in &ports {
+        if port.container_port == number && port.protocol.to_string() == protocol {
+            lines.push_str(&format!("{}\n", outside(port)));
+        }
+    }
     if lines.is_empty() {
         return Err(Failure::new(format!(
             "no public port '{wanted}' published for {}",

@@ -64,9 +64,13 @@ pub(crate) fn create(settings: &Settings, args: &CreateArgs) -> Result<(), Failu
     let options = pairs(&args.opt);
     let new = NewNetwork {
         name: args.name.clone(),
-        subnet: one("--subnet", &args.subnet)?.map(subnet).transpose()?,
+        subnet: one("--subnet", &args.subnet)?
+            .map(|text| subnet(text))
+            .transpose()?,
         gateway: one("--gateway", &args.gateway)?.copied(),
-        range: one("--ip-range", &args.ip_range)?.map(subnet).transpose()?,
+        range: one("--ip-range", &args.ip_range)?
+            .map(|text| subnet(text))
+            .transpose()?,
         internal: args.internal,
         kind: Some(kind(&args.driver, &options)?),
         labels: pairs(&args.label),
@@ -101,7 +105,7 @@ fn one<'v, T>(flag: &str, values: &'v [T]) -> Result<Option<&'v T>, Failure> {
     }
 }
 
-fn subnet(text: &String) -> Result<Subnet, Failure> {
+fn subnet(text: &str) -> Result<Subnet, Failure> {
     text.parse().map_err(Failure::new)
 }
 
