@@ -143,6 +143,7 @@ fn set_up(
 ) -> Step<Never> {
     let report = Report(request.setup.as_fd());
     if !isolation().has_namespaces() {
+        no_umask();
         return chroot::set_up(sandbox, request, cgroup, &report);
     }
     if let Some(cgroup) = cgroup {
@@ -151,6 +152,7 @@ fn set_up(
         }
     }
     let connected = enter_namespaces(sandbox, outlet, gate, &report)?;
+    no_umask();
 
     let proc = kernel::make_proc(&sandbox.security)?;
     let mut stage = Stage::new()?;
@@ -187,6 +189,11 @@ fn set_up(
     let wait = || gate.map_or(Ok(()), |gate| gate.wait(&report, sandbox));
     identity::give_up_rights(security, user, filter.as_ref(), &report, wait)?;
     Err(command::execute(&sandbox.process))
+}
+
+/// What is made in a root has exactly the mode that is asked for.
+fn no_umask() {
+    rustix::process::umask(Mode::empty());
 }
 
 /// Enters the namespaces that the process was not born into, and sets up what is in them.

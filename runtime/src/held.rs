@@ -11,7 +11,10 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::RecvFlags;
-use rustix::process::{DumpableBehavior, PidfdFlags, pidfd_open, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open,
+    set_dumpable_behavior, waitpid,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::cgroup::Cgroup;
@@ -116,6 +119,32 @@ pub fn hold(
         Cgroup::create(&sandbox.limits)
     };
     let groups = cgroup.as_ref().map(Cgroup::places).unwrap_or_default();
+    match hold_in(cgroup.as_ref(), sandbox, held, stdio, gate) {
+        Ok((pid, terminal, more)) => {
+            warnings.extend(more);
+            Ok(Waiting {
+                pid,
+                terminal,
+                warnings,
+                groups,
+            })
+        }
+        Err(error) => {
+            // What is still busy is removed by the next sandbox.
+            cgroup.map(Cgroup::remove);
+            Err(error)
+        }
+    }
+}
+
+/// Process, terminal and warnings of a sandbox that waits in this group.
+fn hold_in(
+    cgroup: Option<&Cgroup>,
+    sandbox: &Sandbox,
+    held: &Held,
+    stdio: Stdio,
+    gate: BorrowedFd<'_>,
+) -> Result<(u32, Option<OwnedFd>, Vec<String>), SandboxError> {
     // A process enters another pid namespace by being born there.
     for (kind, path) in &held.joined {
         if *kind == Namespace::Pid {
@@ -129,21 +158,28 @@ pub fn hold(
     });
     let (setup, request) = request(stdio, None)?;
     let cloned = sys::clone_process(flags).map_err(host("clone the sandbox process"))?;
-    let (pid, terminal, more) = match cloned {
-        Cloned::Child => child::run_held(sandbox, &request, cgroup.as_ref(), held, gate),
+    match cloned {
+        Cloned::Child => child::run_held(sandbox, &request, cgroup, held, gate),
         Cloned::Parent { pid, .. } => {
             drop(request);
-            let (terminal, more) = follow(&setup, true)?;
-            (pid.cast_unsigned(), terminal, more)
+            match follow(&setup, true) {
+                Ok((terminal, warnings)) => Ok((pid.cast_unsigned(), terminal, warnings)),
+                Err(error) => {
+                    end(pid);
+                    Err(error)
+                }
+            }
         }
-    };
-    warnings.extend(more);
-    Ok(Waiting {
-        pid,
-        terminal,
-        warnings,
-        groups,
-    })
+    }
+}
+
+/// Ends a child of this process that has not become a sandbox.
+fn end(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // Errors mean that it is not there any more.
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+    }
 }
 
 /// Starts a process in a sandbox. What is returned is who waits for it, and ends as it ends.
@@ -153,7 +189,7 @@ pub fn join_held(first: u32, joining: &Joining, stdio: Stdio) -> Result<Waiting,
         action: "join the sandbox",
         source: io::Error::from_raw_os_error(libc::ESRCH),
     };
-    let pid = rustix::process::Pid::from_raw(first.cast_signed()).ok_or_else(gone)?;
+    let pid = Pid::from_raw(first.cast_signed()).ok_or_else(gone)?;
     let target = pidfd_open(pid, PidfdFlags::empty())
         .map_err(|error| host("join the sandbox")(error.into()))?;
     if pid_of(&target) == 0 {

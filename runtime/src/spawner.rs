@@ -81,7 +81,8 @@ fn prepare() -> Step<OwnedFd> {
     let ended = sys::child_signals().step("make a descriptor for the ends of children")?;
     // Answered here once for all sandboxes, which are copies of this process.
     in_user_namespace();
-    rustix::process::umask(rustix::fs::Mode::empty());
+    // Not the caller's: nobody else may write to control groups and to what is kept of networks.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Nobody may look into this process or what it clones: it has seen all environments.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the spawner undumpable")?;
     // Holding the program's output open would keep its reader waiting for us.

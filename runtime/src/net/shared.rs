@@ -92,7 +92,6 @@ impl Membership {
     /// Announces this process as a user. Does not wait for others.
     pub(crate) fn join(directory: &Path) -> Step<Self> {
         let users = directory.join("users");
-        // Not by the umask: the spawner has none.
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ fn exists(interface: &str) -> bool {
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::yield_now();
     }
 }
@@ -126,6 +127,32 @@ fn root_private_sandboxes_reach_out_with_the_address_of_the_host() {
                 .unwrap()
                 .contains("rbv")
         });
+    });
+}
+
+#[test]
+fn root_what_is_kept_of_a_network_only_its_owner_can_change() {
+    on_a_host_with_uplink(|| {
+        let host = Host::new();
+        // Whatever the caller's is.
+        let umask = rustix::process::umask(rustix::fs::Mode::empty());
+        host.run(&private(&host, "true"));
+        rustix::process::umask(umask);
+        let mut found = 0;
+        let mut todo = vec![host.path("state")];
+        while let Some(path) = todo.pop() {
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o022, 0, "{path:?}");
+            if metadata.is_dir() {
+                todo.extend(
+                    fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+            }
+            found += 1;
+        }
+        assert!(found > 3, "{found}");
     });
 }
 

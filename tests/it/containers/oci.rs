@@ -100,7 +100,20 @@ fn podman_runs_an_image_in_this_sandbox() {
         "sh\ninside\n5\n/dev/null\n/proc/self\n/sys/class\n/run/.containerenv\n1\n1\n"
     );
     assert_eq!(outcome.stderr, "through\n");
-    podman.run(&["--rm", "app", "nope"]).run().exits(127);
+    let id = podman.env.join("id");
+    let named = ["--rm", "--cidfile", id.to_str().unwrap(), "app", "nope"];
+    podman.run(&named).run().exits(127);
+    let id = std::fs::read_to_string(id).unwrap();
+    assert!(!id.is_empty());
+    let groups = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-name", &format!("libpod-{}", id.trim())])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&groups.stdout),
+        "",
+        "what was not made left its group"
+    );
     podman.run(&["--rm", "app", "/etc"]).run().exits(126);
     podman.run(&["--rm", "app", "sh", "-c", "kill -9 $$"]).run();
     // Rights and limits are those that podman asks for.
