@@ -254,7 +254,7 @@ fn run_sees_volumes_name_servers_and_proxies_that_were_given() {
         .says("cannot be used together");
     build(&["--dns=name"]).fails_with("is not an IP address");
     build(&["-v", "/no/such/place:/x"]).fails_with("could not mount `/no/such/place`");
-    build(&["-v", "named:/x"]).fails_with("named volume");
+    build(&["-v", "named:/x"]).fails_with("a build has no volumes of its own");
 }
 
 #[test]

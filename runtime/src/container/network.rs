@@ -91,9 +91,15 @@ impl Container {
         }
     }
 
+    /// With what others may have changed since it was read. Root and mounts never change; those in memory
+    /// may have been made shallow enough to be mounted.
     fn as_it_is(&self) -> Container {
+        let mut config = self.config_now();
+        let known = &self.config.sandbox;
+        config.sandbox.root.clone_from(&known.root);
+        config.sandbox.mounts.clone_from(&known.mounts);
         Container {
-            config: self.config_now(),
+            config,
             ..self.clone()
         }
     }
