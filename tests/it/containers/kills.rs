@@ -7,8 +7,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::life::until;
-use super::{SERVER, find_monitor, kill, told, with_busybox};
+use super::{SERVER, find_monitor, told, with_busybox};
 use crate::support::TestEnv;
 use crate::support::random::{Random, setting};
 
@@ -87,10 +90,10 @@ fn whoever_is_killed_at_whatever_moment_the_truth_is_told_and_nothing_is_left() 
         match victim {
             Victim::Monitor if !id.is_empty() => {
                 if let Some(monitor) = find_monitor(&id) {
-                    kill(monitor);
+                    kill_if_there(monitor);
                 }
             }
-            Victim::FirstProcess if pid != 0 => kill(pid),
+            Victim::FirstProcess if pid != 0 => kill_if_there(pid),
             _ => running.kill(),
         }
         if victim != Victim::Command && command[0] == "exec" {
@@ -101,6 +104,12 @@ fn whoever_is_killed_at_whatever_moment_the_truth_is_told_and_nothing_is_left() 
         check(&env);
     }
     env.assert_sound_store();
+}
+
+/// Who has just ended by itself was killed late: such moments are among them.
+fn kill_if_there(pid: i32) {
+    let killed = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    assert!(matches!(killed, Ok(()) | Err(Errno::SRCH)), "{killed:?}");
 }
 
 fn prepare(env: &TestEnv, before: Before) {
