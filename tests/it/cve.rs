@@ -3,8 +3,9 @@
 //! The canary is a directory outside every root; it must be the same afterwards. What stands elsewhere:
 //! CVE-2020-15157 (credentials for another host) and CVE-2024-23650 (malformed answers) in `registry`,
 //! CVE-2026-33747 (names as paths) in the store's unit tests, bombs in `bad_input` and the store's,
-//! CVE-2022-39253 and CVE-2026-33748 (git) in `remote`, log injection in the units of `src/ui`. The family of
-//! CVE-2018-15664 (`cp`) stands with `cp`.
+//! CVE-2022-39253 and CVE-2026-33748 (git) in `remote`, log injection in the units of `src/ui`. CVE-2026-39822
+//! (a slash at the end of a name) in the store's hostile layers. CVE-2018-15664, CVE-2019-10152, CVE-2023-0778,
+//! CVE-2026-41568 and CVE-2026-42306 (`cp` and `export` while a container swaps links) in `containers::copy`.
 
 mod archives;
 mod hostile;

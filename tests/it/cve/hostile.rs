@@ -20,6 +20,10 @@ try sys write /sys/kernel/mm/ksm/run 1
 try uevent write /sys/kernel/uevent_helper /evil
 try release mkdir /sys/fs/cgroup/evil
 try release2 mkdir /sys/fs/cgroup/memory/evil
+for group in '' /memory /devices /pids /systemd; do
+    try "agent$group" write /sys/fs/cgroup$group/release_agent /evil
+    try "notify$group" write /sys/fs/cgroup$group/notify_on_release 1
+done
 try kmsg cat /dev/kmsg
 try kcore head -c 1 /proc/kcore
 try dmesg dmesg
@@ -125,6 +129,8 @@ fn host() -> Vec<String> {
         "/proc/sys/kernel/hostname",
         "/proc/swaps",
         "/sys/kernel/mm/ksm/run",
+        "/sys/fs/cgroup/memory/release_agent",
+        "/sys/fs/cgroup/memory/notify_on_release",
     ]
     .iter()
     .map(|path| fs::read_to_string(path).unwrap_or_default())
