@@ -44,7 +44,9 @@ class Archive:
                     "config": self.blob(json.dumps(config).encode(), "config.v1+json"),
                     "layers": self.layers}
         entry = self.blob(json.dumps(manifest).encode(), "manifest.v1+json")
-        entry["annotations"] = {"org.opencontainers.image.ref.name": name}
+        # The second is what Docker and containerd write beside the first, which may be a tag alone.
+        entry["annotations"] = {"org.opencontainers.image.ref.name": name,
+                                "io.containerd.image.name": f"docker.io/library/{name}:latest"}
         index = {"schemaVersion": 2, "manifests": [entry]}
         self.add("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         self.add("index.json", json.dumps(index).encode())

@@ -75,7 +75,7 @@ pub struct BuildRequest {
     pub fresh_cache_mounts: bool,
     /// `--reproducible`: nothing of when and where the build runs shows in its result.
     pub reproducible: bool,
-    /// `--jobs`: steps at once; `None` means as many as there are CPUs, at least four.
+    /// `--jobs`: steps at once; `None` means as many as there are CPUs, at least sixteen.
     pub jobs: Option<usize>,
 }
 

@@ -12,9 +12,8 @@ use crate::event::{Event, VertexId};
 use crate::ops::{Op, Vertex};
 use crate::report::StepState;
 
-/// Waiting steps cost nothing; fewer than this would serialise `sleep`s and downloads on small
-/// machines.
-const LEAST_JOBS: usize = 4;
+/// So many steps run at once on the smallest machine: many of them wait, for the network or for others.
+const LEAST_JOBS: usize = 16;
 
 /// Runs everything that `roots` need and returns the outputs by vertex number.
 pub(crate) fn solve(
