@@ -9,30 +9,32 @@
 //! whole, and then deleted. While others have the store open, unleased things younger than ten
 //! minutes stay: somebody may be about to refer to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::digest::{DiffId, Digest};
 use crate::disk::{self, DiskTrouble};
-use crate::entry::Timestamp;
 use crate::error::StoreError;
-use crate::holes::SHORTEST_HOLE;
 use crate::lease;
 use crate::lock::{Hold, StoreLock};
 use crate::partial;
-use crate::records::{BuildRecord, ImageRecord};
-use crate::recover::{list, list_blobs, list_trees};
+use crate::records::ImageRecord;
+use crate::recover::list;
 use crate::session::Scratch;
 use crate::stack::keep::stacks;
 use crate::store::{Store, now_unix};
-use crate::tree::Seal;
 
 mod reach;
 mod shares;
+mod survey;
+mod usage;
+mod victims;
 
 pub(crate) use reach::references;
+use survey::{Item, Survey};
+pub use usage::{Usage, UsageItem, UsageKind};
 
 /// Fresh things that no lease protects yet are left alone for this long.
 const GRACE: Duration = Duration::from_mins(10);
@@ -92,74 +94,6 @@ impl PruneReport {
         self.reclaimed += later.reclaimed;
         self.left = later.left;
     }
-}
-
-/// How much the store holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Every item, largest first.
-    pub items: Vec<UsageItem>,
-}
-
-/// What kind of thing a [`UsageItem`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum UsageKind {
-    /// A blob.
-    Blob,
-    /// An unpacked layer.
-    Layer,
-    /// A cache mount.
-    CacheMount,
-}
-
-/// One line of `builder du`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageItem {
-    /// What it is.
-    pub kind: UsageKind,
-    /// Its digest in hex, or the hashed ID of a cache mount.
-    pub id: String,
-    /// Bytes on disk; of a layer the bytes of its files.
-    pub size: u64,
-    /// Last use, seconds since 1970.
-    pub last_used_unix: i64,
-    /// Whether no image, no pin and no living process needs it.
-    pub reclaimable: bool,
-    /// Whether an image and the build cache both use it.
-    pub shared: bool,
-    /// What it is for: the step or image that needs it; empty if nothing does.
-    pub description: String,
-}
-
-/// Something on disk that can be removed by itself.
-struct Item {
-    kind: UsageKind,
-    digest: Digest,
-    path: PathBuf,
-    size: u64,
-    last_used: Timestamp,
-    sharing: Sharing,
-}
-
-/// Whether files of an item can be those of another, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sharing {
-    /// It has none of others.
-    No,
-    /// It was made here, so that others may have been made of it.
-    Perhaps,
-    /// It has some of others.
-    Yes,
-}
-
-/// What the store holds and who needs it.
-struct Survey {
-    items: Vec<Item>,
-    /// Digests that images, pins and leases need.
-    needed: BTreeMap<Digest, String>,
-    /// Digests that build records need, with the record that was used last.
-    cached: BTreeMap<Digest, String>,
-    records: Vec<BuildRecord>,
 }
 
 impl Store {
@@ -247,30 +181,6 @@ impl Store {
         Ok(report)
     }
 
-    /// Tells what takes how much space.
-    pub fn usage(&self) -> Result<Usage, StoreError> {
-        let survey = self.survey(&[])?;
-        let mut items: Vec<UsageItem> = survey
-            .items
-            .iter()
-            .map(|item| {
-                let needed = survey.needed.get(&item.digest);
-                let cached = survey.cached.get(&item.digest);
-                UsageItem {
-                    kind: item.kind,
-                    id: item.digest.hex(),
-                    size: item.size,
-                    last_used_unix: item.last_used.seconds,
-                    reclaimable: needed.is_none(),
-                    shared: needed.is_some() && cached.is_some(),
-                    description: needed.or(cached).cloned().unwrap_or_default(),
-                }
-            })
-            .collect();
-        items.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-        Ok(Usage { items })
-    }
-
     fn prune_images(
         &self,
         options: &PruneOptions,
@@ -287,133 +197,6 @@ impl Store {
             report.images.push(entry.record);
         }
         Ok(())
-    }
-
-    /// Looks at everything; `without`: images that are treated as removed.
-    fn survey(&self, without: &[ImageRecord]) -> Result<Survey, StoreError> {
-        let mut survey = Survey {
-            items: self.items()?,
-            needed: BTreeMap::new(),
-            cached: BTreeMap::new(),
-            records: self.meta().all_records()?,
-        };
-        let mut layer_blobs: BTreeMap<DiffId, Vec<Digest>> = BTreeMap::new();
-        for (layer, blob) in self.meta().all_layer_blobs()? {
-            layer_blobs.entry(layer).or_default().push(blob);
-        }
-        for entry in self.images()? {
-            if without
-                .iter()
-                .any(|image| image.manifest == entry.record.manifest)
-            {
-                continue;
-            }
-            let what = entry
-                .names
-                .first()
-                .cloned()
-                .unwrap_or_else(|| "<none>".to_owned());
-            for digest in references(self, &entry.record)? {
-                survey.needed.entry(digest).or_insert_with(|| what.clone());
-            }
-        }
-        for digest in self.meta().pinned()? {
-            survey
-                .needed
-                .entry(digest)
-                .or_insert_with(|| "a container".to_owned());
-        }
-        for digest in lease::protected(self.layout())? {
-            survey
-                .needed
-                .entry(digest)
-                .or_insert_with(|| "a running process".to_owned());
-        }
-        for record in &survey.records {
-            for layer in &record.layers {
-                survey
-                    .cached
-                    .entry(*layer.digest())
-                    .or_insert_with(|| record.name.clone());
-            }
-        }
-        // The blobs of a layer are needed as long as the layer is. Those of layers from outside
-        // could not be made again.
-        for users in [&mut survey.needed, &mut survey.cached] {
-            for (layer, blobs) in &layer_blobs {
-                if let Some(what) = users.get(layer.digest()).cloned() {
-                    for blob in blobs {
-                        users.entry(*blob).or_insert_with(|| what.clone());
-                    }
-                }
-            }
-        }
-        survey.share_out();
-        Ok(survey)
-    }
-
-    /// Everything on disk that can be removed by itself.
-    fn items(&self) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        for (digest, path) in list_blobs(self.layout())? {
-            let Ok(found) = path.symlink_metadata() else {
-                continue;
-            };
-            let (size, last_used) = (on_disk(&found), changed_at(&found));
-            items.push(Item {
-                kind: UsageKind::Blob,
-                digest,
-                path,
-                size,
-                last_used,
-                sharing: Sharing::No,
-            });
-        }
-        for diff_id in list_trees(self.layout())? {
-            let seal = Seal::read(self.layout(), &diff_id)?;
-            let path = self.layout().tree(&diff_id);
-            let dated = if seal.is_some() {
-                self.layout().seal(&diff_id)
-            } else {
-                path.clone()
-            };
-            let found = dated.symlink_metadata();
-            let last_used = found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found));
-            let sharing = match &seal {
-                Some(seal) if seal.shares => Sharing::Yes,
-                Some(seal) if seal.canonical => Sharing::Perhaps,
-                _ => Sharing::No,
-            };
-            let size = seal.map_or(0, |seal| seal.content);
-            let digest = *diff_id.digest();
-            items.push(Item {
-                kind: UsageKind::Layer,
-                digest,
-                path,
-                size,
-                last_used,
-                sharing,
-            });
-        }
-        for path in list(&self.layout().mounts())? {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let Ok(digest) = Digest::from_hex(name) else {
-                continue;
-            };
-            let (size, last_used) = content_of(&path)?;
-            items.push(Item {
-                kind: UsageKind::CacheMount,
-                digest,
-                path,
-                size,
-                last_used,
-                sharing: Sharing::No,
-            });
-        }
-        Ok(items)
     }
 
     /// Moves something to `place`, at once and whole; false if somebody is just publishing it.
@@ -476,187 +259,5 @@ impl Store {
             }
         }
         Ok(())
-    }
-}
-
-/// How far removing build cache has come.
-struct Left {
-    /// Bytes of build cache.
-    cache: u64,
-    /// Bytes that become free.
-    freed: u64,
-    /// Bytes that are to become free.
-    wanted: u64,
-}
-
-impl Left {
-    /// Tells whether too little would be left without something of this size.
-    fn is_reserved(&self, options: &PruneOptions, size: u64) -> bool {
-        let reserved = options.reserved_bytes.unwrap_or(0);
-        self.cache.saturating_sub(size) < reserved
-    }
-
-    /// Tells whether more has to go.
-    fn too_much(&self, options: &PruneOptions) -> bool {
-        let over = self.freed < self.wanted;
-        match options.keep_bytes {
-            Some(keep) => self.cache > keep || over,
-            None => over || !options.is_by_size(),
-        }
-    }
-}
-
-impl PruneOptions {
-    /// Whether a size decides how much build cache goes.
-    fn is_by_size(&self) -> bool {
-        self.keep_bytes.is_some() || self.max_used_bytes.is_some() || self.min_free_bytes.is_some()
-    }
-
-    /// Whether build cache goes, not only garbage.
-    fn takes_cache(&self) -> bool {
-        self.all || self.unused_for.is_some() || self.is_by_size()
-    }
-}
-
-/// What is to be removed.
-struct Victims<'a> {
-    items: Vec<&'a Item>,
-    records: Vec<Digest>,
-}
-
-impl Survey {
-    /// What goes; `free` is what is free on the file system, in bytes.
-    fn victims(&self, options: &PruneOptions, grace: Duration, free: u64) -> Victims<'_> {
-        let now = now_unix();
-        let is_fresh =
-            |item: &Item| now.saturating_sub(item.last_used.seconds) < grace.as_secs() as i64;
-        let mut chosen: BTreeSet<(UsageKind, Digest)> = BTreeSet::new();
-        let mut cache: Vec<&Item> = Vec::new();
-        for item in &self.items {
-            if self.needed.contains_key(&item.digest) {
-                continue;
-            }
-            if item.kind == UsageKind::CacheMount || self.cached.contains_key(&item.digest) {
-                cache.push(item);
-            } else if !is_fresh(item) {
-                chosen.insert((item.kind, item.digest));
-            }
-        }
-        cache.sort_by_key(|item| (item.last_used, item.digest));
-        let size = |items: &[&Item]| items.iter().map(|item| item.size).sum::<u64>();
-        let total: u64 = self.items.iter().map(|item| item.size).sum();
-        let garbage = self
-            .items
-            .iter()
-            .filter(|item| chosen.contains(&(item.kind, item.digest)));
-        let mut left = Left {
-            cache: size(&cache),
-            freed: garbage.map(|item| item.size).sum(),
-            // What must become free in all.
-            wanted: (options
-                .max_used_bytes
-                .map_or(0, |max| total.saturating_sub(max)))
-            .max(
-                options
-                    .min_free_bytes
-                    .map_or(0, |min| min.saturating_sub(free)),
-            ),
-        };
-        for item in cache {
-            let old_enough = options.unused_for.is_none_or(|unused| {
-                now.saturating_sub(item.last_used.seconds) >= unused.as_secs() as i64
-            });
-            // Without `all`, cache mounts only go when they are the oldest of too much.
-            let may_go = item.kind != UsageKind::CacheMount || options.all || options.is_by_size();
-            // Not something smaller that was used later instead.
-            if left.is_reserved(options, item.size) {
-                break;
-            }
-            if options.takes_cache() && old_enough && may_go && left.too_much(options) {
-                chosen.insert((item.kind, item.digest));
-                left.cache -= item.size;
-                left.freed += item.size;
-            }
-        }
-        let records = self.records_without(&chosen, options);
-        let items = self
-            .items
-            .iter()
-            .filter(|item| chosen.contains(&(item.kind, item.digest)))
-            .collect();
-        Victims { items, records }
-    }
-
-    /// Records that lose an output, and with `all` those whose layers only images keep.
-    fn records_without(
-        &self,
-        chosen: &BTreeSet<(UsageKind, Digest)>,
-        options: &PruneOptions,
-    ) -> Vec<Digest> {
-        let everything = options.all && options.unused_for.is_none() && !options.is_by_size();
-        self.records
-            .iter()
-            .filter(|record| {
-                everything
-                    || record
-                        .layers
-                        .iter()
-                        .any(|layer| chosen.contains(&(UsageKind::Layer, *layer.digest())))
-            })
-            .map(|record| record.key)
-            .collect()
-    }
-}
-
-/// Bytes of a blob; of one with holes, what it takes on disk.
-fn on_disk(found: &std::fs::Metadata) -> u64 {
-    let allocated = found.blocks() * 512;
-    // Some file systems keep small files elsewhere.
-    if allocated == 0 || found.len() - allocated.min(found.len()) < SHORTEST_HOLE as u64 {
-        found.len()
-    } else {
-        allocated
-    }
-}
-
-/// Bytes of the files in a directory, and the latest time in it.
-fn content_of(path: &Path) -> Result<(u64, Timestamp), StoreError> {
-    let mut size = 0;
-    let found = path.symlink_metadata();
-    let mut latest = found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found));
-    let mut directories = vec![path.to_path_buf()];
-    while let Some(directory) = directories.pop() {
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            // A running step may be changing it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(StoreError::io("list the directory", &directory)(error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(StoreError::io("list the directory", &directory))?;
-            let Ok(found) = entry.path().symlink_metadata() else {
-                continue;
-            };
-            latest = latest.max(changed_at(&found));
-            if found.is_dir() {
-                directories.push(entry.path());
-            } else {
-                size += found.blocks() * 512;
-            }
-        }
-    }
-    // A time in the future must not keep it for ever.
-    let now = Timestamp {
-        seconds: now_unix(),
-        nanoseconds: 0,
-    };
-    Ok((size, latest.min(now)))
-}
-
-/// The time of a file's last change, which is its last use here.
-fn changed_at(found: &std::fs::Metadata) -> Timestamp {
-    Timestamp {
-        seconds: found.mtime(),
-        nanoseconds: u32::try_from(found.mtime_nsec()).unwrap_or(0),
     }
 }

@@ -14,24 +14,22 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::OFlags;
-
 use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::error::ViewError;
-use crate::open_root::{OpenRoot, RootFd};
-use crate::owners;
 use crate::sys;
 use crate::tree::Layer;
 
+mod content;
 mod resolve;
+mod source;
 mod walk;
+
+pub(crate) use content::is_overlay_attribute;
+use source::{Place, Source};
 
 pub use walk::WalkAction;
 
@@ -101,19 +99,6 @@ pub struct RootView {
     directories: Mutex<HashMap<Vec<u8>, Arc<Directory>>>,
 }
 
-/// One directory tree that takes part in the view.
-struct Source {
-    place: Place,
-    /// Whiteouts and opaque marks mean something here.
-    overlay: bool,
-}
-
-enum Place {
-    Layer(Layer),
-    /// A tree that others may change while we look at it.
-    Live(OpenRoot),
-}
-
 /// Which sources take part in a merged directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -150,72 +135,11 @@ pub(crate) fn absolute(path: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(text))
 }
 
-impl Source {
-    /// Descriptor of the tree's root.
-    fn root(&self) -> Result<RootFd<'_>, ViewError> {
-        match &self.place {
-            Place::Layer(layer) => layer.root_fd(),
-            Place::Live(root) => root
-                .fd()
-                .map_err(ViewError::io("open the directory", root.path())),
-        }
-    }
-
-    fn lstat(&self, path: &[u8]) -> Result<Option<Metadata>, ViewError> {
-        let root = self.root()?;
-        let found = match &self.place {
-            Place::Layer(_) => sys::lstat(&*root, path),
-            Place::Live(_) => lstat_live(&root, path),
-        };
-        found.map_err(ViewError::inside("look at", path))
-    }
-
-    /// Opens something that is no symlink; `path` has no symlinks in it.
-    fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, ViewError> {
-        sys::open_beneath(&*self.root()?, path, flags).map_err(ViewError::inside("open", path))
-    }
-
-    fn readlink(&self, path: &[u8]) -> Result<Vec<u8>, ViewError> {
-        let (directory, name) = split(path);
-        let directory = self.open(directory, sys::DIRECTORY)?;
-        sys::readlink(&directory, name).map_err(ViewError::inside("read the link", path))
-    }
-
-    fn is_opaque(&self, path: &[u8]) -> Result<bool, ViewError> {
-        let may_be = match &self.place {
-            Place::Layer(layer) => layer.may_be_opaque(),
-            Place::Live(_) => self.overlay,
-        };
-        if !may_be {
-            return Ok(false);
-        }
-        let directory = self.open(path, sys::DIRECTORY)?;
-        sys::is_opaque(&directory, b".").map_err(ViewError::inside("read the attributes of", path))
-    }
-}
-
 /// Splits a path into its directory and its last name.
 pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
-    }
-}
-
-/// Stats below a tree that may change: a directory that became a symlink counts as gone.
-fn lstat_live(root: &OwnedFd, path: &[u8]) -> std::io::Result<Option<Metadata>> {
-    let (directory, name) = split(path);
-    if directory.is_empty() {
-        return sys::lstat(root, name);
-    }
-    match sys::open_beneath(root, directory, sys::DIRECTORY) {
-        Ok(directory) => sys::lstat(&directory, name),
-        Err(error) => match rustix::io::Errno::from_io_error(&error) {
-            Some(
-                rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP,
-            ) => Ok(None),
-            _ => Err(error),
-        },
     }
 }
 
@@ -454,133 +378,6 @@ impl RootView {
             }
         }
         Ok(entries)
-    }
-
-    /// Opens a regular file for reading; anything else is an error, and nothing is followed.
-    pub fn open(&self, entry: &ViewEntry) -> Result<File, ViewError> {
-        let source = self
-            .sources
-            .get(entry.source)
-            .ok_or_else(|| ViewError::NotFound {
-                path: entry.path.clone(),
-            })?;
-        if entry.metadata.kind != FileKind::File {
-            return Err(ViewError::NotAFile {
-                path: entry.path.clone(),
-            });
-        }
-        let file = source.open(entry.key(), sys::READ)?;
-        let now = sys::fstat(&file).map_err(ViewError::io("look at", &entry.path))?;
-        if now.kind != FileKind::File {
-            return Err(ViewError::NotAFile {
-                path: entry.path.clone(),
-            });
-        }
-        Ok(File::from(file))
-    }
-
-    /// Reads a small regular file, following symlinks in the root; none if nothing is there.
-    ///
-    /// Anything but a regular file of at most `limit` bytes is an error: `/etc/passwd` may be a
-    /// fifo, a device or a terabyte of zeros.
-    pub fn read_small(
-        &self,
-        path: impl AsRef<Path>,
-        limit: u64,
-    ) -> Result<Option<Vec<u8>>, ViewError> {
-        let Some(entry) = self.lookup(path, Follow::Last)? else {
-            return Ok(None);
-        };
-        let file = self.open(&entry)?;
-        let too_large = |size| ViewError::TooLarge {
-            path: entry.path.clone(),
-            size,
-            limit,
-        };
-        if entry.metadata.size > limit {
-            return Err(too_large(entry.metadata.size));
-        }
-        let mut bytes = Vec::with_capacity(entry.metadata.size as usize);
-        file.take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(ViewError::io("read", &entry.path))?;
-        if bytes.len() as u64 > limit {
-            return Err(too_large(bytes.len() as u64));
-        }
-        Ok(Some(bytes))
-    }
-
-    /// Returns the extended attributes of an entry, sorted by name; overlay's own are left out.
-    pub fn xattrs(&self, entry: &ViewEntry) -> Result<Vec<(OsString, Vec<u8>)>, ViewError> {
-        let (directory, name) = split(entry.key());
-        let name = if name.is_empty() { b"." } else { name };
-        let Some(source) = self.sources.get(entry.source) else {
-            return Ok(Vec::new());
-        };
-        let directory = source.open(directory, sys::DIRECTORY)?;
-        let mut attributes = Vec::new();
-        for attribute in sys::xattr_names(&directory, name)
-            .map_err(ViewError::io("list the attributes of", &entry.path))?
-        {
-            if is_overlay_attribute(&attribute) || owners::is_record(&attribute) {
-                continue;
-            }
-            let Ok(text) = std::str::from_utf8(&attribute) else {
-                continue;
-            };
-            let value = sys::xattr(&directory, name, text)
-                .map_err(ViewError::io("read the attributes of", &entry.path))?;
-            if let Some(value) = value {
-                attributes.push((OsString::from_vec(attribute), value));
-            }
-        }
-        let capability = crate::tree_tar::CAPABILITY;
-        let known = attributes.iter().any(|(name, _)| name == capability);
-        if !known
-            && let Some(value) = owners::capability(&sys::proc_path(&directory, name))
-                .map_err(ViewError::io("read the attributes of", &entry.path))?
-        {
-            attributes.push((OsString::from(capability), value));
-        }
-        Ok(attributes)
-    }
-
-    /// Returns the file capabilities of an entry as the kernel stores them.
-    pub(crate) fn capability(&self, entry: &ViewEntry) -> Result<Option<Vec<u8>>, ViewError> {
-        let (directory, name) = split(entry.key());
-        let Some(source) = self.sources.get(entry.source) else {
-            return Ok(None);
-        };
-        let directory = source.open(directory, sys::DIRECTORY)?;
-        sys::xattr(&directory, name, "security.capability")
-            .map_err(ViewError::io("read the capabilities of", &entry.path))
-    }
-}
-
-/// Tells whether an extended attribute is overlay's own bookkeeping.
-pub(crate) fn is_overlay_attribute(name: &[u8]) -> bool {
-    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
-}
-
-impl Source {
-    /// The same tree once more.
-    fn again(&self) -> Source {
-        match &self.place {
-            Place::Layer(layer) => Source {
-                place: Place::Layer(layer.clone()),
-                overlay: self.overlay,
-            },
-            Place::Live(root) => Source::live(root.path(), self.overlay),
-        }
-    }
-
-    fn live(path: &Path, overlay: bool) -> Source {
-        // The given path itself may be or contain a symlink: it comes from the caller.
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Source {
-            place: Place::Live(OpenRoot::new(path.to_path_buf(), flags)),
-            overlay,
-        }
     }
 }
 

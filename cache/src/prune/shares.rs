@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode};
 
-use super::{Item, Sharing, Survey, UsageKind};
+use super::UsageKind;
+use super::survey::{Item, Sharing, Survey};
 use crate::entry::FileKind;
 use crate::sys;
 use crate::view::join;
