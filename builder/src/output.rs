@@ -3,6 +3,7 @@
 mod assemble;
 mod destination;
 mod error;
+mod file;
 mod layout;
 mod local;
 mod registry;
@@ -27,6 +28,7 @@ use crate::image::{BaseLayer, ImageConfig, Place};
 use crate::request::{ArchiveTarget, BuildRequest, OutputKind, OutputOptions};
 
 pub use error::OutputError;
+pub use file::OutFile;
 pub(crate) use layout::write_directory as write_layout;
 pub use rootfs_tar::write_tree;
 pub use validate::validate_outputs;

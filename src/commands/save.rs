@@ -4,11 +4,11 @@ use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 
 use rbuild_builder::image::{SaveItem, save_archive};
+use rbuild_builder::output::OutFile;
 
 use super::lookup;
 use crate::config::Settings;
 use crate::failure::Failure;
-use crate::outfile::OutFile;
 
 /// Write images to a tar archive
 ///

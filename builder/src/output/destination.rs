@@ -1,21 +1,16 @@
 //! Files and streams that outputs go to.
 //!
-//! A file appears under its name only when it is complete: it is written without a name (or, where
-//! the file system cannot do that, under a hidden one) and linked at the end. So an interrupted build
-//! leaves the old file, and a kill leaves nothing at all. It is not flushed to the disk: like every
-//! archiver we leave that to the system; what must survive a power cut is the store.
+//! A file appears under its name only when it is complete ([`OutFile`]).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use rbuild_cache::{HoleWriter, check_stop};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rbuild_cache::check_stop;
 
-use super::OutputError;
+use super::{OutFile, OutputError};
 use crate::request::Destination;
 
 /// Bytes collected before they are written.
@@ -41,20 +36,10 @@ pub(crate) fn write_to(
                 path: path.clone(),
                 source,
             };
-            if is_stream(&path) {
-                let file = File::options()
-                    .write(true)
-                    .open(&path)
-                    .map_err(OutputError::io("open", &path))?;
-                return fill(&file, stop, write, &failed);
-            }
-            let draft = FileDraft::new(&path)?;
-            // Another descriptor of the same file.
-            let file = draft.file.try_clone().map_err(failed)?;
-            let mut out = HoleWriter::new(file);
+            let mut out = OutFile::create(&path).map_err(OutputError::io("create", &path))?;
             fill(&mut out, stop, write, &failed)?;
-            out.end().map_err(failed)?;
-            draft.publish()
+            out.complete().map_err(failed)?;
+            out.commit().map_err(OutputError::io("create", &path))
         }
     }
 }
@@ -62,11 +47,6 @@ pub(crate) fn write_to(
 /// Standard output without line buffering.
 fn stdout() -> io::Result<File> {
     Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
-}
-
-/// Tells whether a path is a device or a pipe (`/dev/null`, a FIFO), which must not be replaced.
-fn is_stream(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
 /// Writes through a buffer; an error of the destination wins over what it caused above.
@@ -118,106 +98,12 @@ fn copy_of(error: &io::Error) -> io::Error {
         .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
-/// A file that is being written and does not have its name yet. Dropping it discards it.
-pub(crate) struct FileDraft {
-    pub(crate) file: File,
-    target: PathBuf,
-    /// The hidden name, when the file has one.
-    hidden: Option<PathBuf>,
-}
-
-impl FileDraft {
-    /// Starts a file that will be `target`.
-    pub(crate) fn new(target: &Path) -> Result<FileDraft, OutputError> {
-        let directory = parent(target);
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o666);
-        if let Ok(file) = rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
-            let target = target.to_path_buf();
-            return Ok(FileDraft {
-                file: File::from(file),
-                target,
-                hidden: None,
-            });
-        }
-        // Not every file system has nameless files; an error of another kind comes up again here.
-        let hidden = free_name(target, |path| {
-            rustix::fs::open(path, flags | OFlags::CREATE | OFlags::EXCL, mode)
-        });
-        let (hidden, file) = hidden.map_err(OutputError::io("create", target))?;
-        Ok(FileDraft {
-            file: File::from(file),
-            target: target.to_path_buf(),
-            hidden: Some(hidden),
-        })
-    }
-
-    /// Gives the file its name, replacing what is there.
-    pub(crate) fn publish(mut self) -> Result<(), OutputError> {
-        let failed = || OutputError::io("create", &self.target);
-        let hidden = match self.hidden.take() {
-            Some(hidden) => hidden,
-            None => self.link().map_err(failed())?,
-        };
-        std::fs::rename(&hidden, &self.target).map_err(|source| {
-            // The error matters, not whether the leftover could be removed too.
-            let _ = std::fs::remove_file(&hidden);
-            OutputError::Io {
-                action: "create",
-                path: self.target.clone(),
-                source,
-            }
-        })
-    }
-
-    /// Gives a nameless file a hidden name, since linking cannot replace a file.
-    fn link(&self) -> rustix::io::Result<PathBuf> {
-        use std::os::fd::AsRawFd;
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let (path, ()) = free_name(&self.target, |path| {
-            rustix::fs::linkat(CWD, own.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)
-        })?;
-        Ok(path)
-    }
-}
-
-impl Drop for FileDraft {
-    fn drop(&mut self) {
-        if let Some(hidden) = &self.hidden {
-            // Nothing more can be done about a leftover here.
-            let _ = std::fs::remove_file(hidden);
-        }
-    }
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Finds a hidden name beside `target` with which `create` succeeds.
-fn free_name<T>(
-    target: &Path,
-    mut create: impl FnMut(&Path) -> rustix::io::Result<T>,
-) -> rustix::io::Result<(PathBuf, T)> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!(".rbuild-{}-{number}.partial", std::process::id());
-        let path = parent(target).join(name);
-        match create(&path) {
-            Ok(made) => return Ok((path, made)),
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileTypeExt;
+    use std::path::Path;
+
+    use rustix::fs::{CWD, Mode};
 
     use super::*;
 
@@ -259,26 +145,6 @@ mod tests {
         assert_eq!(result.unwrap_err().to_string(), "enough");
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(names(directory.path()), ["a.tar"]);
-    }
-
-    #[test]
-    fn a_hidden_file_is_removed_when_discarded() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("a");
-        let (hidden, file) = free_name(&target, |path| {
-            rustix::fs::open(
-                path,
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
-                Mode::RUSR,
-            )
-        })
-        .unwrap();
-        drop(FileDraft {
-            file: File::from(file),
-            target,
-            hidden: Some(hidden),
-        });
-        assert!(names(directory.path()).is_empty());
     }
 
     #[test]

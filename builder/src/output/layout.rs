@@ -13,7 +13,7 @@ use rbuild_cache::{Digest, Store};
 use serde_json::{Map, Value};
 
 use super::OutputError;
-use super::destination::FileDraft;
+use super::file::FileDraft;
 use crate::image::bundle::{Bundle, Content, LAYOUT_MARK};
 use crate::image::manifest::ANNOTATION_REF_NAME;
 use crate::image::{Descriptor, layout as read};
@@ -123,7 +123,7 @@ fn put_blob(
         copied(content.size());
         return Ok(());
     }
-    let mut draft = FileDraft::new(path)?;
+    let mut draft = FileDraft::new(path).map_err(OutputError::io("create", path))?;
     let failed = || OutputError::io("write", path);
     store.check_stop().map_err(failed())?;
     match content {
@@ -140,7 +140,7 @@ fn put_blob(
 
 /// Writes a small file in place of what is there.
 fn put_file(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    let mut draft = FileDraft::new(path)?;
+    let mut draft = FileDraft::new(path).map_err(OutputError::io("create", path))?;
     draft
         .file
         .write_all(bytes)
@@ -153,7 +153,7 @@ fn publish(draft: FileDraft, path: &Path) -> Result<(), OutputError> {
         .file
         .sync_data()
         .map_err(OutputError::io("flush", path))?;
-    draft.publish()
+    draft.publish().map_err(OutputError::io("create", path))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use rbuild_builder::output::write_tree;
+use rbuild_builder::output::{OutFile, write_tree};
 use rbuild_builder::overlay_view;
 use rbuild_cache::{Follow, RootView};
 use rbuild_runtime::container::Container;
@@ -11,7 +11,6 @@ use rbuild_runtime::container::Container;
 use super::containers;
 use crate::config::Settings;
 use crate::failure::Failure;
-use crate::outfile::OutFile;
 
 /// Write the file system of a container as a tar
 ///
