@@ -114,6 +114,7 @@ impl BlobWriter {
         }
         let file = file.finish().map_err(writing)?;
         let info = BlobInfo { digest, size };
+        self.store.protect_published(&digest)?;
         if self.store.freshen_blob(&info)? {
             return Ok(info);
         }
@@ -174,6 +175,7 @@ impl Store {
             digest: Digest::of(bytes),
             size: bytes.len() as u64,
         };
+        self.protect_published(&info.digest)?;
         if self.freshen_blob(&info)? {
             return Ok(info);
         }

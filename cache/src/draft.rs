@@ -132,6 +132,7 @@ impl Draft {
             .and_then(HashBeside::finish)
             .map_err(StoreError::stream("write the layer"))?;
         let diff_id = DiffId::from_digest(digest);
+        self.store.protect_published(&digest)?;
         if let Some(known) = self.store.layer(&diff_id)? {
             return Ok(known);
         }

@@ -23,13 +23,8 @@ use crate::store::Store;
 #[must_use = "a lease protects nothing once it is dropped"]
 pub struct Lease {
     store: Store,
-    path: PathBuf,
-    state: Mutex<State>,
-}
-
-struct State {
-    file: File,
-    protected: BTreeSet<Digest>,
+    file: LeaseFile,
+    protected: Mutex<BTreeSet<Digest>>,
 }
 
 impl Lease {
@@ -50,54 +45,114 @@ impl Lease {
 
     /// Protects several blobs and layers at once.
     pub fn protect_all(&self, digests: &[Digest]) -> Result<(), StoreError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut protected = self
+            .protected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let new: Vec<Digest> = digests
             .iter()
             .copied()
-            .filter(|digest| !state.protected.contains(digest))
+            .filter(|digest| !protected.contains(digest))
             .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut lines = String::with_capacity(65 * new.len());
-        for digest in &new {
-            lines.push_str(&digest.hex());
-            lines.push('\n');
-        }
-        let _hold = hold(self.store.layout(), Hold::Shared)?;
-        state
-            .file
-            .write_all(lines.as_bytes())
-            .map_err(StoreError::io("write", &self.path))?;
+        self.file.add(self.store.layout(), &new)?;
         self.store.held().add(&new);
-        state.protected.extend(new);
+        protected.extend(new);
         Ok(())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        let state = state.unwrap_or_else(PoisonError::into_inner);
-        self.store.held().remove(&state.protected);
+        let protected = self.protected.get_mut();
+        let protected = protected.unwrap_or_else(PoisonError::into_inner);
+        self.store.held().remove(&*protected);
+    }
+}
+
+/// The file of a lease; dropping it ends the lease.
+struct LeaseFile {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl LeaseFile {
+    fn new(layout: &Layout) -> Result<LeaseFile, StoreError> {
+        let (file, path) = session::owned_file(layout, &layout.leases())?;
+        let file = Mutex::new(file);
+        Ok(LeaseFile { path, file })
+    }
+
+    fn add(&self, layout: &Layout, digests: &[Digest]) -> Result<(), StoreError> {
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let mut lines = String::with_capacity(65 * digests.len());
+        for digest in digests {
+            lines.push_str(&digest.hex());
+            lines.push('\n');
+        }
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let _hold = hold(layout, Hold::Shared)?;
+        file.write_all(lines.as_bytes())
+            .map_err(StoreError::io("write", &self.path))
+    }
+}
+
+impl Drop for LeaseFile {
+    fn drop(&mut self) {
         // What stays behind is collected by the next command that opens the store.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The lease that every open store has on what it publishes.
+///
+/// A blob or layer that somebody makes may be there already, as build cache that another process is
+/// just pruning. So it is protected *before* it is published or found to be there; whoever made it
+/// then has all the time to refer to it.
+#[derive(Default)]
+pub(crate) struct Published(Mutex<Option<(LeaseFile, BTreeSet<Digest>)>>);
+
+impl Published {
+    /// Protects what is about to be published.
+    pub(crate) fn protect(&self, layout: &Layout, digests: &[Digest]) -> Result<(), StoreError> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (file, known) = match state.take() {
+            Some(lease) => state.insert(lease),
+            None => state.insert((LeaseFile::new(layout)?, BTreeSet::new())),
+        };
+        let new: Vec<Digest> = digests
+            .iter()
+            .copied()
+            .filter(|digest| !known.contains(digest))
+            .collect();
+        file.add(layout, &new)?;
+        known.extend(new);
+        Ok(())
+    }
+
+    /// Ends the lease.
+    fn release(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 impl Store {
     /// Starts a lease that protects nothing yet.
     pub fn lease(&self) -> Result<Lease, StoreError> {
-        let (file, path) = session::owned_file(self.layout(), &self.layout().leases())?;
-        let state = Mutex::new(State {
-            file,
-            protected: BTreeSet::new(),
-        });
         Ok(Lease {
             store: self.clone(),
-            path,
-            state,
+            file: LeaseFile::new(self.layout())?,
+            protected: Mutex::default(),
         })
+    }
+
+    /// Has what was published through this store up to now stay only if something refers to it.
+    ///
+    /// Until then, or until the store is dropped, nobody prunes it: between making a layer and
+    /// referring to it is time for a `prune` of somebody else.
+    pub fn release_published(&self) {
+        self.published().release();
     }
 }
 

@@ -24,6 +24,7 @@ use crate::disk;
 use crate::error::StoreError;
 use crate::held::Held;
 use crate::layout::Layout;
+use crate::lease::Published;
 use crate::lock::{Hold, StoreLock};
 use crate::marks;
 use crate::meta::Meta;
@@ -67,6 +68,7 @@ struct Inner {
     /// Written by this process and not flushed yet.
     pending: Mutex<Pending>,
     held: Held,
+    published: Published,
     warnings: Mutex<Vec<String>>,
     /// Ends long writing.
     stop: Mutex<Option<Arc<AtomicBool>>>,
@@ -116,6 +118,7 @@ impl Store {
             durability: options.durability,
             pending: Mutex::default(),
             held: Held::default(),
+            published: Published::default(),
             warnings: Mutex::new(warnings),
             stop: Mutex::default(),
             open,
@@ -213,6 +216,15 @@ impl Store {
 
     pub(crate) fn held(&self) -> &Held {
         &self.0.held
+    }
+
+    pub(crate) fn published(&self) -> &Published {
+        &self.0.published
+    }
+
+    /// To be called before a blob or layer with this digest is published or looked for to be used.
+    pub(crate) fn protect_published(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.0.published.protect(&self.0.layout, &[*digest])
     }
 
     pub(crate) fn meta(&self) -> &Meta {

@@ -55,6 +55,7 @@ impl Store {
         limits: &Limits,
     ) -> Result<Layer, StoreError> {
         let _single = self.single_flight(&format!("unpack:{diff_id}"))?;
+        self.protect_published(diff_id.digest())?;
         if let Some(known) = self.layer(diff_id)? {
             return Ok(known);
         }
@@ -74,6 +75,7 @@ impl Store {
         diff_id: &DiffId,
     ) -> Result<Layer, StoreError> {
         let _single = self.single_flight(&format!("unpack:{diff_id}"))?;
+        self.protect_published(diff_id.digest())?;
         if let Some(known) = self.layer(diff_id)? {
             return Ok(known);
         }

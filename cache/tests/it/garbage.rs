@@ -4,14 +4,16 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use rbuild_cache::{
-    BuildRecord, Compression, CompressionKind, DiffId, Digest, Layer, PruneOptions, UsageKind,
+    BuildRecord, CommitOptions, Compression, CompressionKind, DiffId, Digest, Layer, PruneOptions,
+    UsageKind,
 };
 
 use crate::images::image;
 use crate::support::TestStore;
 
-/// Makes everything in the store look as old as can be.
+/// Makes everything in the store look as old as can be, and like somebody else's.
 fn age(test: &TestStore) {
+    test.store.release_published();
     for path in crate::support::tree_of(test.store.root()) {
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let within_tree = path.components().count() > test.store.root().components().count() + 2
@@ -119,6 +121,7 @@ fn fresh_things_without_an_owner_are_spared() {
     let test = TestStore::new();
     let fresh = layer(&test, "fresh");
     let blob = test.store.put_blob(b"fresh").unwrap().digest;
+    test.store.release_published();
     let report = test.store.prune(&PruneOptions::default()).unwrap();
     assert!(report.layers.is_empty() && report.blobs.is_empty());
     assert!(is_there(&test, &fresh));
@@ -140,6 +143,33 @@ fn fresh_things_without_an_owner_are_spared() {
     drop(crate::support::open(test.store.root()));
 }
 
+/// Making a layer that is there already takes no time, and referring to it takes some.
+#[test]
+fn what_somebody_publishes_stays_though_it_was_build_cache() {
+    let test = TestStore::new();
+    let known = layer(&test, "known");
+    remember(&test, "known", &known);
+    let blob = test.store.put_blob(b"known").unwrap().digest;
+    test.store.release_published();
+    let maker = crate::support::open(test.store.root());
+    let again = maker.draft().unwrap();
+    fs::write(again.upper().join("f"), "known").unwrap();
+    let again = again.commit(&[], &CommitOptions::default()).unwrap();
+    assert_eq!(again.diff_id(), known.diff_id());
+    let all = PruneOptions {
+        all: true,
+        max_used_bytes: Some(0),
+        ..PruneOptions::default()
+    };
+    maker.put_blob(b"known").unwrap();
+    age(&test);
+    test.store.prune(&all).unwrap();
+    assert!(is_there(&test, &known) && test.store.has_blob(&blob));
+    drop(maker);
+    let report = test.store.prune(&all).unwrap();
+    assert_eq!((report.layers.len(), report.blobs.len()), (1, 1));
+}
+
 #[test]
 fn all_removes_the_build_cache_but_no_image() {
     let test = TestStore::new();
@@ -155,6 +185,7 @@ fn all_removes_the_build_cache_but_no_image() {
     let used = test.store.cache_mount("used").unwrap();
     let lease = test.store.lease().unwrap();
     lease.protect_cache_mount("used").unwrap();
+    test.store.release_published();
     let report = test
         .store
         .prune(&PruneOptions {
@@ -186,6 +217,7 @@ fn least_recently_used_goes_first_until_it_is_small_enough() {
         let used = SystemTime::now() - Duration::from_secs(1000 * (10 - number as u64));
         fs::File::open(seal).unwrap().set_modified(used).unwrap();
     }
+    test.store.release_published();
     let options = PruneOptions {
         keep_bytes: Some(2500),
         ..PruneOptions::default()
@@ -268,6 +300,7 @@ fn usage_tells_what_is_for_what() {
     remember(&test, "one", &both);
     remember(&test, "two", &cached);
     test.store.cache_mount("m").unwrap();
+    test.store.release_published();
     let usage = test.store.usage().unwrap();
     let of = |id: &DiffId| usage.items.iter().find(|item| item.id == id.hex()).unwrap();
     let item = of(both.diff_id());
