@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
 
@@ -86,7 +86,9 @@ pub(crate) fn mount(
                 attributes
             };
             let layers = Layers::open(lowers, upper)?;
-            layers.mount(attributes, stage)
+            let mount = layers.mount(attributes, stage)?;
+            layers.refuse_read_only(&mount)?;
+            Ok(mount)
         }
     }
 }
@@ -136,6 +138,24 @@ impl Layers {
             Some(mount) => Ok(mount),
             None => self.mount_by_string(attributes, stage),
         }
+    }
+
+    /// Makes an error of an overlay that the kernel did mount, but read-only: so it does when it cannot
+    /// write to the work directory, most often for want of space, and tells nobody but its log.
+    fn refuse_read_only(&self, mount: &Detached) -> Step<()> {
+        let Some((_, work)) = &self.upper else {
+            return Ok(());
+        };
+        let found = rustix::fs::fstatvfs(mount.as_fd()).step("look at the overlay")?;
+        if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Ok(());
+        }
+        // What hindered the kernel most likely hinders us.
+        let error = mkdirat(work, "probe", Mode::RWXU).err();
+        Err(
+            Failure::new("mount overlay", &error.unwrap_or(Errno::ROFS).into())
+                .because("its work directory cannot be written"),
+        )
     }
 
     /// Mounts nowhere; returns `None` before Linux 6.8, which cannot.
