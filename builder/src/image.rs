@@ -38,6 +38,7 @@ pub(crate) mod remote;
 mod save;
 pub(crate) mod stored;
 mod tools;
+mod variants;
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ pub use remote::{Place, RemoteImage, keep_remote, location_of, resolve_remote};
 pub use save::{SaveItem, save_archive};
 pub use stored::{StoredManifest, image_config, manifest_of, resolve_stored};
 pub use tools::{Combined, Part, RemoteDocument, remote_document};
+pub use variants::{Variant, variants};
 
 /// Standard base64 with padding.
 pub(crate) fn base64_encode(bytes: &[u8]) -> String {

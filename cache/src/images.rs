@@ -53,6 +53,24 @@ impl Store {
         self.meta().remove_image(manifest)
     }
 
+    /// Takes the image of one platform, known by its manifest, out of an image for several.
+    ///
+    /// `rest` is what the image's record says from then on. Manifests that an index names and that
+    /// are not in the store are of platforms that are not here; what only this one needs goes with the
+    /// next [`prune`](Store::prune).
+    pub fn remove_variant(&self, rest: &ImageRecord, manifest: &Digest) -> Result<(), StoreError> {
+        self.meta().put_image(rest)?;
+        let path = self.layout().blob(manifest);
+        let scratch = self.scratch()?;
+        let place = scratch.path().join("manifest");
+        match std::fs::rename(&path, &place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove the blob", &path)(error))
+            }
+            _ => scratch.close(),
+        }
+    }
+
     /// Finds an image by a prefix of its ID or manifest digest (hex, with or without `sha256:`).
     ///
     /// Several manifests with the same ID are the same image to a user: the last added is taken.

@@ -55,6 +55,9 @@ pub(crate) struct HistoryArgs {
         value_name = "BOOL"
     )]
     human: bool,
+    /// Show the history of the image for this platform, of an image for several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// Show each line by a Go template, `table TEMPLATE` or `json`
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -83,9 +86,11 @@ pub(crate) fn run(settings: &Settings, args: &HistoryArgs) -> Result<(), Failure
     if let Some(HistoryCommand::Builds(args)) = &args.of {
         return builds::run(settings, args);
     }
+    let platform = lookup::platform(args.platform.as_deref())?;
     let store = super::open_store(settings)?;
     // Without a sub-command, clap has made sure of it.
-    let found = lookup::require(&store, args.image.as_deref().unwrap_or_default())?;
+    let image = args.image.as_deref().unwrap_or_default();
+    let found = lookup::require_for(&store, image, platform.as_ref())?;
     let config = image_config(&store, &found.entry.record)?;
     let rows = rows(args, &store, &found.entry.record.config, &config)?;
     let format = match &args.format {

@@ -1,5 +1,7 @@
 //! `rbuild images`.
 
+mod tree;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +11,7 @@ use rbuild_cache::{DiffId, ImageEntry, Store};
 use super::filter::Filters;
 use super::lookup::{familiar_parts, short_id};
 use crate::config::Settings;
+use crate::container::details::Details;
 use crate::failure::Failure;
 use crate::format::Value;
 use crate::time::{created_at, created_since, parse_created};
@@ -26,6 +29,7 @@ use crate::ui::{self, units};
 Examples:
   rbuild images
   rbuild images -q -f dangling=true
+  rbuild images --tree
   rbuild images --format '{{.Repository}}:{{.Tag}} {{.Size}}'"
 )]
 pub(crate) struct ImagesArgs {
@@ -50,8 +54,8 @@ pub(crate) struct ImagesArgs {
     /// Show each image by a Go template, `table TEMPLATE` or `json`
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Show platforms below each image
-    #[arg(long, hide = true)]
+    /// Show the platforms of each image below it, what of them is here, and what containers use
+    #[arg(long, conflicts_with_all = ["quiet", "digests", "format"])]
     tree: bool,
 }
 
@@ -71,9 +75,6 @@ const HEADERS: &[(&str, &str)] = &[
 
 /// Lists images.
 pub(crate) fn run(settings: &Settings, args: &ImagesArgs) -> Result<(), Failure> {
-    if args.tree {
-        return Err(Failure::unsupported("`--tree`"));
-    }
     let store = super::open_store(settings)?;
     let mut filters = Filters::parse(&store, &args.filter)?;
     if let Some(name) = &args.name {
@@ -81,6 +82,9 @@ pub(crate) fn run(settings: &Settings, args: &ImagesArgs) -> Result<(), Failure>
     }
     let mut entries = store.images()?;
     entries.sort_by_key(|entry| Reverse(parse_created(entry.record.created.as_deref())));
+    if args.tree {
+        return show_tree(settings, &store, &filters, &entries, args.no_trunc);
+    }
     let now = Timestamp::now();
     let shares = Shares::new(&store, &entries, args)?;
     let mut rows = Vec::new();
@@ -96,6 +100,34 @@ pub(crate) fn run(settings: &Settings, args: &ImagesArgs) -> Result<(), Failure>
         }
     }
     ui::print(&listing(args).render(&rows)?)
+}
+
+fn show_tree(
+    settings: &Settings,
+    store: &Store,
+    filters: &Filters,
+    entries: &[ImageEntry],
+    whole_ids: bool,
+) -> Result<(), Failure> {
+    let mut shown = Vec::new();
+    for entry in entries {
+        let named = entry.names.iter().any(|name| filters.accepts_name(name));
+        let wanted = named || (entry.names.is_empty() && !filters.by_name());
+        if wanted && filters.accepts(store, entry)? {
+            shown.push(entry);
+        }
+    }
+    let used = used_images(settings)?;
+    ui::print(&tree::render(store, &shown, &used, whole_ids)?)
+}
+
+/// IDs of the images that containers were made of.
+pub(super) fn used_images(settings: &Settings) -> Result<BTreeSet<String>, Failure> {
+    let containers = super::containers::containers(settings)?.list()?;
+    Ok(containers
+        .iter()
+        .map(|container| Details::of(container).image_id)
+        .collect())
 }
 
 fn listing(args: &ImagesArgs) -> Listing<'_> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use rbuild_builder::image::{ContainerConfig, HealthConfig, ImageConfig, image_config};
-use rbuild_cache::{ImageEntry, Store};
-use rbuild_parser::ImageReference;
+use rbuild_cache::{Digest, ImageEntry, Store};
+use rbuild_parser::{ImageReference, Platform};
 use rbuild_runtime::container::ContainerError;
 
 use super::lookup::{self, familiar, familiar_parts};
@@ -28,6 +28,9 @@ pub(crate) struct InspectArgs {
     /// Show each image by a Go template, or `json`
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
+    /// Show the image for this platform, of an image for several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// Show sizes; they are always shown
     #[arg(short, long, hide = true)]
     size: bool,
@@ -61,18 +64,22 @@ fn of_kind(settings: &Settings, args: &InspectArgs, kind: Option<&str>) -> Resul
         None | Some("" | "json") => None,
         Some(format) => Some(Template::parse(format)?),
     };
+    let platform = lookup::platform(args.platform.as_deref())?;
+    // Only images have one.
+    let kind = kind.or(platform.as_ref().map(|_| "image"));
     let store = super::open_store(settings)?;
     let mut objects = Vec::new();
     let mut lines = String::new();
     let mut failures = Vec::new();
     for image in &args.images {
-        let rendered = object(settings, &store, image, kind).and_then(|object| {
-            match &template {
-                Some(template) => lines.push_str(&(template.render(&object)? + "\n")),
-                None => objects.push(object),
-            }
-            Ok(())
-        });
+        let rendered =
+            object(settings, &store, image, kind, platform.as_ref()).and_then(|object| {
+                match &template {
+                    Some(template) => lines.push_str(&(template.render(&object)? + "\n")),
+                    None => objects.push(object),
+                }
+                Ok(())
+            });
         failures.extend(rendered.err());
     }
     match (&template, args.format.as_deref()) {
@@ -96,6 +103,7 @@ fn object(
     store: &Store,
     query: &str,
     kind: Option<&str>,
+    platform: Option<&Platform>,
 ) -> Result<Value, Failure> {
     if kind != Some("image") {
         match super::containers::containers(settings)?.find(query) {
@@ -104,14 +112,18 @@ fn object(
             Err(error) => return Err(error.into()),
         }
     }
-    let found = lookup::find(store, query)?
+    let mut found = lookup::find(store, query)?
         .ok_or_else(|| Failure::new(format!("No such object: {query}")))?;
+    let top = found.entry.record.clone();
+    if let Some(platform) = platform {
+        found.entry.record = lookup::variant(store, query, &found, platform)?.1;
+    }
     let config = image_config(store, &found.entry.record)?;
-    Ok(describe(&found.entry, &config))
+    Ok(describe(&found.entry, &top.manifest, &config))
 }
 
 /// The object that `docker image inspect` shows.
-fn describe(entry: &ImageEntry, config: &ImageConfig) -> Value {
+fn describe(entry: &ImageEntry, top: &Digest, config: &ImageConfig) -> Value {
     let record = &entry.record;
     let text = |text: &Option<String>| Value::from(text.clone().unwrap_or_default());
     let last = config.history.last();
@@ -122,7 +134,7 @@ fn describe(entry: &ImageEntry, config: &ImageConfig) -> Value {
             "RepoTags",
             list(entry.names.iter().map(|name| familiar(name))),
         ),
-        ("RepoDigests", list(digests(entry))),
+        ("RepoDigests", list(digests(entry, top))),
         (
             "Comment",
             last.map_or_else(|| "".into(), |last| text(&last.comment)),
@@ -170,13 +182,14 @@ fn list(items: impl Iterator<Item = String>) -> Value {
     Value::List(items.map(Value::from).collect())
 }
 
-/// `repository@sha256:…` for every repository that the image has a name in.
-fn digests(entry: &ImageEntry) -> impl Iterator<Item = String> {
+/// `repository@sha256:…` for every repository that the image has a name in; `top` is what the names
+/// lead to.
+fn digests(entry: &ImageEntry, top: &Digest) -> impl Iterator<Item = String> {
     let mut digests: Vec<String> = entry
         .names
         .iter()
         .filter(|name| ImageReference::parse(name).is_ok())
-        .map(|name| format!("{}@{}", familiar_parts(name).0, entry.record.manifest))
+        .map(|name| format!("{}@{}", familiar_parts(name).0, top))
         .collect();
     digests.sort();
     digests.dedup();
@@ -252,7 +265,7 @@ pub(super) fn health(check: &HealthConfig) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_cache::{Digest, ImageRecord};
+    use rbuild_cache::ImageRecord;
 
     use super::*;
 
@@ -278,7 +291,7 @@ mod tests {
         };
         config.config.exposed_ports.insert("80/tcp".into());
         config.config.cmd = Some(vec!["sh".into()]);
-        let object = describe(&ImageEntry { names, record }, &config);
+        let object = describe(&ImageEntry { names, record }, &digest, &config);
         let render = |template: &str| Template::parse(template).unwrap().render(&object).unwrap();
         assert_eq!(
             render("{{.RepoTags}} {{index .RepoTags 0}}"),

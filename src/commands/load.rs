@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rbuild_builder::image::load_archive;
 
-use super::lookup::familiar;
+use super::lookup::{self, familiar};
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::ui;
@@ -23,6 +23,9 @@ pub(crate) struct LoadArgs {
     /// Read a file instead of standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// Load only the image for this platform, of images for several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// Print nothing but the names
     #[arg(short, long)]
     quiet: bool,
@@ -30,6 +33,7 @@ pub(crate) struct LoadArgs {
 
 /// Loads images.
 pub(crate) fn run(settings: &Settings, args: &LoadArgs) -> Result<(), Failure> {
+    let platform = lookup::platform(args.platform.as_deref())?;
     let mut reader: Box<dyn Read> = match &args.input {
         Some(path) => Box::new(File::open(path).map_err(|error| {
             Failure::new(format!("could not open `{}`", path.display())).because(&error)
@@ -43,7 +47,7 @@ pub(crate) fn run(settings: &Settings, args: &LoadArgs) -> Result<(), Failure> {
         None => Box::new(std::io::stdin().lock()),
     };
     let store = super::open_store(settings)?;
-    for loaded in load_archive(&store, &mut reader)? {
+    for loaded in load_archive(&store, &mut reader, platform.as_ref())? {
         if loaded.names.is_empty() {
             ui::println(&format!("Loaded image ID: {}", loaded.id))?;
         }

@@ -1,7 +1,8 @@
 //! Finds the image that a user means: by name, by name and digest, or by the beginning of its ID.
 
-use rbuild_cache::{Digest, ImageEntry, Store};
-use rbuild_parser::ImageReference;
+use rbuild_builder::image::{Variant, variants};
+use rbuild_cache::{Digest, ImageEntry, ImageRecord, Store};
+use rbuild_parser::{ImageReference, Platform};
 
 use crate::failure::Failure;
 
@@ -65,6 +66,51 @@ fn by_digest(
 /// Finds an image or says that it is not there.
 pub(crate) fn require(store: &Store, query: &str) -> Result<Found, Failure> {
     find(store, query)?.ok_or_else(|| Failure::new(format!("No such image: {query}")))
+}
+
+/// Finds an image and, with `--platform`, the one for that platform among those behind the name.
+pub(crate) fn require_for(
+    store: &Store,
+    query: &str,
+    platform: Option<&Platform>,
+) -> Result<Found, Failure> {
+    let mut found = require(store, query)?;
+    if let Some(platform) = platform {
+        let variant = variant(store, query, &found, platform)?;
+        found.entry.record = variant.1;
+    }
+    Ok(found)
+}
+
+/// The image for a platform among those behind a name, which must be here as a whole.
+pub(crate) fn variant(
+    store: &Store,
+    query: &str,
+    found: &Found,
+    platform: &Platform,
+) -> Result<(Variant, ImageRecord), Failure> {
+    let mut there = Vec::new();
+    for variant in variants(store, &found.entry.record)? {
+        if let Some(record) = variant.record.clone() {
+            if variant.is_for(platform) {
+                return Ok((variant, record));
+            }
+            there.push(variant.platform.text());
+        }
+    }
+    Err(Failure::new(format!(
+        "image with reference {query} was found but does not provide the specified platform ({platform})"
+    ))
+    .hint(format!("it is here for: {}", there.join(", "))))
+}
+
+/// Parses the value of `--platform`.
+pub(crate) fn platform(text: Option<&str>) -> Result<Option<Platform>, Failure> {
+    text.map(|text| {
+        Platform::parse(text)
+            .map_err(|reason| Failure::new(format!("invalid platform {text:?}: {reason}")))
+    })
+    .transpose()
 }
 
 /// Registry and path of a reference.

@@ -1,16 +1,14 @@
 //! `rbuild prune`, `rbuild image prune`, `rbuild system prune`.
 
-use std::collections::BTreeSet;
 use std::io::BufRead as _;
 
 use rbuild_cache::{PruneOptions, PruneReport, Store};
 
-use super::containers;
 use super::filter::Filters;
 use super::lookup::familiar;
+use super::{containers, images};
 use crate::bounds;
 use crate::config::Settings;
-use crate::container::details::Details;
 use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui::{self, units};
@@ -207,11 +205,7 @@ fn remove_images(
     filters: &[String],
 ) -> Result<(), Failure> {
     let filters = Filters::parse(store, filters)?;
-    let containers = containers::containers(settings)?.list()?;
-    let used: BTreeSet<String> = containers
-        .iter()
-        .map(|container| Details::of(container).image_id)
-        .collect();
+    let used = images::used_images(settings)?;
     let mut lines = String::new();
     for entry in store.images()? {
         let id = entry.record.config.to_string();

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use rbuild_cache::Store;
-use rbuild_parser::ImageReference;
+use rbuild_builder::image::variants;
+use rbuild_cache::{Digest, ImageEntry, ImageRecord, Store};
+use rbuild_parser::{ImageReference, Platform};
 use rbuild_runtime::container::Container;
 
 use super::lookup::{self, Found, familiar, repository, short_id};
@@ -28,6 +29,9 @@ pub(crate) struct RmiArgs {
     /// Remove an image with all its names when its ID is given; do not mind missing images
     #[arg(short, long)]
     force: bool,
+    /// Remove only the image for this platform, of images for several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// Do not delete untagged parents; there are none
     #[arg(long, hide = true)]
     no_prune: bool,
@@ -35,13 +39,25 @@ pub(crate) struct RmiArgs {
 
 /// Removes images; goes on after errors.
 pub(crate) fn run(settings: &Settings, args: &RmiArgs) -> Result<u8, Failure> {
+    let platform = lookup::platform(args.platform.as_deref())?;
     let store = super::open_store(settings)?;
     let mut result = 0;
     let containers = super::containers::containers(settings)?.list()?;
     for image in &args.images {
         let removed = match lookup::find(&store, image) {
-            Ok(Some(found)) => refuse_used(&containers, image, &found, args.force)
-                .and_then(|()| remove(settings, &store, &found, args.force)),
+            Ok(Some(found)) => match &platform {
+                Some(platform) => {
+                    let removal = Removal {
+                        settings,
+                        store: &store,
+                        containers: &containers,
+                        force: args.force,
+                    };
+                    removal.of_platform(image, &found, platform)
+                }
+                None => refuse_used(&containers, image, &found, args.force)
+                    .and_then(|()| remove(settings, &store, &found, args.force)),
+            },
             Ok(None) => {
                 let failure = Failure::new(format!("No such image: {image}"));
                 ui::fail(&settings.palette, "Error:", &failure);
@@ -120,4 +136,66 @@ fn repositories(names: &[String]) -> usize {
         })
         .collect();
     repositories.len()
+}
+
+/// Takes the images of single platforms out of images for several.
+struct Removal<'a> {
+    settings: &'a Settings,
+    store: &'a Store,
+    containers: &'a [Container],
+    force: bool,
+}
+
+impl Removal<'_> {
+    /// Removes the image for one platform; the last one is removed as the image is.
+    fn of_platform(&self, query: &str, found: &Found, platform: &Platform) -> Result<(), Failure> {
+        let (variant, record) = lookup::variant(self.store, query, found, platform)?;
+        let of_platform = Found {
+            name: None,
+            entry: ImageEntry {
+                names: Vec::new(),
+                record: record.clone(),
+            },
+        };
+        refuse_used(self.containers, query, &of_platform, self.force)?;
+        let entry = &found.entry;
+        let others = variants(self.store, &entry.record)?.into_iter();
+        let mut others = others
+            .filter(|other| other.descriptor.digest != variant.descriptor.digest)
+            .filter_map(|other| other.record);
+        let Some(other) = others.next() else {
+            return remove(self.settings, self.store, found, self.force);
+        };
+        if !self.force && self.is_shared(entry, &variant.descriptor.digest)? {
+            return Err(Failure::new(format!(
+                "conflict: unable to delete {platform} of {query} (must be forced) - another image has it, too"
+            )));
+        }
+        let rest = if record.config == entry.record.config {
+            ImageRecord {
+                manifest: entry.record.manifest,
+                manifest_media_type: entry.record.manifest_media_type.clone(),
+                manifest_size: entry.record.manifest_size,
+                ..other
+            }
+        } else {
+            entry.record.clone()
+        };
+        self.store
+            .remove_variant(&rest, &variant.descriptor.digest)?;
+        ui::println(&format!("Deleted: {}", variant.descriptor.digest))
+    }
+
+    /// Tells whether another image leads to the same manifest.
+    fn is_shared(&self, entry: &ImageEntry, manifest: &Digest) -> Result<bool, Failure> {
+        for other in self.store.images()? {
+            if other.record.manifest != entry.record.manifest {
+                let inside = variants(self.store, &other.record)?;
+                if inside.iter().any(|one| one.descriptor.digest == *manifest) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
 }

@@ -21,6 +21,9 @@ pub(crate) struct SaveArgs {
     /// Names or IDs of images
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
+    /// Save only the image for this platform, of images for several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -33,10 +36,11 @@ pub(crate) fn run(settings: &Settings, args: &SaveArgs) -> Result<(), Failure> {
             "cowardly refusing to save to a terminal. Use the -o flag or redirect",
         ));
     }
+    let platform = lookup::platform(args.platform.as_deref())?;
     let store = super::open_store(settings)?;
     let mut items: Vec<SaveItem> = Vec::new();
     for image in &args.images {
-        let found = lookup::require(&store, image)?;
+        let found = lookup::require_for(&store, image, platform.as_ref())?;
         let item = SaveItem {
             name: found.name,
             record: found.entry.record,

@@ -410,3 +410,128 @@ fn sizes_tell_what_images_share() {
     assert_eq!(of_hello[1], parts[1], "{hello}");
     assert_ne!(of_hello[2], "0B", "{hello}");
 }
+
+/// An image for two platforms, and the archive of it.
+fn with_two_platforms() -> (TestEnv, Vec<u8>) {
+    let env = TestEnv::new();
+    let context = env.dockerfile(
+        "two",
+        "FROM scratch\nARG TARGETARCH\nENV FOR=$TARGETARCH\nCOPY Dockerfile /f-$TARGETARCH\n",
+    );
+    env.rbuild(args![
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "-t",
+        "two",
+        context
+    ])
+    .run()
+    .ok();
+    let archive = env.rbuild(["save", "two"]).run().ok().stdout;
+    (env, archive)
+}
+
+#[test]
+fn platforms_of_an_image_are_told_apart() {
+    let (env, archive) = with_two_platforms();
+    let of = |env: &TestEnv, platform: &str, format: &str| {
+        let args = ["inspect", "--platform", platform, "-f", format, "two"];
+        env.rbuild(args).run().ok().out().trim_end().to_owned()
+    };
+    for (platform, arch) in [("linux/amd64", "amd64"), ("linux/arm64/v8", "arm64")] {
+        let format = "{{.Architecture}} {{.Config.Env}} {{len .RootFS.Layers}}";
+        let told = of(&env, platform, format);
+        assert!(
+            told.starts_with(&format!("{arch} [")) && told.contains(&format!("FOR={arch}]")),
+            "{told}"
+        );
+        let args = ["history", "--platform", platform, "--no-trunc", "two"];
+        let history = env.rbuild(args).run().ok().out();
+        assert!(history.contains(&format!("/f-{arch}")), "{history}");
+    }
+    for command in ["inspect", "history", "save", "rmi"] {
+        env.rbuild([command, "--platform", "linux/s390x", "two"])
+            .run()
+            .exits(1)
+            .says(
+                "image with reference two was found but does not provide the specified platform \
+                 (linux/s390x)",
+            )
+            .says("it is here for: linux/amd64, linux/arm64");
+    }
+    // One alone, out of the store and into another.
+    let args = ["save", "--platform", "linux/arm64", "two"];
+    let one = env.rbuild(args).run().ok().stdout;
+    let other = TestEnv::new();
+    other.rbuild(["load"]).stdin(one).run().ok();
+    assert_eq!(other.inspect("two", "{{.Architecture}}"), "arm64");
+    let absent = ["load", "--platform", "linux/s390x"];
+    let third = TestEnv::new();
+    third
+        .rbuild(absent)
+        .stdin(archive.clone())
+        .run()
+        .exits(1)
+        .says("requested platform (linux/s390x) not found");
+    assert_eq!(third.rbuild(["images", "-aq"]).run().ok().out(), "");
+    let arm = ["load", "--platform", "linux/arm64"];
+    third.rbuild(arm).stdin(archive).run().ok();
+    assert_eq!(third.inspect("two", "{{.Architecture}}"), "arm64");
+    third
+        .rbuild(["inspect", "--platform", "linux/amd64", "two"])
+        .run()
+        .exits(1);
+    third.rbuild(["prune", "-af"]).run().ok();
+    third.assert_sound_store();
+    assert_eq!(
+        third.inspect("two", "{{.Id}}"),
+        of(&env, "linux/arm64", "{{.Id}}")
+    );
+}
+
+#[test]
+fn the_tree_shows_what_is_behind_a_name() {
+    let (env, _) = with_two_platforms();
+    env.rbuild(["tag", "two", "again"]).run().ok();
+    let tree = env.rbuild(["images", "--tree"]).run().ok().out();
+    let rows = lines(&tree);
+    let words = |row: &str| -> Vec<String> { row.split_whitespace().map(str::to_owned).collect() };
+    assert_eq!(
+        words(rows[0]).join(" "),
+        "IMAGE ID DISK USAGE CONTENT SIZE EXTRA"
+    );
+    assert_eq!(words(rows[1]), ["again:latest"], "{tree}");
+    let id = env.inspect("two", "{{.Id}}");
+    assert_eq!(
+        words(rows[2])[..2],
+        ["two:latest", &id["sha256:".len()..][..12]],
+        "{tree}"
+    );
+    assert_eq!(words(rows[3])[..2], ["├─", "linux/amd64"], "{tree}");
+    assert_eq!(words(rows[4])[..2], ["└─", "linux/arm64"], "{tree}");
+    assert_eq!(rows.len(), 5, "{tree}");
+    // What is behind it is removed one by one; the last is removed as the image is.
+    let rmi = ["rmi", "--platform", "linux/amd64", "two"];
+    let removed = env.rbuild(rmi).run().ok().out();
+    assert!(removed.starts_with("Deleted: sha256:"), "{removed}");
+    assert_eq!(env.inspect("two", "{{.Architecture}}"), "arm64");
+    let tree = env.rbuild(["images", "--tree"]).run().ok().out();
+    let row = lines(&tree)[3];
+    assert!(
+        row.contains("linux/amd64") && row.matches(" 0B").count() == 2,
+        "{tree}"
+    );
+    env.rbuild(["prune", "-af"]).run().ok();
+    env.assert_sound_store();
+    assert_eq!(env.inspect("two", "{{.Architecture}}"), "arm64");
+    for (name, said) in [
+        ("two", "Untagged: two:latest\n"),
+        ("again", "Untagged: again:"),
+    ] {
+        let rmi = ["rmi", "--platform", "linux/arm64", name];
+        let out = env.rbuild(rmi).run().ok().out();
+        assert!(out.starts_with(said), "{out}");
+    }
+    assert_eq!(env.rbuild(["images", "-aq"]).run().ok().out(), "");
+    env.assert_sound_store();
+}

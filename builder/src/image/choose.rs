@@ -101,7 +101,7 @@ pub(crate) fn choose_present(
 const UNKNOWN: &str = "unknown/unknown";
 
 /// Reads the manifest that a descriptor promises, and its config.
-fn manifest_at(
+pub(crate) fn manifest_at(
     source: &dyn Documents,
     name: &str,
     descriptor: &Descriptor,
@@ -116,7 +116,7 @@ fn manifest_at(
 }
 
 /// Collects the manifests below a descriptor.
-fn collect(
+pub(crate) fn collect(
     source: &dyn Documents,
     name: &str,
     descriptor: &Descriptor,

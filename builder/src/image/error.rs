@@ -52,6 +52,12 @@ pub enum ImageError {
         /// The value that is allowed.
         allowed: u64,
     },
+    /// An archive has no image for the platform that was asked for.
+    #[error("requested platform ({wanted}) not found: the archive has other platforms only")]
+    OtherPlatform {
+        /// The platform that was asked for.
+        wanted: String,
+    },
     /// Content does not have the size that its descriptor gives.
     #[error("{what} {digest} has {actual} bytes, its descriptor says {expected}")]
     Size {

@@ -25,6 +25,7 @@ use super::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Ma
 use super::media::Family;
 use super::pump::pump;
 use super::stored::Stored;
+use super::variants::config_is_for;
 
 /// An image that came out of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +39,20 @@ pub struct Loaded {
 /// Loads all images of an archive: stores, verifies and unpacks them, then gives them their names.
 ///
 /// The archive may be plain or compressed (gzip, zstd, xz, bzip2). Of an image for several platforms
-/// the one for this machine is unpacked, or whichever the archive has.
+/// the one for this machine is unpacked, or whichever the archive has, and all are kept; with
+/// `platform` only the one for that.
 ///
 /// # Errors
 ///
 /// Nothing gets a name if any image of the archive is damaged or incomplete.
-pub fn load_archive(store: &Store, reader: &mut dyn Read) -> Result<Vec<Loaded>, ImageError> {
+pub fn load_archive(
+    store: &Store,
+    reader: &mut dyn Read,
+    platform: Option<&Platform>,
+) -> Result<Vec<Loaded>, ImageError> {
     let lease = store.lease()?;
     let files = pump(reader, |stream| Files::read(store, &lease, stream))?;
-    let images = files.images(store)?;
+    let images = files.images(store, platform)?;
     let mut loaded: Vec<Loaded> = Vec::new();
     for image in images {
         if image.names.is_empty() {
@@ -178,7 +184,11 @@ impl Files {
     }
 
     /// Completes every image that the documents of the archive name.
-    fn images(&self, store: &Store) -> Result<Vec<Complete>, ImageError> {
+    fn images(
+        &self,
+        store: &Store,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<Complete>, ImageError> {
         let docker: Vec<DockerEntry> = match &self.docker {
             Some(bytes) => serde_json::from_slice(bytes)
                 .map_err(|error| ImageError::document("manifest.json of the archive", error))?,
@@ -211,12 +221,12 @@ impl Files {
         if index.is_empty() {
             return docker
                 .iter()
-                .map(|entry| self.docker_image(store, entry))
+                .map(|entry| self.docker_image(store, entry, platform))
                 .collect();
         }
         index
             .iter()
-            .map(|entry| self.layout_image(store, entry, &docker))
+            .map(|entry| self.layout_image(store, entry, &docker, platform))
             .collect()
     }
 
@@ -226,6 +236,7 @@ impl Files {
         store: &Store,
         entry: &Descriptor,
         docker: &[DockerEntry],
+        platform: Option<&Platform>,
     ) -> Result<Complete, ImageError> {
         let mut names = Vec::new();
         for key in [ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME] {
@@ -246,7 +257,14 @@ impl Files {
             store,
             name: &shown,
         };
-        let chosen = choose::choose_present(&source, &shown, entry, &Platform::host())?;
+        let host = Platform::host();
+        let wanted = platform.unwrap_or(&host);
+        let chosen = choose::choose_present(&source, &shown, entry, wanted)?;
+        refuse_other(&chosen.config, platform)?;
+        let top = match platform {
+            Some(_) => chosen.descriptor.clone(),
+            None => entry.clone(),
+        };
         let config = chosen.manifest.config.digest;
         if names.is_empty() {
             for image in docker {
@@ -271,12 +289,17 @@ impl Files {
                 });
             }
         }
-        let record = complete(store, &base, entry, config)?;
+        let record = complete(store, &base, &top, config)?;
         Ok(Complete { names, record })
     }
 
     /// Completes an image that only Docker's `manifest.json` describes.
-    fn docker_image(&self, store: &Store, entry: &DockerEntry) -> Result<Complete, ImageError> {
+    fn docker_image(
+        &self,
+        store: &Store,
+        entry: &DockerEntry,
+        platform: Option<&Platform>,
+    ) -> Result<Complete, ImageError> {
         let names = canonical_names(entry)?;
         let config_blob = self.blob(&entry.config)?;
         let shown = names
@@ -285,6 +308,7 @@ impl Files {
             .unwrap_or_else(|| config_blob.digest.to_string());
         let config = store.read_blob(&config_blob.digest, limits::DOCUMENT_BYTES)?;
         let config = ImageConfig::from_bytes(&config)?;
+        refuse_other(&config, platform)?;
         let files = entry.layers.as_deref().unwrap_or_default();
         let diff_ids = &config.rootfs.diff_ids;
         if files.len() != diff_ids.len() {
@@ -318,6 +342,16 @@ impl Files {
         };
         let record = complete(store, &base, &top, digest)?;
         Ok(Complete { names, record })
+    }
+}
+
+/// Refuses an image that is not for the platform that was asked for.
+fn refuse_other(config: &ImageConfig, platform: Option<&Platform>) -> Result<(), ImageError> {
+    match platform {
+        Some(wanted) if !config_is_for(config, wanted) => Err(ImageError::OtherPlatform {
+            wanted: wanted.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

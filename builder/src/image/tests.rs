@@ -97,7 +97,7 @@ fn save_and_load(pack: &dyn Fn(&Path) -> Vec<u8>) {
     save_archive(&from, &[item], &mut file).unwrap();
     file.flush().unwrap();
     let (_other, to) = store();
-    let loaded = load_archive(&to, &mut pack(&path).as_slice()).unwrap();
+    let loaded = load_archive(&to, &mut pack(&path).as_slice(), None).unwrap();
     assert_eq!(loaded.len(), 1);
     assert_eq!(loaded[0].names, ["docker.io/library/a:1"]);
     assert_eq!(loaded[0].id, written.image_id);
@@ -176,7 +176,7 @@ fn what_is_no_image_archive_is_refused() {
         (hostile.into_inner().unwrap(), "leads out of it"),
         (wrong.into_inner().unwrap(), "is corrupt: expected"),
     ] {
-        let error = load_archive(&store, &mut bytes.as_slice())
+        let error = load_archive(&store, &mut bytes.as_slice(), None)
             .unwrap_err()
             .to_string();
         assert!(error.contains(expected), "{error}");
@@ -330,7 +330,7 @@ fn an_image_for_several_platforms_is_saved_and_loaded_whole() {
     let mut archive = Vec::new();
     save_archive(&from, &[item], &mut archive).unwrap();
     let (_other, to) = store();
-    let loaded = load_archive(&to, &mut archive.as_slice()).unwrap();
+    let loaded = load_archive(&to, &mut archive.as_slice(), None).unwrap();
     assert_eq!(loaded[0].id, both[1].config.id());
     let record = to.image("docker.io/library/many:latest").unwrap().unwrap();
     assert_eq!(
@@ -397,7 +397,7 @@ fn an_archive_with_a_part_of_an_index_can_be_loaded() {
     let (_other, to) = crate::output::fixture::store();
     let partial = partial.into_inner().unwrap();
     assert!(partial.len() < whole.len());
-    let loaded = load_archive(&to, &mut partial.as_slice()).unwrap();
+    let loaded = load_archive(&to, &mut partial.as_slice(), None).unwrap();
     assert_eq!(loaded[0].id, finished(&layers).config.id());
     let image = resolve_stored(&to, &reference("part"), &platform)
         .unwrap()
