@@ -48,6 +48,16 @@ pub(crate) enum Interface {
     Names,
 }
 
+/// What became of an attempt to mount by one of them.
+enum Attempt {
+    Mounted(Detached),
+    /// The kernel does not know this way.
+    Unknown,
+    /// Options are only words of one string that nobody looks at before the end, so none of these ways
+    /// is known, and no option but a string is taken (before Linux 6.5).
+    OneString,
+}
+
 /// Opened directories of an overlay.
 struct Layers {
     lowers: Vec<OwnedFd>,
@@ -161,15 +171,16 @@ impl Layers {
     /// Mounts nowhere; returns `None` before Linux 6.8, which cannot.
     fn mount_detached(&self, attributes: MountAttrFlags) -> Step<Option<Detached>> {
         for interface in [Interface::Descriptors, Interface::Names] {
-            if let Some(mount) = self.mount_by(interface, attributes)? {
-                return Ok(Some(mount));
+            match self.mount_by(interface, attributes)? {
+                Attempt::Mounted(mount) => return Ok(Some(mount)),
+                Attempt::Unknown => {}
+                Attempt::OneString => break,
             }
         }
         Ok(None)
     }
 
-    /// Returns `None` where the kernel does not know the interface.
-    fn mount_by(&self, interface: Interface, attributes: MountAttrFlags) -> Step<Option<Detached>> {
+    fn mount_by(&self, interface: Interface, attributes: MountAttrFlags) -> Step<Attempt> {
         let overlay = FileSystem::new("overlay")?;
         let set = |key, fd: BorrowedFd<'_>| match interface {
             Interface::Descriptors => overlay.raw_descriptor(key, fd),
@@ -178,7 +189,8 @@ impl Layers {
         for (index, lower) in self.lowers.iter().enumerate() {
             match set(c"lowerdir+", lower.as_fd()) {
                 Ok(()) => {}
-                Err(Errno::INVAL) if index == 0 => return Ok(None),
+                Err(Errno::INVAL) if index == 0 => return Ok(Attempt::Unknown),
+                Err(Errno::OPNOTSUPP) if index == 0 => return Ok(Attempt::OneString),
                 Err(error) => {
                     let failure = Failure::new("mount overlay", &error.into());
                     return Err(failure.because(format!("layer {index} from the top")));
@@ -198,7 +210,7 @@ impl Layers {
             let key = CString::new(key).step("mount overlay")?;
             overlay.option(&key, value)?;
         }
-        overlay.mount(attributes).map(Some)
+        overlay.mount(attributes).map(Attempt::Mounted)
     }
 
     fn mount_by_string(&self, attributes: MountAttrFlags, stage: &mut Stage) -> Step<Detached> {
@@ -296,7 +308,13 @@ mod tests {
                 let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
                 let mount = match interface {
                     None => layers.mount_by_string(nodev, &mut stage),
-                    Some(interface) => layers.mount_by(interface, nodev).map(Option::unwrap),
+                    Some(interface) => match layers.mount_by(interface, nodev).unwrap() {
+                        Attempt::Mounted(mount) => Ok(mount),
+                        // The fallback of this kernel is tried as well.
+                        Attempt::Unknown | Attempt::OneString => {
+                            layers.mount_by_string(nodev, &mut stage)
+                        }
+                    },
                 };
                 let mount = mount.unwrap();
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;

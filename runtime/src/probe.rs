@@ -8,11 +8,12 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, mount_change};
 
 use crate::cgroup;
-use crate::mount::FileSystem;
+use crate::mount::Stage;
 use crate::net;
+use crate::spec::UpperDir;
 use crate::sys;
 use crate::wire::Failure;
 
@@ -150,23 +151,21 @@ impl From<String> for Detail {
 pub(crate) fn overlay() -> Result<(), String> {
     let text = |failure: Failure| crate::SandboxError::from(failure).to_string();
     sys::unshare(libc::CLONE_NEWNS).map_err(|error| error.to_string())?;
-    let base = FileSystem::new("tmpfs").map_err(text)?;
-    let base = base.mount(MountAttrFlags::empty()).map_err(text)?;
-    for name in ["lower", "upper", "work"] {
-        rustix::fs::mkdirat(base.as_fd(), name, rustix::fs::Mode::RWXU)
-            .map_err(|error| error.to_string())?;
-    }
-    let at = |name: &str| format!("{}/{name}", crate::mount::name_of(base.as_fd()));
-    let overlay = FileSystem::new("overlay").map_err(text)?;
-    for (key, name) in [
-        (c"lowerdir", "lower"),
-        (c"upperdir", "upper"),
-        (c"workdir", "work"),
-    ] {
-        overlay.option(key, &at(name)).map_err(text)?;
-    }
-    overlay
-        .mount(MountAttrFlags::empty())
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(c"/", private).map_err(|error| error.to_string())?;
+    // Attached, as old kernels ask of an upper directory's mount.
+    let mut stage = Stage::new().map_err(text)?;
+    let place = crate::mount::name_of(stage.as_fd());
+    let mut directory = || {
+        let (_, name) = stage.fresh_directory().map_err(text)?;
+        Ok::<_, String>(std::path::PathBuf::from(format!("{place}/{name}")))
+    };
+    let lower = directory()?;
+    let upper = UpperDir {
+        upper: directory()?,
+        work: directory()?,
+    };
+    crate::overlay::mount(&[lower], Some(&upper), MountAttrFlags::empty(), &mut stage)
         .map(drop)
         .map_err(text)
 }
