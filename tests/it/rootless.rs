@@ -15,6 +15,11 @@ use crate::support::{TestEnv, base, layout, needs};
 const UID: u32 = 42_424;
 const NAME: &str = "rbuild-test";
 
+/// Lets users open `/dev/net/tun`, as on most hosts; in a test's own mount namespace.
+pub(crate) const OPEN_TUN: &str = "\
+    mkdir -p dev && mount -t tmpfs none dev && mknod dev/tun c 10 200 && chmod 666 dev/tun && \
+    mount --bind dev/tun /dev/net/tun";
+
 /// A world that belongs to the user, with a copy of the binary that they may execute.
 pub(crate) struct User {
     pub(crate) env: TestEnv,
@@ -62,12 +67,8 @@ impl User {
         &self.rbuild
     }
 
-    /// A program of the host, as the user.
-    pub(crate) fn program(&self, program: &std::ffi::OsStr) -> Invocation {
-        self.program_after("true", program)
-    }
-
-    fn program_after(&self, set_up: &str, program: &std::ffi::OsStr) -> Invocation {
+    /// A program of the host, as the user, after a command of root.
+    pub(crate) fn program_after(&self, set_up: &str, program: &std::ffi::OsStr) -> Invocation {
         let script = format!(
             "{set_up} && \
              mount --bind passwd /etc/passwd && mount --bind subuid /etc/subuid && \

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::{ECHO, echoed, page_of, with_python};
 use crate::args;
-use crate::rootless::User;
+use crate::rootless::{OPEN_TUN, User};
 use crate::support::needs;
 use crate::support::process::Invocation;
 
@@ -21,7 +21,6 @@ impl Networker {
         needs::program("slirp4netns", "slirp4netns");
         let user = User::new("rbuild-test:300000:65536\n");
         user.import_busybox();
-        std::fs::create_dir(user.env.join("dev")).unwrap();
         Networker {
             user,
             hidden: "true",
@@ -29,9 +28,7 @@ impl Networker {
     }
 
     fn rbuild(&self, args: impl IntoIterator<Item = OsString>) -> Invocation {
-        let device = "mount -t tmpfs none dev && touch dev/empty && mknod dev/tun c 10 200 && \
-                      chmod 666 dev/tun && mount --bind dev/tun /dev/net/tun";
-        let set_up = format!("{device} && {}", self.hidden);
+        let set_up = format!("{OPEN_TUN} && touch dev/empty && {}", self.hidden);
         self.user.rbuild_after(&set_up, args)
     }
 
