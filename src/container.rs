@@ -5,6 +5,7 @@ pub(crate) mod details;
 pub(crate) mod environment;
 pub(crate) mod mounts;
 pub(crate) mod networking;
+mod process;
 pub(crate) mod signals;
 pub(crate) mod volumes;
 
@@ -15,28 +16,27 @@ use rbuild_builder::etc::{hosts_file, resolv_conf};
 use rbuild_builder::image::{
     BaseImage, BaseLayer, ContainerConfig, ImageConfig, Origin, image_config, manifest_of,
 };
-use rbuild_builder::users::{Accounts, lookup_user};
 use rbuild_builder::{PlainStep, shorten_roots, why_roots_are_copied};
 use rbuild_cache::{
     DiffId, Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind,
     scaffold, writable_over,
 };
 use rbuild_runtime::{
-    Isolation, KernelSettings, Limits, Mount, MountSource, Network, Process, Rlimit, RootFs,
-    Sandbox, Security, UpperDir, User, isolation,
+    Isolation, KernelSettings, Limits, Mount, MountSource, Network, OfHost, Rlimit, RootFs,
+    Sandbox, Security, UpperDir, isolation,
 };
 
 use crate::commands::lookup::Found;
 use crate::failure::Failure;
 use details::MountPoint;
-use environment::Environment;
 use mounts::{StoredVolume, Volume, VolumeKind};
 use networking::NetworkOptions;
 pub(crate) use networking::fall_back;
+use process::process;
 use volumes::{Base, Held};
 
 /// What a container gets beyond its image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     /// Replaces `ENTRYPOINT` and drops `CMD`; empty means none.
     pub(crate) entrypoint: Option<String>,
@@ -74,6 +74,8 @@ pub(crate) struct Options {
     pub(crate) rlimits: Vec<Rlimit>,
     /// Limits of all processes together.
     pub(crate) limits: Limits,
+    /// What it has in common with the host.
+    pub(crate) of_host: OfHost,
 }
 
 /// A container ready to start; dropping it removes what it wrote.
@@ -222,6 +224,7 @@ fn make(
     };
     let attached = base.attach(&wanted_mounts(options, &config), &mut draft)?;
     mounts.extend(attached.mounts);
+    mounts.extend(options.of_host.ipc.then(shared_memory));
     // What lies inside another mount comes after it; among equals the order given counts.
     mounts.sort_by_key(|(mount, _)| mount.target.components().count());
     prepare_targets(&view, &scaffold, &process.cwd, &mut mounts)?;
@@ -248,6 +251,7 @@ fn make(
         limits: options.limits.clone(),
         init: options.init,
         kernel: options.kernel.clone(),
+        of_host: options.of_host,
     };
     Ok(Made {
         sandbox,
@@ -284,52 +288,6 @@ pub(crate) fn protect(store: &Store, found: &Found) -> Result<Lease, Failure> {
     Ok(lease)
 }
 
-/// What runs: the image's settings, changed by the options.
-fn process(
-    view: &RootView,
-    options: &Options,
-    config: &ContainerConfig,
-    hostname: &str,
-) -> Result<Process, Failure> {
-    let spec = options.user.as_deref().unwrap_or(&config.user);
-    let mut user = lookup_user(view, spec)?;
-    for group in &options.groups {
-        let id = Accounts::read(view)?
-            .group(group)
-            .or_else(|| group.parse().ok());
-        let id = id.filter(|id| i32::try_from(*id).is_ok()).ok_or_else(|| {
-            Failure::new(format!(
-                "unable to find group {group}: no matching entries in group file"
-            ))
-        })?;
-        if !user.groups.contains(&id) {
-            user.groups.push(id);
-        }
-    }
-    let environment = Environment {
-        image: &config.env,
-        changes: &options.environment,
-        hostname,
-        home: &user.home,
-        terminal: options.terminal,
-    };
-    Ok(Process {
-        args: command_line(options, config)?,
-        env: environment
-            .build()
-            .into_iter()
-            .map(OsString::from)
-            .collect(),
-        cwd: workdir(options, config)?,
-        user: User {
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups,
-        },
-        terminal: options.terminal,
-    })
-}
-
 /// Reads the config and makes sure that all layers are unpacked.
 pub(crate) fn unpack(store: &Store, found: &Found) -> Result<(ImageConfig, Vec<Layer>), Failure> {
     let record = &found.entry.record;
@@ -354,43 +312,11 @@ pub(crate) fn unpack(store: &Store, found: &Found) -> Result<(ImageConfig, Vec<L
     Ok((image.config, layers))
 }
 
-fn command_line(options: &Options, config: &ContainerConfig) -> Result<Vec<OsString>, Failure> {
-    let words = |words: &Option<Vec<String>>| -> Vec<OsString> {
-        words.iter().flatten().map(OsString::from).collect()
-    };
-    let mut args = match options.entrypoint.as_deref() {
-        None => words(&config.entrypoint),
-        Some("") => Vec::new(),
-        Some(entrypoint) => vec![entrypoint.into()],
-    };
-    if !options.command.is_empty() {
-        args.extend(options.command.iter().cloned());
-    } else if options.entrypoint.is_none() {
-        args.extend(words(&config.cmd));
-    }
-    if args.is_empty() {
-        return Err(Failure::new("no command specified")
-            .hint("the image has neither ENTRYPOINT nor CMD: name a command behind the image"));
-    }
-    Ok(args)
-}
-
-fn workdir(options: &Options, config: &ContainerConfig) -> Result<PathBuf, Failure> {
-    let workdir = options.workdir.as_deref().unwrap_or(&config.working_dir);
-    match workdir {
-        "" => Ok(PathBuf::from("/")),
-        absolute if absolute.starts_with('/') => Ok(PathBuf::from(absolute)),
-        relative => Err(Failure::new(format!(
-            "the working directory {relative:?} is invalid, it needs to be an absolute path"
-        ))),
-    }
-}
-
 fn hostname(options: &Options) -> Result<String, Failure> {
     if let Some(hostname) = &options.hostname {
         return Ok(hostname.clone());
     }
-    if options.network == Network::Host {
+    if options.network == Network::Host || options.of_host.names {
         return Ok(rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -449,6 +375,21 @@ fn system_files(options: &Options, hostname: &str, listed: bool) -> Vec<(Mount, 
             )
         })
         .collect()
+}
+
+/// The host's `/dev/shm`, over the container's own.
+fn shared_memory() -> (Mount, TargetKind) {
+    let place = PathBuf::from("/dev/shm");
+    let source = MountSource::Bind {
+        source: place.clone(),
+        subpath: None,
+    };
+    let mount = Mount {
+        target: place,
+        source,
+        readonly: false,
+    };
+    (mount, TargetKind::Directory)
 }
 
 /// The image's volumes and the mounts asked for, which count first.
@@ -529,69 +470,10 @@ fn lowers_of(layers: &[Layer]) -> impl Iterator<Item = PathBuf> {
 mod tests {
     use super::*;
 
-    fn options() -> Options {
-        Options {
-            entrypoint: None,
-            command: Vec::new(),
-            environment: Vec::new(),
-            workdir: None,
-            user: None,
-            volumes: Vec::new(),
-            network: Network::None,
-            hostname: None,
-            networks: NetworkOptions::default(),
-            read_only: false,
-            groups: Vec::new(),
-            kernel: KernelSettings::default(),
-            init: false,
-            terminal: false,
-            security: Security::default(),
-            shm_size: None,
-            rlimits: Vec::new(),
-            limits: Limits::default(),
-        }
-    }
-
-    fn check(entrypoint: Option<&str>, command: &[&str], want: &[&str]) {
-        let words = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
-        let config = ContainerConfig {
-            entrypoint: words(&["e1", "e2"]),
-            cmd: words(&["c"]),
-            ..ContainerConfig::default()
-        };
-        let options = Options {
-            entrypoint: entrypoint.map(str::to_owned),
-            command: command.iter().map(OsString::from).collect(),
-            ..options()
-        };
-        assert_eq!(command_line(&options, &config).unwrap_or_default(), want);
-    }
-
-    #[test]
-    fn entrypoint_and_command_combine_as_in_docker() {
-        check(None, &[], &["e1", "e2", "c"]);
-        check(None, &["x", "y"], &["e1", "e2", "x", "y"]);
-        check(Some("n"), &[], &["n"]);
-        check(Some("n"), &["x"], &["n", "x"]);
-        check(Some(""), &["x"], &["x"]);
-        check(Some(""), &[], &[]);
-    }
-
     #[test]
     fn host_names_are_short_and_differ() {
-        let name = hostname(&options()).unwrap();
+        let name = hostname(&Options::default()).unwrap();
         assert_eq!(name.len(), 12);
-        assert_ne!(name, hostname(&options()).unwrap());
-    }
-
-    #[test]
-    fn a_relative_working_directory_is_refused() {
-        let config = ContainerConfig::default();
-        assert_eq!(workdir(&options(), &config).unwrap(), Path::new("/"));
-        let relative = Options {
-            workdir: Some("a/b".into()),
-            ..options()
-        };
-        assert!(workdir(&relative, &config).is_err());
+        assert_ne!(name, hostname(&Options::default()).unwrap());
     }
 }

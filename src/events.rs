@@ -10,6 +10,8 @@
 //! the log full renames it under a lock. What cannot be written down is not told: the log is for looking at,
 //! and no command fails for its sake.
 
+pub(crate) mod wiring;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -64,6 +66,11 @@ impl Event {
             .with("name", &container.config.name)
     }
 
+    /// A container is sent a signal.
+    pub(crate) fn killed(container: &Container, signal: i32) -> Event {
+        Event::container("kill", container).with("signal", &signal.to_string())
+    }
+
     /// Something that happens to an image.
     pub(crate) fn image(action: &str, id: &str, name: &str) -> Event {
         Event::new("image", action, id).with("name", name)
@@ -72,6 +79,13 @@ impl Event {
     /// Something that happens to a volume.
     pub(crate) fn volume(action: &str, name: &str) -> Event {
         Event::new("volume", action, name).with("driver", "local")
+    }
+
+    /// Something that happens to a network.
+    pub(crate) fn network(action: &str, id: &str, name: &str, driver: &str) -> Event {
+        Event::new("network", action, id)
+            .with("name", name)
+            .with("type", driver)
     }
 
     /// Adds an attribute.

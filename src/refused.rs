@@ -25,6 +25,8 @@ pub(crate) struct RefusedOption {
     pub(crate) takes: Takes,
     /// Values that ask for what happens anyway; an absent value counts as `true`.
     pub(crate) harmless: &'static [&'static str],
+    /// What to do instead; empty if nothing.
+    pub(crate) instead: &'static str,
 }
 
 /// An option that takes a value.
@@ -33,6 +35,7 @@ pub(crate) const fn value(long: &'static str) -> RefusedOption {
         long,
         takes: Takes::Value,
         harmless: &[],
+        instead: "",
     }
 }
 
@@ -42,6 +45,7 @@ pub(crate) const fn flag(long: &'static str) -> RefusedOption {
         long,
         takes: Takes::Optional,
         harmless: &["false"],
+        instead: "",
     }
 }
 
@@ -49,6 +53,12 @@ impl RefusedOption {
     /// Accepted, without effect, with these values.
     pub(crate) const fn harmless(mut self, values: &'static [&'static str]) -> RefusedOption {
         self.harmless = values;
+        self
+    }
+
+    /// Tells, when it is refused, what to do instead.
+    pub(crate) const fn instead(mut self, hint: &'static str) -> RefusedOption {
+        self.instead = hint;
         self
     }
 
@@ -79,7 +89,7 @@ pub(crate) trait RefusedList {
 /// The options of a list that were given and are not harmless.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refused<L> {
-    given: Vec<&'static str>,
+    given: Vec<RefusedOption>,
     list: std::marker::PhantomData<L>,
 }
 
@@ -88,7 +98,14 @@ impl<L: RefusedList> Refused<L> {
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.given.first() {
             None => Ok(()),
-            Some(long) => Err(Failure::unsupported(&format!("`--{long}`")).with_status(L::STATUS)),
+            Some(option) => {
+                let what = format!("`--{}`", option.long);
+                let failure = Failure::unsupported(&what).with_status(L::STATUS);
+                Err(match option.instead {
+                    "" => failure,
+                    instead => failure.hint(instead),
+                })
+            }
         }
     }
 }
@@ -115,7 +132,7 @@ impl<L: RefusedList> FromArgMatches for Refused<L> {
                         .flatten()
                         .any(|value| !option.harmless.iter().any(|harmless| value == *harmless))
             })
-            .map(|option| option.long)
+            .copied()
             .collect();
         Ok(Refused {
             given,

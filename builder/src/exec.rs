@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rbuild_cache::{CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    CapabilitySet, ExitStatus, Isolation, KernelSettings, Limits, Network, Process, RootFs,
+    CapabilitySet, ExitStatus, Isolation, KernelSettings, Limits, Network, OfHost, Process, RootFs,
     Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir, User, has_private_network,
     isolation,
 };
@@ -251,6 +251,7 @@ pub(crate) fn prepare(
         rlimits: mounts::rlimits(&operation.ulimits)?,
         limits: context.limits.clone(),
         kernel: KernelSettings::default(),
+        of_host: OfHost::default(),
         init: false,
     };
     shorten_roots(context.store, context.lease, &mut sandbox)

@@ -73,8 +73,13 @@ pub(crate) fn namespaces(sandbox: &Sandbox) -> CloneFlags {
     if !isolation().has_namespaces() {
         return 0;
     }
-    let mut flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+    if !sandbox.of_host.ipc {
+        flags |= libc::CLONE_NEWIPC;
+    }
+    if !sandbox.of_host.names {
+        flags |= libc::CLONE_NEWUTS;
+    }
     if sandbox.limits.is_empty() {
         flags |= libc::CLONE_NEWCGROUP;
     }
@@ -210,9 +215,15 @@ fn enter_namespaces(
         sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
     }
     let connected = network::enter(&sandbox.network, outlet, report)?;
-    set_host_name(&sandbox.hostname, report)?;
+    if !sandbox.of_host.names {
+        set_host_name(&sandbox.hostname, report)?;
+    }
     kernel::tell(&sandbox.kernel)?;
-    if let Some(name) = &sandbox.domain_name {
+    if let Some(name) = sandbox
+        .domain_name
+        .as_ref()
+        .filter(|_| !sandbox.of_host.names)
+    {
         rustix::system::setdomainname(name.as_bytes()).step("set the domain name")?;
     }
     Ok(connected)

@@ -50,7 +50,7 @@ pub use health::{Health, HealthCheck, HealthStatus, OnFailure, Probe};
 pub use log::{LogLine, LogOptions, LogReader, Stream};
 use monitor::fresh_work_directories;
 pub use monitor::{Event, monitor};
-pub use network::{Endpoint, NetworkState, Networking};
+pub use network::{Endpoint, Link, NetworkState, Networking};
 pub use ports::{PortMapping, Protocol, PublishedPort};
 pub use restart::RestartPolicy;
 pub use state::{Config, State, Status};

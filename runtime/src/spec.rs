@@ -47,6 +47,18 @@ pub struct Sandbox {
     /// Settings of the kernel.
     #[serde(default)]
     pub kernel: KernelSettings,
+    /// What it has in common with the host.
+    #[serde(default)]
+    pub of_host: OfHost,
+}
+
+/// What a sandbox has in common with the host beside, perhaps, the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfHost {
+    /// Message queues, semaphores and shared memory of System V. `/dev/shm` is another matter: a mount.
+    pub ipc: bool,
+    /// The host name.
+    pub names: bool,
 }
 
 /// What the kernel is told about a sandbox beside its limits.
@@ -106,6 +118,7 @@ impl Sandbox {
             limits: Limits::default(),
             init: false,
             kernel: KernelSettings::default(),
+            of_host: OfHost::default(),
         }
     }
 }
@@ -119,6 +132,9 @@ pub struct Joining {
     pub security: Security,
     /// What the sandbox sees of the network.
     pub network: Network,
+    /// What the sandbox has in common with the host.
+    #[serde(default)]
+    pub of_host: OfHost,
     /// Resource limits of the process.
     pub rlimits: Vec<Rlimit>,
 }

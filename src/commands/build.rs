@@ -25,6 +25,7 @@ use rbuild_runtime::{Isolation, Runtime, RuntimeOptions, isolation};
 
 use crate::bounds::bounds;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::ground;
 use crate::registries::client_options;
@@ -234,6 +235,10 @@ pub(super) fn build(
     };
     match result {
         Ok(result) => {
+            let id = result.image_id.to_string();
+            for name in &result.names {
+                events::note(settings, || Event::image("tag", &id, name));
+            }
             succeed(settings, args, mode, &request, &result, &journal)?;
             explained.map(|()| 0)
         }

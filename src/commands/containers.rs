@@ -29,7 +29,9 @@ pub(crate) mod wait;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rbuild_runtime::container::{Connection, Container, ContainerError, Containers, Order, Reply};
+use rbuild_runtime::container::{
+    Connection, Container, ContainerError, Containers, Order, Reply, Status,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Settings;
@@ -42,6 +44,40 @@ const KILL: i32 = 9;
 /// The containers of the store.
 pub(crate) fn containers(settings: &Settings) -> Result<Containers, Failure> {
     Ok(Containers::new(settings.store_root()?.join("containers")))
+}
+
+/// Containers by name, or all.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// Names or IDs
+    #[arg(
+        value_name = "CONTAINER",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    containers: Vec<String>,
+    /// All that this can be done with
+    #[arg(short, long)]
+    all: bool,
+}
+
+impl Which {
+    /// Those that were named, or all in such a state.
+    fn queries(
+        &self,
+        known: &Containers,
+        in_state: impl Fn(Status) -> bool,
+    ) -> Result<Vec<String>, Failure> {
+        let mut queries = self.containers.clone();
+        if self.all {
+            for container in known.list()? {
+                if in_state(container.state()?.status) {
+                    queries.push(container.config.name);
+                }
+            }
+        }
+        Ok(queries)
+    }
 }
 
 /// Does something to each of the containers; goes on after errors.

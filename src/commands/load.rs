@@ -8,6 +8,7 @@ use rbuild_builder::image::load_archive;
 
 use super::lookup::{self, familiar};
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui;
 
@@ -48,6 +49,12 @@ pub(crate) fn run(settings: &Settings, args: &LoadArgs) -> Result<(), Failure> {
     };
     let store = super::open_store(settings)?;
     for loaded in load_archive(&store, &mut reader, platform.as_ref())? {
+        let id = loaded.id.to_string();
+        let name = loaded
+            .names
+            .first()
+            .map_or_else(|| id.clone(), |name| familiar(name));
+        events::note(settings, || Event::image("load", &id, &name));
         if loaded.names.is_empty() {
             ui::println(&format!("Loaded image ID: {}", loaded.id))?;
         }

@@ -10,6 +10,7 @@ use rbuild_registry::Client;
 
 use super::lookup::short_id;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::registries::{RegistryArgs, add_credential, client, registry_failure};
 use crate::ui;
@@ -88,6 +89,7 @@ pub(super) fn for_run(
     settings: &Settings,
     store: &Store,
     image: &str,
+    wanted: Option<Platform>,
     quiet: bool,
 ) -> Result<(), Failure> {
     let name = ImageReference::parse(image)
@@ -101,10 +103,11 @@ pub(super) fn for_run(
         counter: &counter,
         bytes: Mutex::default(),
     };
-    let platform = platform(settings, None)?;
+    let platform = wanted.unwrap_or_else(Platform::host);
     let (found, changed) = pull_image(store, &client, &name, &platform, &|news| lines.tell(news))
         .map_err(|error| registry_failure(&error))?;
     counter.clear();
+    note(settings, &name);
     if !quiet && changed {
         let text = format!(
             "Digest: {}\nStatus: Downloaded newer image for",
@@ -115,12 +118,29 @@ pub(super) fn for_run(
     Ok(())
 }
 
+/// As Docker, which knows what was pulled by the name that was asked for.
+fn note(settings: &Settings, name: &ImageReference) {
+    let name = name.familiar();
+    events::note(settings, || Event::image("pull", &name, &name));
+}
+
 /// The platform of a flag, of the environment, or of this host.
 pub(super) fn platform(settings: &Settings, given: Option<&str>) -> Result<Platform, Failure> {
+    let wanted = wanted_platform(settings, given)?;
+    Ok(wanted.unwrap_or_else(Platform::host))
+}
+
+/// The platform of a flag or of the environment.
+pub(super) fn wanted_platform(
+    settings: &Settings,
+    given: Option<&str>,
+) -> Result<Option<Platform>, Failure> {
     let default = settings.environment.default_platform.as_deref();
     match given.or(default) {
-        None | Some("local") => Ok(Platform::host()),
+        None => Ok(None),
+        Some("local") => Ok(Some(Platform::host())),
         Some(text) => Platform::parse(text)
+            .map(Some)
             .map_err(|reason| Failure::new(format!("invalid platform {text:?}: {reason}"))),
     }
 }
@@ -150,6 +170,7 @@ fn pull_one(
     let (found, changed) = pull(store, client, name, platform, &|news| lines.tell(news))
         .map_err(|error| registry_failure(&error))?;
     counter.clear();
+    note(settings, name);
     if !quiet {
         ui::println(&format!("Digest: {}", found.top.digest))?;
         let status = if changed {

@@ -10,6 +10,7 @@ use rbuild_registry::{Client, PushOutcome};
 
 use super::lookup::{self, Found, short_id};
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::registries::{RegistryArgs, add_credential, client, registry_failure};
 use crate::ui;
@@ -168,6 +169,8 @@ fn push_one(
     })
     .map_err(|error| registry_failure(&error))?;
     counter.clear();
+    let pushed = name.familiar();
+    events::note(settings, || Event::image("push", &pushed, &pushed));
     let top = &prepared.top;
     if platform.is_none() && !prepared.partial && top.digest != found.entry.record.manifest {
         for (_, bytes) in &outgoing.documents {

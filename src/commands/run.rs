@@ -2,6 +2,7 @@
 
 mod life;
 mod options;
+mod refused;
 mod streams;
 
 use std::ffi::OsStr;
@@ -9,7 +10,9 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rbuild_builder::image::image_config;
 use rbuild_cache::Store;
+use rbuild_parser::Platform;
 use rbuild_runtime::{
     ExitStatus, Isolation, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
     isolation,
@@ -139,7 +142,12 @@ pub(super) fn find_or_pull(
         Failure::new(format!("No such image: {image}"))
             .hint("`rbuild images` lists what is there, `rbuild pull` gets others")
     };
+    let platform = super::pull::wanted_platform(settings, args.platform.as_deref())?;
     let found = lookup::find(store, image)?;
+    let found = match &platform {
+        Some(platform) => found.filter(|found| is_for(store, found, platform)),
+        None => found,
+    };
     let pulls = match args.pull.as_str() {
         "always" => true,
         "missing" => found.is_none(),
@@ -157,8 +165,17 @@ pub(super) fn find_or_pull(
     if found.is_none() && !args.quiet {
         ui::message(&format!("Unable to find image '{image}' locally\n"));
     }
-    super::pull::for_run(settings, store, image, args.quiet)?;
+    super::pull::for_run(settings, store, image, platform, args.quiet)?;
     lookup::find(store, image)?.ok_or_else(missing)
+}
+
+/// Whether an image that is there is for a platform; one that cannot be read is not.
+fn is_for(store: &Store, found: &Found, platform: &Platform) -> bool {
+    image_config(store, &found.entry.record).is_ok_and(|config| {
+        let own = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
+        let variant = platform.variant.is_none() || platform.variant == own.variant;
+        platform.os == own.os && platform.architecture == own.architecture && variant
+    })
 }
 
 pub(super) fn exit_code(

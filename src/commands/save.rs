@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use rbuild_builder::image::{SaveItem, save_archive};
 use rbuild_builder::output::OutFile;
+use rbuild_parser::ImageReference;
 
 use super::lookup;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 
 /// Write images to a tar archive
@@ -49,6 +51,12 @@ pub(crate) fn run(settings: &Settings, args: &SaveArgs) -> Result<(), Failure> {
             .iter()
             .any(|other| other.name == item.name && other.record.manifest == item.record.manifest);
         if !known {
+            let id = item.record.config.to_string();
+            let name = item
+                .name
+                .as_ref()
+                .map_or_else(|| id.clone(), ImageReference::familiar);
+            events::note(settings, || Event::image("save", &id, &name));
             items.push(item);
         }
     }

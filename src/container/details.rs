@@ -40,6 +40,25 @@ pub(crate) struct Details {
     pub(crate) binds: Vec<String>,
     /// `--volumes-from`, as it was written.
     pub(crate) volumes_from: Vec<String>,
+    /// Other options that are only shown.
+    pub(crate) asked: Asked,
+}
+
+/// Options as they were written, for `rbuild inspect`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    pub(crate) cap_add: Vec<String>,
+    pub(crate) cap_drop: Vec<String>,
+    pub(crate) security_opt: Vec<String>,
+    pub(crate) group_add: Vec<String>,
+    pub(crate) devices: Vec<String>,
+    pub(crate) tmpfs: Vec<String>,
+    pub(crate) ulimits: Vec<String>,
+    pub(crate) id_file: String,
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// `--stop-signal`, or that of the image.
+    pub(crate) stop_signal: String,
 }
 
 /// What kind of thing is mounted.

@@ -1,11 +1,13 @@
 //! What `rbuild run` and `rbuild create` ask of the network.
 
+mod publishing;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use rbuild_builder::request::NameResolution;
 use rbuild_parser::parse_port_spec;
-use rbuild_runtime::container::{Container, Endpoint, Networking, PortMapping, Protocol};
+use rbuild_runtime::container::{Container, Endpoint, Link, Networking, PortMapping};
 use rbuild_runtime::networks::NetworkConfig;
 use rbuild_runtime::{Network, in_user_namespace, private_network};
 
@@ -16,6 +18,7 @@ use crate::csv;
 use crate::failure::Failure;
 use crate::hostflags;
 use crate::ui;
+use publishing::{all_exposed, publish};
 
 /// The network that all share.
 const BRIDGE: &str = "bridge";
@@ -31,6 +34,9 @@ pub(crate) struct NetworkArgs {
     /// Let others in its networks find it by this name, too
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     network_alias: Vec<String>,
+    /// Let it find another container by its name, or by ALIAS, in the network `bridge`, too
+    #[arg(long, value_name = "CONTAINER[:ALIAS]")]
+    link: Vec<String>,
     /// Its address in the network
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<Ipv4Addr>,
@@ -74,6 +80,8 @@ pub(crate) struct NetworkOptions {
     container: Option<String>,
     hardware: Option<[u8; 6]>,
     ports: Vec<PortMapping>,
+    /// Containers, and by what names they are found.
+    links: Vec<(String, String)>,
     /// All exposed ports are published.
     pub(crate) publish_all: bool,
     /// Ports beside those of the image, such as `80/tcp`.
@@ -110,6 +118,11 @@ impl NetworkArgs {
             mode: mode.to_owned(),
             hardware: self.mac_address.as_deref().map(hardware).transpose()?,
             ports: self.ports()?,
+            links: self
+                .link
+                .iter()
+                .map(|text| link(text))
+                .collect::<Result<_, _>>()?,
             publish_all: self.publish_all,
             expose: self.exposed()?,
             extra_hosts: self
@@ -140,6 +153,7 @@ impl NetworkArgs {
             ("mac-address", options.hardware.is_some()),
             ("ip", self.ip.is_some()),
             ("network-alias", !self.network_alias.is_empty()),
+            ("link", !self.link.is_empty()),
         ] {
             if given && !own {
                 return Err(refused(flag));
@@ -149,6 +163,11 @@ impl NetworkArgs {
             return Err(refused("dns"));
         }
         Ok((network, options))
+    }
+
+    /// Whether it has a domain name.
+    pub(crate) fn has_domain(&self) -> bool {
+        self.domainname.is_some()
     }
 
     /// The container whose network is to be used, as it was named.
@@ -238,6 +257,17 @@ impl NetworkArgs {
     }
 }
 
+/// Parses a value of `--link`.
+fn link(text: &str) -> Result<(String, String), Failure> {
+    let (container, alias) = text.split_once(':').unwrap_or((text, text));
+    if container.is_empty() || alias.is_empty() || alias.contains(':') {
+        return Err(Failure::new(format!("invalid --link {text:?}"))
+            .hint("it has the form CONTAINER or CONTAINER:ALIAS"));
+    }
+    let alias = alias.trim_start_matches('/');
+    Ok((container.to_owned(), alias.to_owned()))
+}
+
 /// Parses a value of `--network`.
 fn named(value: &str) -> Result<Named, Failure> {
     if !value.contains('=') {
@@ -298,47 +328,12 @@ pub(crate) fn show_hardware(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Parses a value of `--publish`.
-fn publish(value: &str) -> Result<Vec<PortMapping>, Failure> {
-    let spec = parse_port_spec(value)
-        .map_err(|reason| Failure::new(format!("invalid --publish: {reason}")))?;
-    let protocol = protocol(&spec.protocol)?;
-    let (first, last) = spec.container;
-    if first == 0 {
-        return Err(Failure::new(format!(
-            "invalid --publish: invalid containerPort: {value}"
-        )));
-    }
-    let mapping = |container_port: u16, host_ports: (u16, u16)| PortMapping {
-        // What is written as all addresses is all addresses of one family.
-        host_ip: spec.address,
-        host_ports,
-        container_port,
-        protocol,
-    };
-    Ok(match spec.host {
-        None => (first..=last).map(|port| mapping(port, (0, 0))).collect(),
-        Some(range) if first == last => vec![mapping(first, range)],
-        Some((start, _)) => (first..=last)
-            .zip(start..)
-            .map(|(port, host)| mapping(port, (host, host)))
-            .collect(),
-    })
-}
-
-fn protocol(name: &str) -> Result<Protocol, Failure> {
-    match name {
-        "tcp" => Ok(Protocol::Tcp),
-        "udp" => Ok(Protocol::Udp),
-        other => Err(Failure::unsupported(&format!("publishing `{other}` ports"))),
-    }
-}
-
 impl NetworkOptions {
     /// Whether a monitor has to serve the network.
     pub(crate) fn needs_monitor(&self) -> bool {
         !self.ports.is_empty()
             || self.publish_all
+            || !self.links.is_empty()
             || self.container.is_some()
             || self.named.iter().any(|named| !named.is_plain())
             || self
@@ -385,7 +380,23 @@ impl NetworkOptions {
             endpoints: self.endpoints(settings)?,
             container: None,
             ports,
+            links: self.links(settings)?,
         })
+    }
+
+    fn links(&self, settings: &Settings) -> Result<Vec<Link>, Failure> {
+        let containers = crate::commands::containers::containers(settings)?;
+        let link = |(query, alias): &(String, String)| {
+            let other = containers.find(query);
+            let other = other.map_err(|error| {
+                Failure::from(error).within(format!("could not get container for {query}"))
+            })?;
+            Ok(Link {
+                container: other.config.id,
+                alias: alias.clone(),
+            })
+        };
+        self.links.iter().map(link).collect()
     }
 
     fn endpoints(&self, settings: &Settings) -> Result<Vec<Endpoint>, Failure> {
@@ -430,33 +441,6 @@ pub(crate) fn check_address(
     }
 }
 
-/// `--publish-all`: the exposed ports that are not published otherwise.
-fn all_exposed(
-    exposed: &BTreeSet<String>,
-    published: &[PortMapping],
-) -> Result<Vec<PortMapping>, Failure> {
-    let mut ports = Vec::new();
-    for word in exposed {
-        let spec = parse_port_spec(word).map_err(Failure::new)?;
-        // Others cannot be published; EXPOSE may name them all the same.
-        let Ok(protocol) = protocol(&spec.protocol) else {
-            continue;
-        };
-        let port = spec.container.0;
-        let known =
-            |mapping: &PortMapping| mapping.container_port == port && mapping.protocol == protocol;
-        if !published.iter().any(known) {
-            ports.push(PortMapping {
-                host_ip: None,
-                host_ports: (0, 0),
-                container_port: port,
-                protocol,
-            });
-        }
-    }
-    Ok(ports)
-}
-
 /// Takes the host's network where there can be no other, and says so; fails if that is of no use.
 pub(crate) fn fall_back(settings: &Settings, options: &mut Options) -> Result<(), Failure> {
     if options.network != Network::Private {
@@ -498,45 +482,6 @@ pub(crate) fn hosts_in_host_network(hosts: &[(String, String)]) -> Vec<(String, 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Address and ports of the host, port of the container, protocol.
-    type Port = (Option<String>, (u16, u16), u16, Protocol);
-
-    fn ports(value: &str) -> Vec<Port> {
-        let all = publish(value).unwrap().into_iter();
-        all.map(|port| {
-            let ip = port.host_ip.map(|ip| ip.to_string());
-            (ip, port.host_ports, port.container_port, port.protocol)
-        })
-        .collect()
-    }
-
-    #[test]
-    fn published_ports_have_docker_s_forms() {
-        let tcp = Protocol::Tcp;
-        assert_eq!(ports("80"), [(None, (0, 0), 80, tcp)]);
-        assert_eq!(ports("8080:80"), [(None, (8080, 8080), 80, tcp)]);
-        assert_eq!(
-            ports("127.0.0.1:8080:80/udp"),
-            [(Some("127.0.0.1".into()), (8080, 8080), 80, Protocol::Udp)]
-        );
-        assert_eq!(ports("[::1]::80"), [(Some("::1".into()), (0, 0), 80, tcp)]);
-        assert_eq!(ports("8000-8010:80"), [(None, (8000, 8010), 80, tcp)]);
-        assert_eq!(
-            ports("8000-8001:80-81"),
-            [(None, (8000, 8000), 80, tcp), (None, (8001, 8001), 81, tcp)]
-        );
-        for value in [
-            "x",
-            "1:2:3:4",
-            "80/sctp",
-            "70000:80",
-            "8000-8001:80-82",
-            "8080:0",
-        ] {
-            assert!(publish(value).is_err(), "{value}");
-        }
-    }
 
     fn options(args: &NetworkArgs) -> Result<(Network, NetworkOptions), Failure> {
         args.options()

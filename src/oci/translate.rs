@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild_runtime::{
     CapabilitySet, Held, Joining, KernelSettings, Limits, Mount, MountSource, Namespace, Network,
-    Process, Rlimit, RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions, User,
-    is_own_sysctl,
+    OfHost, Process, Rlimit, RlimitKind, RootFs, Sandbox, Seccomp, Security, Swap, TmpfsOptions,
+    User, is_own_sysctl,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -232,6 +232,7 @@ pub(super) fn joining(config: &Config, asked: &config::Process) -> Result<Joinin
         security: security(&of_process)?,
         // Its namespace is joined, whichever it is.
         network: Network::None,
+        of_host: OfHost::default(),
         rlimits,
     })
 }

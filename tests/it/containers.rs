@@ -2,10 +2,12 @@
 //! `ps`, `logs`, `exec`, `wait`, `rename`, `rm`, and what is left when a part of them is killed.
 
 mod copy;
+mod events;
 mod kills;
 mod life;
 mod logs;
 mod oci;
+mod options;
 mod session;
 mod terminals;
 mod upkeep;
@@ -13,13 +15,14 @@ mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::args;
-use crate::support::TestEnv;
 use crate::support::random::setting;
+use crate::support::{TestEnv, needs};
 
 /// Ends with 3 when it is asked to end, at once.
 const SERVER: &str = "trap 'echo bye; exit 3' TERM; echo ready; echo trouble >&2; \
@@ -401,22 +404,32 @@ fn many_containers_at_once_leave_nothing() {
     let at_once = if all < 100 { 8 } else { 20 };
     let env = with_busybox();
     let before = traces();
+    told(&env, &["network", "create", "back"]);
     thread::scope(|scope| {
         for worker in 0..at_once {
             let env = &env;
             scope.spawn(move || {
                 for number in (worker..all).step_by(at_once) {
                     let name = format!("c{number}");
-                    let options = ["run", "-d", "-m", "64m", "--name", &name, "busybox"];
-                    env.rbuild(options).args(["sh", "-c", SERVER]).run().ok();
+                    let start = ["run", "-d", "-m", "64m", "--name", &name];
+                    // Every fourth shares a network of users, which comes and goes with them.
+                    let more = match number % 4 {
+                        0 => &["--network", "back", "-p", "127.0.0.1::80"][..],
+                        1 => &["-p", "127.0.0.1::80/udp", "-v", "/data"],
+                        _ => &[],
+                    };
+                    let start = env.rbuild(start).args(more).arg("busybox");
+                    start.args(["sh", "-c", SERVER]).run().ok();
                     let out = told(env, &["exec", &name, "echo", &name]);
                     assert_eq!(out, name);
-                    told(env, &["rm", "-f", &name]);
+                    told(env, &["rm", "-f", "-v", &name]);
                 }
             });
         }
     });
     assert!(states(&env).is_empty());
+    assert_eq!(told(&env, &["volume", "ls", "-q"]), "");
+    told(&env, &["network", "rm", "back"]);
     env.assert_sound_store();
     // Those of other tests come and go: what has been gone once is no leak of ours.
     let mut left: BTreeSet<String> = traces().difference(&before).cloned().collect();
@@ -430,8 +443,8 @@ fn many_containers_at_once_leave_nothing() {
     );
 }
 
-/// What containers leave in the kernel while they are there: network interfaces, control groups, mounts of
-/// namespaces.
+/// What containers leave in the kernel while they are there: network interfaces, rules of the firewall,
+/// control groups, mounts of namespaces.
 fn traces() -> BTreeSet<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap();
     let interfaces = read("/proc/net/dev");
@@ -444,6 +457,7 @@ fn traces() -> BTreeSet<String> {
         .map(|(name, _)| name.trim().to_owned())
         .filter(|name| name != "rbuild0")
         .collect();
+    found.extend(rules());
     let mounts = read("/proc/self/mountinfo");
     for line in mounts.lines() {
         let point = line.split(' ').nth(4).unwrap();
@@ -460,6 +474,27 @@ fn traces() -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// All rules without their counters, but those of the bridge that other tests have, too.
+fn rules() -> Vec<String> {
+    let nft = needs::program("nft", "nftables");
+    let listed = Command::new(nft)
+        .args(["-s", "list", "ruleset"])
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let mut table = String::new();
+    let mut all = Vec::new();
+    for line in String::from_utf8(listed.stdout).unwrap().lines() {
+        if line.starts_with("table ") {
+            line.clone_into(&mut table);
+        }
+        if !table.contains("rbuild0") {
+            all.push(format!("{table} {}", line.trim()));
+        }
+    }
+    all
 }
 
 #[test]

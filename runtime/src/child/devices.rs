@@ -69,10 +69,13 @@ pub(super) fn mount(root: BorrowedFd<'_>, sandbox: &Sandbox, stage: &mut Stage) 
     let shm = shm.mount(NO_SUID_DEV_EXEC)?;
     shm.attach(subdirectory(dev.as_fd(), "shm")?)
         .step("mount /dev/shm")?;
-    let mqueue = FileSystem::new("mqueue")?.mount(NO_SUID_DEV_EXEC)?;
-    mqueue
-        .attach(subdirectory(dev.as_fd(), "mqueue")?)
-        .step("mount /dev/mqueue")?;
+    // Queues of the host can be mounted by its own root only.
+    if !(sandbox.of_host.ipc && in_user_namespace()) {
+        let mqueue = FileSystem::new("mqueue")?.mount(NO_SUID_DEV_EXEC)?;
+        mqueue
+            .attach(subdirectory(dev.as_fd(), "mqueue")?)
+            .step("mount /dev/mqueue")?;
+    }
     Ok(Devices { dev, pts })
 }
 

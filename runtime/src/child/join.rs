@@ -74,12 +74,16 @@ fn set_up(
     }
     let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
+    // Nobody in a user namespace may join what belongs to the host, not even who is in it.
     if joining.network != Network::Host {
-        // Nobody in a user namespace may join the host's network, not even who is in it.
         all |= ThreadNameSpaceType::NETWORK;
+    }
+    if !joining.of_host.ipc {
+        all |= ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION;
+    }
+    if !joining.of_host.names {
+        all |= ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
     }
     move_into_thread_name_spaces(target.as_fd(), all).step("join the namespaces")?;
     // The root is the sandbox's now, whatever it holds.

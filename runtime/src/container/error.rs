@@ -38,6 +38,16 @@ pub enum ContainerError {
     /// It does not run.
     #[error("container {0} is not running")]
     NotRunning(String),
+    /// Another one that it has a link to does not run.
+    #[error("Cannot link to a non running container: /{other} AS /{name}/{alias}")]
+    LinkedNotRunning {
+        /// The other one.
+        other: String,
+        /// The container.
+        name: String,
+        /// What it calls the other one.
+        alias: String,
+    },
     /// A file of a container cannot be read or written.
     #[error("could not {action} `{}`", path.display())]
     Io {

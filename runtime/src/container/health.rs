@@ -146,7 +146,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Network, Process, Security, User};
+    use crate::{Network, OfHost, Process, Security, User};
 
     fn check() -> HealthCheck {
         HealthCheck {
@@ -160,6 +160,7 @@ mod tests {
                 },
                 security: Security::default(),
                 network: Network::None,
+                of_host: OfHost::default(),
                 rlimits: Vec::new(),
             },
             interval: Duration::from_secs(30),

@@ -1,6 +1,8 @@
 //! The networks of a container: what it was asked for, what is made of it at each start, and what
 //! stays with its monitor: forwarded ports, a name server, addresses.
 
+mod links;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+
+pub use links::Link;
+pub(super) use links::Linked;
 
 use super::error::ContainerError;
 use super::monitor::lock;
@@ -31,6 +36,8 @@ pub struct Networking {
     pub container: Option<String>,
     /// Ports that are reached on the host.
     pub ports: Vec<PortMapping>,
+    /// Containers that it knows by names of its own.
+    pub links: Vec<Link>,
 }
 
 /// A container's place in a network.
@@ -145,11 +152,13 @@ pub(super) fn prepare(container: &Container, state_dir: &Path) -> Result<Prepare
         join(&mut sandbox, container, other)?;
     } else if !networking.endpoints.is_empty() && sandbox.network != Network::Host {
         let (interfaces, domains) = resolve(container, state_dir)?;
+        let links = linked(container)?;
         let upstream = name_servers(&mut sandbox);
         if upstream.is_some() {
             known = Some(Arc::new(Known {
                 shared: state_dir.join("network"),
                 domains: Mutex::new(domains),
+                links,
                 upstream: upstream.clone().unwrap_or_default(),
             }));
         }
@@ -165,6 +174,14 @@ pub(super) fn prepare(container: &Container, state_dir: &Path) -> Result<Prepare
         known,
         shared: state_dir.join("network"),
     })
+}
+
+fn linked(container: &Container) -> Result<Vec<Linked>, SandboxError> {
+    let root = container.directory.parent().unwrap_or(Path::new("/"));
+    let containers = Containers::new(root);
+    let links = container.config.networking.links.iter();
+    let linked = links.map(|link| Linked::new(container, &containers, link));
+    linked.collect::<Result<_, _>>().map_err(failed)
 }
 
 /// What stands behind a container's address in `/etc/hosts`.

@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recvfrom, sendto};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::network::Linked;
 use crate::net::find_leases;
 use message::{Kind, Question, Rcode};
 
@@ -52,6 +53,8 @@ pub(super) struct Known {
     pub(super) shared: PathBuf,
     /// The container's networks.
     pub(super) domains: Mutex<Vec<Domain>>,
+    /// Containers with names that only this one knows.
+    pub(super) links: Vec<Linked>,
     /// The name servers of the host, or those that were asked for.
     pub(super) upstream: Vec<IpAddr>,
 }
@@ -99,7 +102,8 @@ impl Known {
 
     /// The addresses of all who have a name, as it is or with the network's name behind it.
     fn addresses(&self, domains: &[Domain], name: &str) -> Vec<Ipv4Addr> {
-        let mut found = Vec::new();
+        let links = self.links.iter();
+        let mut found: Vec<Ipv4Addr> = links.flat_map(|link| link.addresses(name)).collect();
         for domain in domains {
             let within = name
                 .strip_suffix(domain.name.to_ascii_lowercase().as_str())
@@ -114,7 +118,7 @@ impl Known {
                         || owner.id.get(..12) == Some(name)
                         || owner.id == name
                 });
-                if named {
+                if named && !found.contains(&address) {
                     found.push(address);
                 }
             }
@@ -379,6 +383,7 @@ mod tests {
                 name: "Back".into(),
                 internal: false,
             }]),
+            links: Vec::new(),
             upstream: vec!["192.0.2.1".parse().unwrap()],
         };
         assert_eq!(ask(&known, "web", 1), Answer::Elsewhere, "nobody is there");

@@ -1,7 +1,7 @@
 //! What a container is and how it is: two files, each written beside and renamed into place.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -13,6 +13,9 @@ use super::log::LogOptions;
 use super::network::Networking;
 use super::restart::RestartPolicy;
 use crate::{ExitStatus, Sandbox};
+
+/// More than the usual config of a container.
+const SMALL: usize = 16 << 10;
 
 /// What was asked for when the container was made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -162,7 +165,7 @@ pub(super) fn now() -> String {
 
 /// Reads a JSON file; none if there is no such file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ContainerError> {
-    let bytes = match fs::read(path) {
+    let bytes = match read_small(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ContainerError::io("read", path)(error)),
@@ -170,6 +173,26 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Contai
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|error| ContainerError::io("understand", path)(error.into()))
+}
+
+/// Reads a small file without asking for its size first: lists of containers read many.
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; SMALL];
+    let mut filled = 0;
+    loop {
+        let count = match file.read(&mut bytes[filled..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
+        filled += count;
+        // What fills less than there is room for was read to its end.
+        if filled < bytes.len() {
+            bytes.truncate(filled);
+            return Ok(bytes);
+        }
+        bytes.resize(bytes.len() * 2, 0);
+    }
 }
 
 /// Writes a JSON file whole or not at all.

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use rbuild_builder::image::ContainerConfig;
 use rbuild_cache::Store;
 use rbuild_runtime::Network;
-use rbuild_runtime::container::{Config, Container, Containers};
+use rbuild_runtime::container::{Config, Container, ContainerError, Containers};
 
 use crate::commands::lookup::Found;
 use crate::commands::run::{self, RunArgs};
 use crate::commands::volumes;
 use crate::config::Settings;
-use crate::container::details::Details;
+use crate::container::details::{Asked, Details};
 use crate::container::{self, Options, environment, signals};
 use crate::events::{self, Event};
 use crate::failure::{Failure, status};
@@ -74,6 +74,9 @@ pub(crate) fn make(
     sweep(&containers, store)?;
     let new = containers.begin()?;
     let id = new.id().to_owned();
+    if args.replace {
+        replace(settings, &containers, args)?;
+    }
     let name = containers.take_name(&new, args.name.as_deref())?;
     if let Some(other) = options.networks.other(settings)? {
         let theirs = other.config.sandbox.hostname;
@@ -113,6 +116,7 @@ pub(crate) fn make(
         binds: args.volume.clone(),
         volumes_from: args.volumes_from.clone(),
         health,
+        asked: asked(args, stop_signal),
     };
     let config = Config {
         id: id.clone(),
@@ -142,6 +146,41 @@ pub(crate) fn make(
     let container = containers.find(&id)?;
     events::note(settings, || Event::container("create", &container));
     Ok(container)
+}
+
+/// Removes the container that has the name, if there is one.
+fn replace(settings: &Settings, containers: &Containers, args: &RunArgs) -> Result<(), Failure> {
+    let Some(name) = &args.name else {
+        return Ok(());
+    };
+    match containers.find(name) {
+        // Not one whose ID happens to begin like this.
+        Ok(other) if other.config.name == *name => super::remove::by_force(settings, &other),
+        Ok(_) | Err(ContainerError::NotFound(_) | ContainerError::Ambiguous { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Options that are only shown.
+fn asked(args: &RunArgs, stop_signal: Option<&str>) -> Asked {
+    let annotations = args.annotation.iter();
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    let id_file = args.cidfile.as_ref();
+    Asked {
+        cap_add: args.rights.cap_add.clone(),
+        cap_drop: args.rights.cap_drop.clone(),
+        security_opt: args.rights.security_opt.clone(),
+        group_add: args.group_add.clone(),
+        devices: args.device.clone(),
+        tmpfs: args.tmpfs.clone(),
+        ulimits: args.ulimit.clone(),
+        id_file: id_file.map_or_else(String::new, |path| path.display().to_string()),
+        annotations: annotations.map(pair).collect(),
+        stop_signal: stop_signal.unwrap_or_default().to_owned(),
+    }
 }
 
 /// The settings of the image, changed as asked for: what `commit` gives to a new image.

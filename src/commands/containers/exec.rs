@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::config::Settings;
 use crate::container::details::Details;
 use crate::container::environment::{self, Change};
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::terminal::{DetachKeys, Ended, RawMode, converse, copy_in_thread, copy_size};
 use crate::ui;
@@ -79,17 +80,22 @@ pub(crate) fn run(settings: &Settings, args: &ExecArgs) -> Result<u8, Failure> {
     let query = args.container_and_command[0].to_string_lossy().into_owned();
     let container = super::containers(settings)?.find(&query)?;
     let joining = joining(&container, args)?;
+    let note = Notes::new(settings, &container, args)?;
     let order = Order::Exec(Box::new(joining));
     if args.detach {
         let connection = container.ask(&order, &[])?;
         started(&container, &connection, args)?;
+        note.began();
         return Ok(0);
     }
     if args.tty {
         let keys = DetachKeys::of_option(args.detach_keys.as_deref())?;
         let connection = container.ask(&order, &[])?;
         let terminal = started(&container, &connection, args)?;
-        return in_terminal(settings, &connection, terminal, args.interactive, keys);
+        note.began();
+        let code = in_terminal(settings, &connection, terminal, args.interactive, keys)?;
+        note.ended(code);
+        return Ok(code.unwrap_or(0));
     }
     let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -104,6 +110,7 @@ pub(crate) fn run(settings: &Settings, args: &ExecArgs) -> Result<u8, Failure> {
     let connection = container.ask(&order, &borrowed)?;
     drop(ends);
     started(&container, &connection, args)?;
+    note.began();
     let copies = [
         copy_in_thread("stdout", stdout, io::stdout().as_fd().try_clone_to_owned()?)?,
         copy_in_thread("stderr", stderr, io::stderr().as_fd().try_clone_to_owned()?)?,
@@ -113,11 +120,59 @@ pub(crate) fn run(settings: &Settings, args: &ExecArgs) -> Result<u8, Failure> {
         copy_in_thread("stdin", io::stdin().as_fd().try_clone_to_owned()?, stdin)?;
     }
     let code = exit_code(&connection)?;
+    note.ended(Some(code));
     for copy in copies {
         // A reader of ours that went away has stopped the copy; the command's status counts.
         let _ = copy.join();
     }
     Ok(code)
+}
+
+/// What the log of events is told of a command. Its end is told by whoever waits for it.
+struct Notes<'a> {
+    settings: &'a Settings,
+    container: &'a Container,
+    command: String,
+    id: String,
+}
+
+impl<'a> Notes<'a> {
+    fn new(
+        settings: &'a Settings,
+        container: &'a Container,
+        args: &ExecArgs,
+    ) -> Result<Notes<'a>, Failure> {
+        let words = args.container_and_command[1..].iter();
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let mut bytes = [0_u8; 32];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        Ok(Notes {
+            settings,
+            container,
+            command: words.join(" "),
+            id: bytes.map(|byte| format!("{byte:02x}")).concat(),
+        })
+    }
+
+    fn tell(&self, action: &str) -> Event {
+        Event::container(action, self.container).with("execID", &self.id)
+    }
+
+    fn began(&self) {
+        for action in ["exec_create", "exec_start"] {
+            let action = format!("{action}: {}", self.command);
+            events::note(self.settings, || self.tell(&action));
+        }
+    }
+
+    fn ended(&self, code: Option<u8>) {
+        if let Some(code) = code {
+            let code = code.to_string();
+            events::note(self.settings, || {
+                self.tell("exec_die").with("exitCode", &code)
+            });
+        }
+    }
 }
 
 /// What is to run: the container's process with the changes of the options.
@@ -156,6 +211,7 @@ fn joining(container: &Container, args: &ExecArgs) -> Result<Joining, Failure> {
             sandbox.security.clone()
         },
         network: sandbox.network.clone(),
+        of_host: sandbox.of_host,
         rlimits: sandbox.rlimits.clone(),
     })
 }
@@ -254,13 +310,14 @@ fn exit_code(connection: &Connection) -> Result<u8, Failure> {
     }
 }
 
+/// Talks with a command until it ends; no exit status if the user has let go of it.
 fn in_terminal(
     settings: &Settings,
     connection: &Connection,
     terminal: Option<OwnedFd>,
     interactive: bool,
     keys: DetachKeys,
-) -> Result<u8, Failure> {
+) -> Result<Option<u8>, Failure> {
     let Some(master) = terminal else {
         return Err(Failure::new("the command has no terminal"));
     };
@@ -293,10 +350,10 @@ fn in_terminal(
         // If the monitor has gone, so has the command.
         let _ = connection.leave();
         ui::message("read escape sequence\n");
-        return Ok(0);
+        return Ok(None);
     }
     let code = exit_code(connection);
     drop(raw);
     talked?;
-    code
+    code.map(Some)
 }

@@ -10,6 +10,7 @@ use rbuild_runtime::container::Container;
 
 use super::containers;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 
 /// Write the file system of a container as a tar
@@ -44,6 +45,7 @@ pub(crate) fn run(settings: &Settings, args: &ExportArgs) -> Result<(), Failure>
         ));
     }
     let container = containers(settings)?.find(&args.container)?;
+    events::note(settings, || Event::container("export", &container));
     let Some(path) = &args.output else {
         let mut stdout = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
         write(&container, &mut stdout)?;

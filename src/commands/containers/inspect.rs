@@ -1,9 +1,11 @@
 //! What `rbuild inspect` shows of a container.
 
+mod host_config;
+
 use std::collections::BTreeMap;
 
 use rbuild_runtime::Network;
-use rbuild_runtime::container::{Container, Health, LogOptions, RestartPolicy, State, Status};
+use rbuild_runtime::container::{Container, Health, State, Status};
 
 use super::networking::{self, Names};
 use super::ps::word;
@@ -33,12 +35,21 @@ pub(crate) fn describe(settings: &Settings, container: &Container) -> Result<Val
         ("Args", Value::List(args)),
         ("State", state_of(&state, container.health()?.as_ref())),
         ("Image", details.image_id.clone().into()),
+        // These files are made for the container only, and lie in no directory.
+        ("ResolvConfPath", "".into()),
+        ("HostnamePath", "".into()),
+        ("HostsPath", "".into()),
         ("LogPath", log.into()),
         ("Name", format!("/{}", config.name).into()),
         ("RestartCount", Value::Int(state.restarts.into())),
         ("Driver", "overlayfs".into()),
         ("Platform", "linux".into()),
-        ("HostConfig", host_config(container, &details)),
+        ("MountLabel", "".into()),
+        ("ProcessLabel", "".into()),
+        ("AppArmorProfile", "".into()),
+        ("ExecIDs", Value::Nil(NilKind::List)),
+        ("HostConfig", host_config::describe(container, &details)),
+        ("GraphDriver", graph_driver(container)),
         ("Mounts", mounts(&details)),
         ("Config", config_of(container, &details)),
         (
@@ -84,55 +95,20 @@ fn health_of(health: &Health) -> Value {
     ])
 }
 
-fn log_config(log: &LogOptions) -> Value {
-    let mut options = BTreeMap::new();
-    if let Some(size) = log.max_size {
-        options.insert("max-size".to_owned(), Value::from(size.to_string()));
-        options.insert("max-file".to_owned(), log.max_file.to_string().into());
+/// Where its files are: the layers from the topmost down, and what it writes.
+fn graph_driver(container: &Container) -> Value {
+    let root = &container.config.sandbox.root;
+    let path = |path: &std::path::Path| path.display().to_string();
+    let lowers: Vec<String> = root.lowers.iter().map(|lower| path(lower)).collect();
+    let mut data = BTreeMap::from([("LowerDir".to_owned(), Value::from(lowers.join(":")))]);
+    if let Some(upper) = &root.upper {
+        data.insert("UpperDir".to_owned(), path(&upper.upper).into());
+        data.insert("WorkDir".to_owned(), path(&upper.work).into());
     }
     Value::Struct(vec![
-        ("Type", log.driver.clone().into()),
-        ("Config", Value::Map(options)),
+        ("Data", Value::Map(data)),
+        ("Name", "overlayfs".into()),
     ])
-}
-
-fn restart_policy(policy: RestartPolicy) -> Value {
-    let most = match policy {
-        RestartPolicy::OnFailure(most) => most.unwrap_or(0),
-        _ => 0,
-    };
-    Value::Struct(vec![
-        ("Name", policy.name().into()),
-        ("MaximumRetryCount", Value::Int(most.into())),
-    ])
-}
-
-fn host_config(container: &Container, details: &Details) -> Value {
-    let sandbox = &container.config.sandbox;
-    let limits = &sandbox.limits;
-    let networks = networking::host_config(&container.config.networking, details);
-    let mut fields = vec![
-        ("Binds", Value::strings(details.binds.iter().cloned())),
-        (
-            "VolumesFrom",
-            Value::strings(details.volumes_from.iter().cloned()),
-        ),
-        ("LogConfig", log_config(&container.config.log)),
-        ("RestartPolicy", restart_policy(container.config.restart)),
-        ("AutoRemove", Value::Bool(container.config.auto_remove)),
-        ("Privileged", Value::Bool(sandbox.security.privileged)),
-        ("ReadonlyRootfs", Value::Bool(sandbox.root.readonly)),
-        ("Init", Value::Bool(sandbox.init)),
-        ("ShmSize", Value::Int(sandbox.shm_size as i64)),
-        ("Memory", Value::Int(limits.memory.unwrap_or(0) as i64)),
-        (
-            "NanoCpus",
-            Value::Int(limits.cpus.map_or(0, |cpus| (cpus * 1e9) as i64)),
-        ),
-        ("PidsLimit", Value::Int(limits.pids.unwrap_or(0) as i64)),
-    ];
-    fields.extend(networks);
-    Value::Struct(fields)
 }
 
 fn mounts(details: &Details) -> Value {
@@ -193,14 +169,16 @@ fn config_of(container: &Container, details: &Details) -> Value {
         ("ExposedPorts", exposed(details)),
         ("Tty", Value::Bool(process.terminal)),
         ("OpenStdin", Value::Bool(config.interactive)),
+        ("StdinOnce", Value::Bool(config.interactive)),
         ("Env", Value::strings(details.config.env.iter().cloned())),
         ("Cmd", words(&details.config.cmd)),
         ("Entrypoint", words(&details.config.entrypoint)),
+        ("OnBuild", Value::Nil(NilKind::List)),
         ("Volumes", Value::Map(volumes.collect())),
         ("Image", details.image.clone().into()),
         ("WorkingDir", process.cwd.display().to_string().into()),
         ("Labels", Value::Map(labels)),
-        ("StopSignal", Value::Int(config.stop_signal.into())),
+        ("StopSignal", details.asked.stop_signal.clone().into()),
         ("StopTimeout", Value::Int(config.stop_timeout)),
     ];
     let health = details.health.as_ref();

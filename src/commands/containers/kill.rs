@@ -1,8 +1,8 @@
 //! `rbuild kill`.
 
-use rbuild_runtime::container::Order;
+use rbuild_runtime::container::{Order, Status};
 
-use super::{KILL, each};
+use super::{KILL, Which, containers, each};
 use crate::config::Settings;
 use crate::container::signals;
 use crate::events::{self, Event};
@@ -15,9 +15,8 @@ use crate::ui;
   rbuild kill web
   rbuild kill -s HUP web")]
 pub(crate) struct KillArgs {
-    /// Names or IDs
-    #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
+    #[command(flatten)]
+    which: Which,
     /// The signal
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     signal: String,
@@ -26,7 +25,13 @@ pub(crate) struct KillArgs {
 /// Sends a signal; waits for the end of what is killed.
 pub(crate) fn run(settings: &Settings, args: &KillArgs) -> Result<u8, Failure> {
     let signal = signals::number(&args.signal)?;
-    each(settings, &args.containers, &mut |container, query| {
+    let queries = args
+        .which
+        .queries(&containers(settings)?, Status::is_alive)?;
+    each(settings, &queries, &mut |container, query| {
+        if container.state()?.status.is_alive() {
+            events::note(settings, || Event::killed(container, signal));
+        }
         if signal == KILL {
             let connection = container.ask(&Order::Wait, &[])?;
             super::order(container, &Order::Stop(KILL))?;
@@ -38,9 +43,6 @@ pub(crate) fn run(settings: &Settings, args: &KillArgs) -> Result<u8, Failure> {
         } else {
             super::signal(container, signal)?;
         }
-        events::note(settings, || {
-            Event::container("kill", container).with("signal", &signal.to_string())
-        });
         ui::println(query)
     })
 }

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use rbuild_builder::shorten_roots;
 use rbuild_cache::{Lease, Store, StoreOptions};
 use rbuild_runtime::container::{Container, Containers, Event, monitor};
+use rbuild_runtime::networks::Networks;
 use rbuild_runtime::{Isolation, MountSource, RuntimeOptions, Sandbox, inherit, isolation};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::commands::run;
 use crate::commands::volumes::remove_anonymous;
 use crate::config::Settings;
 use crate::container::details::Details;
-use crate::events::{self, Event as Happening};
+use crate::events::{self, Event as Happening, wiring};
 use crate::failure::Failure;
 
 /// One line from a monitor that is starting.
@@ -62,6 +63,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
         .is_some_and(|argument| argument == ATTACHED);
     let mut container = Containers::new(root.join("containers")).find(&id.to_string_lossy())?;
     let _lease = shorten(&root, &mut container.config.sandbox)?;
+    let networks = wiring::networks_of(&root, &state_dir);
     let options = RuntimeOptions { state_dir };
     let stdout = io::stdout();
     let told = |told: &Told| {
@@ -72,7 +74,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
     let mut tell = |event: &Event<'_>| match event {
         Event::Listening => told(&Told::Listening),
         Event::Started(warnings) => {
-            events::note_in(&root, &Happening::container("start", &container));
+            note_start(&root, &container, &networks);
             told(&Told::Started(warnings.to_vec()));
             // Its reader waits for the end of what is told.
             if let Err(error) = let_go_of_stdout() {
@@ -90,11 +92,15 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), F
             });
         }
         Event::StartedAgain => {
-            events::note_in(&root, &Happening::container("start", &container));
+            note_start(&root, &container, &networks);
         }
         Event::Ended(code) => {
             let died = Happening::container("die", &container);
             events::note_in(&root, &died.with("exitCode", &code.to_string()));
+            let now = as_it_is(&root, &container);
+            for event in wiring::ended(&now, &networks) {
+                events::note_in(&root, &event);
+            }
         }
         _ => {}
     };
@@ -126,6 +132,21 @@ pub(super) fn shorten(root: &Path, sandbox: &mut Sandbox) -> Result<Option<Lease
     let lease = store.lease()?;
     shorten_roots(&store, &lease, sandbox)?;
     Ok(Some(lease))
+}
+
+/// The container with what others may have changed since it was read: its networks.
+fn as_it_is(root: &Path, container: &Container) -> Container {
+    let containers = Containers::new(root.join("containers"));
+    let now = containers.find(&container.config.id);
+    // One that is just being removed by others is known from before.
+    now.unwrap_or_else(|_| container.clone())
+}
+
+fn note_start(root: &Path, container: &Container, networks: &Networks) {
+    for event in wiring::began(&as_it_is(root, container), networks) {
+        events::note_in(root, &event);
+    }
+    events::note_in(root, &Happening::container("start", container));
 }
 
 fn let_go_of_stdout() -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_runtime::container::{Container, Endpoint, NetworkState, Networking};
+use rbuild_runtime::container::{Container, Containers, Endpoint, NetworkState, Networking};
 use rbuild_runtime::networks::predefined_id;
 use rbuild_runtime::{Connected, Network};
 
@@ -195,6 +195,20 @@ fn network(
     ];
     fields.extend(addresses(interface));
     Value::Struct(fields)
+}
+
+/// `HostConfig.Links`: `/db:/web/alias`.
+pub(super) fn links(container: &Container) -> Value {
+    let config = &container.config;
+    let links = config.networking.links.iter();
+    let shown = links.map(|link| {
+        // By its name, if it is still there.
+        let containers = container.directory().parent().map(Containers::new);
+        let other = containers.and_then(|all| all.find(&link.container).ok());
+        let other = other.map_or_else(|| link.container.clone(), |other| other.config.name);
+        format!("/{other}:/{}/{}", config.name, link.alias)
+    });
+    Value::strings(shown)
 }
 
 /// `HostConfig.PortBindings`: what was asked for.

@@ -2,7 +2,7 @@
 
 use rbuild_runtime::container::{Order, Reply, Status};
 
-use super::{containers, each, order};
+use super::{Which, containers, each, order};
 use crate::config::Settings;
 use crate::events::{self, Event};
 use crate::failure::Failure;
@@ -30,20 +30,6 @@ pub(crate) struct UnpauseArgs {
     which: Which,
 }
 
-#[derive(Debug, clap::Args)]
-struct Which {
-    /// Names or IDs
-    #[arg(
-        value_name = "CONTAINER",
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
-    containers: Vec<String>,
-    /// All that this can be done with
-    #[arg(short, long)]
-    all: bool,
-}
-
 /// Pauses containers.
 pub(crate) fn pause(settings: &Settings, args: &PauseArgs) -> Result<u8, Failure> {
     act(settings, &args.which, &Order::Pause, Status::Running)
@@ -55,14 +41,7 @@ pub(crate) fn unpause(settings: &Settings, args: &UnpauseArgs) -> Result<u8, Fai
 }
 
 fn act(settings: &Settings, which: &Which, what: &Order, in_state: Status) -> Result<u8, Failure> {
-    let mut queries = which.containers.clone();
-    if which.all {
-        for container in containers(settings)?.list()? {
-            if container.state()?.status == in_state {
-                queries.push(container.config.name);
-            }
-        }
-    }
+    let queries = which.queries(&containers(settings)?, |status| status == in_state)?;
     each(settings, &queries, &mut |container, query| {
         if let Reply::Noted(note) = order(container, what)? {
             ui::warn(&settings.palette, &note);

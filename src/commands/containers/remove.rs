@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rbuild_runtime::container::{Container, ContainerError};
 
 use super::create::{self, owner};
-use super::{KILL, containers, each, end, usage};
+use super::{KILL, Which, containers, each, end, usage};
 use crate::commands::filter::moment;
 use crate::commands::prune::confirm;
 use crate::commands::volumes::remove_anonymous;
@@ -21,9 +21,8 @@ use crate::ui::{self, units};
   rbuild rm web
   rbuild rm -f web job")]
 pub(crate) struct RmArgs {
-    /// Names or IDs
-    #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
+    #[command(flatten)]
+    which: Which,
     /// Kill what runs; do not mind missing containers
     #[arg(short, long)]
     force: bool,
@@ -48,17 +47,30 @@ pub(crate) struct ContainerPruneArgs {
 /// Removes containers.
 pub(crate) fn run(settings: &Settings, args: &RmArgs) -> Result<u8, Failure> {
     let known = containers(settings)?;
-    let mut queries = args.containers.clone();
+    let mut queries = args.which.queries(&known, |_| true)?;
     if args.force {
         queries.retain(|query| !matches!(known.find(query), Err(ContainerError::NotFound(_))));
     }
     each(settings, &queries, &mut |container, query| {
         if args.force {
-            end(container, KILL, -1)?;
+            kill(settings, container)?;
         }
         remove(settings, container, args.volumes).map_err(|failure| failure.within_name(query))?;
         ui::println(query)
     })
+}
+
+fn kill(settings: &Settings, container: &Container) -> Result<(), Failure> {
+    if container.state()?.status.is_alive() {
+        events::note(settings, || Event::killed(container, KILL));
+    }
+    end(container, KILL, -1)
+}
+
+/// Removes a container whether it runs or not.
+pub(super) fn by_force(settings: &Settings, container: &Container) -> Result<(), Failure> {
+    kill(settings, container)?;
+    remove(settings, container, false)
 }
 
 /// Removes a container; `volumes`: with those that have no name.

@@ -8,6 +8,7 @@ use super::monitor::Starting;
 use super::networking::Names;
 use crate::commands::run::RunArgs;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui;
 
@@ -69,6 +70,7 @@ pub(crate) fn attach(settings: &Settings, args: &AttachArgs) -> Result<u8, Failu
     let container = super::containers(settings)?.find(&args.container)?;
     let wanted = Wanted::all(&container, !args.no_stdin, &args.attaching)?;
     let attached = Attached::new(&container, &wanted)?;
+    events::note(settings, || Event::container("attach", &container));
     see_to_the_end(settings, &container, attached, &wanted)
 }
 
@@ -157,6 +159,8 @@ fn in_foreground(
     let changing = container.change()?;
     let mut starting = Starting::begin(settings, container, true)?;
     starting.listening()?;
+    // It starts as soon as somebody is attached.
+    events::note(settings, || Event::container("attach", container));
     let attached = Attached::new(container, wanted)?;
     warn(settings, &starting.started()?);
     drop(changing);

@@ -1,6 +1,8 @@
 //! `rbuild stop` and `rbuild restart`.
 
-use super::{each, end, start};
+use rbuild_runtime::container::Status;
+
+use super::{Which, containers, each, end, start};
 use crate::config::Settings;
 use crate::container::signals;
 use crate::events::{self, Event};
@@ -15,9 +17,8 @@ use crate::ui;
   rbuild stop web
   rbuild restart -t 60 web")]
 pub(crate) struct StopArgs {
-    /// Names or IDs
-    #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
+    #[command(flatten)]
+    which: Which,
     /// Seconds to wait before killing; -1 for any time [default: 10, or `--stop-timeout`]
     #[arg(
         short,
@@ -44,9 +45,15 @@ pub(crate) fn restart(settings: &Settings, args: &StopArgs) -> Result<u8, Failur
 
 fn act(settings: &Settings, args: &StopArgs, again: bool) -> Result<u8, Failure> {
     let signal = args.signal.as_deref().map(signals::number).transpose()?;
-    each(settings, &args.containers, &mut |container, query| {
+    let queries = args
+        .which
+        .queries(&containers(settings)?, Status::is_alive)?;
+    each(settings, &queries, &mut |container, query| {
         let config = &container.config;
         let signal = signal.unwrap_or(config.stop_signal);
+        if container.state()?.status.is_alive() {
+            events::note(settings, || Event::killed(container, signal));
+        }
         end(container, signal, args.time.unwrap_or(config.stop_timeout))?;
         events::note(settings, || Event::container("stop", container));
         if again {

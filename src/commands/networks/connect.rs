@@ -9,6 +9,7 @@ use super::Known;
 use crate::commands::containers::containers;
 use crate::config::Settings;
 use crate::container::networking::{check_address, hardware};
+use crate::events::{self, wiring};
 use crate::failure::Failure;
 
 /// Put a container into a network, whether it runs or not
@@ -75,7 +76,10 @@ pub(crate) fn connect(settings: &Settings, args: &ConnectArgs) -> Result<(), Fai
             container.config.name, args.network
         )));
     }
-    rewire(&container, &Order::Connect(endpoint.clone()))?;
+    if rewire(&container, &Order::Connect(endpoint.clone()))? {
+        let event = || wiring::of_network("connect", endpoint.network.as_deref(), &networks);
+        events::note(settings, || event().with("container", &container.config.id));
+    }
     container.config.networking.endpoints.push(endpoint);
     Ok(container.save()?)
 }
@@ -105,7 +109,10 @@ pub(crate) fn disconnect(settings: &Settings, args: &DisconnectArgs) -> Result<(
         // In no network at all, as Docker leaves it.
         container.config.sandbox.network = Network::None;
     }
-    rewire(&container, &Order::Disconnect(id))?;
+    if rewire(&container, &Order::Disconnect(id.clone()))? {
+        let event = || wiring::of_network("disconnect", id.as_deref(), &networks);
+        events::note(settings, || event().with("container", &container.config.id));
+    }
     Ok(container.save()?)
 }
 
@@ -124,14 +131,14 @@ fn refuse_fixed(container: &Container) -> Result<(), Failure> {
     }
 }
 
-/// Changes the networks of a container if it runs.
-fn rewire(container: &Container, order: &Order) -> Result<(), Failure> {
+/// Changes the networks of a container if it runs; says whether it does.
+fn rewire(container: &Container, order: &Order) -> Result<bool, Failure> {
     let connection = match container.ask(order, &[]) {
-        Err(ContainerError::NotRunning(_)) => return Ok(()),
+        Err(ContainerError::NotRunning(_)) => return Ok(false),
         connection => connection?,
     };
     match connection.reply()?.0 {
         Reply::Failed { message, .. } => Err(Failure::new(message)),
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }

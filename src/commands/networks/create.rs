@@ -7,6 +7,7 @@ use rbuild_runtime::networks::NewNetwork;
 use rbuild_runtime::{LanKind, MacvlanMode, Subnet, in_user_namespace};
 
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::Failure;
 use crate::ui;
 
@@ -93,6 +94,9 @@ pub(crate) fn create(settings: &Settings, args: &CreateArgs) -> Result<(), Failu
         return Err(Failure::new("macvlan networks need root"));
     }
     let network = super::networks(settings)?.create(new)?;
+    events::note(settings, || {
+        Event::network("create", &network.lan.id, &network.name, network.driver())
+    });
     ui::println(&network.lan.id)
 }
 

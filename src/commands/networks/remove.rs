@@ -1,11 +1,12 @@
 //! `rbuild network rm` and `rbuild network prune`.
 
-use rbuild_runtime::networks::{NetworkError, sweep};
+use rbuild_runtime::networks::{NetworkConfig, NetworkError, sweep};
 
 use super::{Filters, Known};
 use crate::commands::containers::containers;
 use crate::commands::prune;
 use crate::config::Settings;
+use crate::events::{self, Event};
 use crate::failure::{Failure, status};
 use crate::ui;
 
@@ -43,7 +44,9 @@ pub(crate) fn remove(settings: &Settings, args: &RemoveArgs) -> Result<u8, Failu
     for query in &args.networks {
         let done = match super::find(&networks, query) {
             Ok(Known::Predefined(name)) => Err(NetworkError::Predefined(name.to_owned())),
-            Ok(Known::Made(network)) => networks.remove(&network),
+            Ok(Known::Made(network)) => networks.remove(&network).map(|()| {
+                note_destroyed(settings, &network);
+            }),
             Err(NetworkError::NotFound(_)) if args.force => continue,
             Err(error) => Err(error),
         };
@@ -57,6 +60,12 @@ pub(crate) fn remove(settings: &Settings, args: &RemoveArgs) -> Result<u8, Failu
     }
     sweep(&settings.state_dir()?);
     Ok(result)
+}
+
+fn note_destroyed(settings: &Settings, network: &NetworkConfig) {
+    events::note(settings, || {
+        Event::network("destroy", &network.lan.id, &network.name, network.driver())
+    });
 }
 
 /// Removes all networks that no container is in.
@@ -88,6 +97,7 @@ pub(crate) fn prune_all(settings: &Settings, filters: &[String]) -> Result<(), F
             Err(NetworkError::InUse { .. } | NetworkError::NotFound(_)) => {}
             done => {
                 done?;
+                note_destroyed(settings, &network);
                 removed.push_str(&format!("{}\n", network.name));
             }
         }

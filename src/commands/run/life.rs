@@ -211,6 +211,7 @@ impl LifeArgs {
                 },
                 security: sandbox.security.clone(),
                 network: sandbox.network.clone(),
+                of_host: sandbox.of_host,
                 rlimits: sandbox.rlimits.clone(),
             },
             interval: time(settings.interval, INTERVAL),

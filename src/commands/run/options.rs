@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use rbuild_parser::parse_size;
 use rbuild_runtime::{
-    KernelSettings, Network, Rlimit, RlimitKind, Seccomp, Security, is_own_sysctl,
+    KernelSettings, Network, OfHost, Rlimit, RlimitKind, Seccomp, Security, is_own_sysctl,
 };
 
 use super::life::LifeArgs;
+use super::refused::RunRefused;
 use crate::commands::containers::attached::AttachingArgs;
 use crate::container::environment::{self, Change};
 use crate::container::mounts::{
@@ -19,7 +20,7 @@ use crate::container::{Options, capabilities};
 use crate::failure::{Failure, status};
 use crate::hostflags;
 use crate::limits::LimitArgs;
-use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
+use crate::refused::Refused;
 use crate::rights::RightsArgs;
 
 /// Run a command in a new container
@@ -59,12 +60,18 @@ pub(crate) struct RunArgs {
     /// Name of the container [default: one is made up]
     #[arg(long, value_name = "NAME")]
     pub(in crate::commands) name: Option<String>,
+    /// Remove the container that has this name
+    #[arg(long, requires = "name")]
+    pub(in crate::commands) replace: bool,
     /// Write the container's ID to a file that must not be there yet
     #[arg(long, value_name = "FILE")]
     pub(in crate::commands) cidfile: Option<PathBuf>,
     /// Set a label
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub(in crate::commands) label: Vec<String>,
+    /// Note something down about it, for others to read
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(in crate::commands) annotation: Vec<String>,
     /// Set labels from a file
     #[arg(long, value_name = "FILE")]
     pub(in crate::commands) label_file: Vec<PathBuf>,
@@ -88,6 +95,9 @@ pub(crate) struct RunArgs {
         hide_default_value = true
     )]
     pub(in crate::commands) pull: String,
+    /// The platform that the image has to be for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(in crate::commands) platform: Option<String>,
     /// Say nothing about a download
     #[arg(short, long)]
     pub(in crate::commands) quiet: bool,
@@ -111,10 +121,16 @@ pub(crate) struct RunArgs {
     pub(in crate::commands) hostname: Option<String>,
     /// Add its processes to a group, by name or number
     #[arg(long, value_name = "GROUP")]
-    group_add: Vec<String>,
+    pub(in crate::commands) group_add: Vec<String>,
     /// Set what belongs to its namespaces, such as `net.ipv4.ip_forward=1`
     #[arg(long, value_name = "NAME=VALUE")]
     sysctl: Vec<String>,
+    /// Message queues and shared memory: `private`, or `host` for those of this machine
+    #[arg(long, value_name = "WHOSE")]
+    ipc: Option<String>,
+    /// Host name: `private`, or `host` for that of this machine
+    #[arg(long, value_name = "WHOSE")]
+    uts: Option<String>,
     /// How soon it is killed when the machine has no memory left: -1000 to 1000
     #[arg(
         long,
@@ -125,7 +141,7 @@ pub(crate) struct RunArgs {
     oom_score_adj: Option<i32>,
     /// Show it a device of this machine
     #[arg(long, value_name = "SOURCE[:TARGET]", help_heading = "Rights")]
-    device: Vec<String>,
+    pub(in crate::commands) device: Vec<String>,
     /// Make a small init process 1, which reaps orphans and passes signals on
     #[arg(long)]
     init: bool,
@@ -149,7 +165,7 @@ pub(crate) struct RunArgs {
         value_name = "TARGET[:size=,mode=,uid=,gid=,exec,ro]",
         help_heading = "Files"
     )]
-    tmpfs: Vec<String>,
+    pub(in crate::commands) tmpfs: Vec<String>,
     /// Mount what is mounted in another container
     #[arg(long, value_name = "CONTAINER[:ro]", help_heading = "Files")]
     pub(in crate::commands) volumes_from: Vec<String>,
@@ -178,10 +194,10 @@ pub(crate) struct RunArgs {
     limits: LimitArgs,
     /// Limit a resource of each process, such as `nofile=1024:2048`
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
-    ulimit: Vec<String>,
+    pub(in crate::commands) ulimit: Vec<String>,
 
     #[command(flatten)]
-    rights: RightsArgs,
+    pub(in crate::commands) rights: RightsArgs,
     /// What it has around it: `default` (the best that this host allows), `root`, `rootless`,
     /// `single-id`, `nested` or `chroot`
     #[arg(long, value_name = "ISOLATION", help_heading = "Rights")]
@@ -196,42 +212,6 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(in crate::commands) refused: Refused<RunRefused>,
-}
-
-/// Options of `docker run` that are not there yet.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RunRefused;
-
-impl RefusedList for RunRefused {
-    const STATUS: u8 = status::ENGINE;
-    const OPTIONS: &'static [RefusedOption] = &[
-        flag("oom-kill-disable"),
-        flag("disable-content-trust").harmless(&["true", "false"]),
-        value("annotation"),
-        value("platform"),
-        value("memory-reservation"),
-        value("memory-swappiness"),
-        value("cpu-rt-period"),
-        value("cpu-rt-runtime"),
-        value("blkio-weight"),
-        value("blkio-weight-device"),
-        value("device-read-bps"),
-        value("device-read-iops"),
-        value("device-write-bps"),
-        value("device-write-iops"),
-        value("cgroupns").harmless(&["", "private"]),
-        value("storage-opt"),
-        value("ip6"),
-        value("link-local-ip"),
-        value("link"),
-        value("userns").harmless(&["", "host"]),
-        value("device-cgroup-rule"),
-        value("gpus"),
-        value("pid").harmless(&["", "private"]),
-        value("ipc").harmless(&["", "private", "shareable"]),
-        value("uts").harmless(&["", "private"]),
-        value("runtime"),
-    ];
 }
 
 impl RunArgs {
@@ -273,7 +253,34 @@ impl RunArgs {
                 .map(|limit| rlimit(limit))
                 .collect::<Result<_, _>>()?,
             limits: self.limits.limits()?,
+            of_host: self.of_host()?,
         })
+    }
+
+    /// `--ipc` and `--uts`.
+    fn of_host(&self) -> Result<OfHost, Failure> {
+        let whose = |flag: &str, value: &Option<String>| match value.as_deref() {
+            None | Some("" | "private" | "shareable") => Ok(false),
+            Some("host") => Ok(true),
+            Some(other) => Err(Failure::unsupported(&format!("`--{flag} {other}`"))
+                .with_status(status::ENGINE)
+                .hint("known values: private, host")),
+        };
+        let of_host = OfHost {
+            ipc: whose("ipc", &self.ipc)?,
+            names: whose("uts", &self.uts)?,
+        };
+        if of_host.ipc && self.shm_size.is_some() {
+            return Err(Failure::new(
+                "conflicting options: --shm-size and --ipc host, which has this machine's `/dev/shm`",
+            ));
+        }
+        if of_host.names && (self.hostname.is_some() || self.network.has_domain()) {
+            return Err(Failure::new(
+                "conflicting options: hostname and the UTS mode: --uts host has this machine's name",
+            ));
+        }
+        Ok(of_host)
     }
 
     fn environment(&self) -> Result<Vec<Change>, Failure> {

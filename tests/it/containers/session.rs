@@ -127,7 +127,11 @@ fn session(shell: Invocation, directory: &Path) -> String {
     needs::program("pasta", "passt");
     let outcome = shell.current_dir(directory).timeout(600).run();
     let text = outcome.out();
-    assert!(text.ends_with("created\n0\n0\ndata\n"), "{text}\n{}", outcome.stderr);
+    assert!(
+        text.ends_with("created\n0\n0\ndata\n"),
+        "{text}\n{}",
+        outcome.stderr
+    );
     text
 }
 

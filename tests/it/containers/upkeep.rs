@@ -1,16 +1,6 @@
-//! `commit`, `events`, `system df`, `container prune` and `system prune`.
-
-use rustix::process::Signal;
+//! `commit`, `system df`, `container prune` and `system prune`.
 
 use super::{told, with_busybox};
-use crate::support::TestEnv;
-
-/// What `rbuild events ARGS… --until 0s` prints.
-fn events(env: &TestEnv, args: &[&str]) -> Vec<String> {
-    let mut all = vec!["events", "--until", "0s"];
-    all.extend(args);
-    told(env, &all).lines().map(str::to_owned).collect()
-}
 
 #[test]
 fn commit_makes_an_image_of_what_a_container_changed() {
@@ -98,102 +88,6 @@ fn commit_makes_an_image_of_what_a_container_changed() {
         .fails_with("No such container: nobox");
     told(&env, &["rm", "-v", "box"]);
     env.assert_sound_store();
-}
-
-#[test]
-fn events_are_written_down_shown_and_followed() {
-    let env = with_busybox();
-    let follower = env
-        .rbuild([
-            "events",
-            "--since",
-            "1h",
-            "-f",
-            "type=container",
-            "--format",
-            "{{.Action}} {{.Actor.Attributes.name}}",
-        ])
-        .spawn();
-    env.rbuild([
-        "run", "--name", "box", "-v", "/v", "-l", "k=v", "busybox", "sh", "-c", "exit 3",
-    ])
-    .run()
-    .exits(3);
-    told(&env, &["rename", "box", "other"]);
-    told(&env, &["rm", "-v", "other"]);
-    follower.wait_for_output("destroy other");
-    follower.signal(Signal::TERM);
-    let outcome = follower.wait();
-    let want = "create box\nstart box\ndie box\nrename other\ndestroy other\n";
-    assert_eq!(outcome.out(), want);
-    let actions = |args: &[&str]| {
-        events(
-            &env,
-            &[&["--format", "{{.Type}} {{.Action}}"], args].concat(),
-        )
-    };
-    assert_eq!(
-        actions(&[]),
-        [
-            "image import",
-            "volume create",
-            "container create",
-            "container start",
-            "container die",
-            "container rename",
-            "container destroy",
-            "volume destroy"
-        ]
-    );
-    assert_eq!(
-        actions(&["-f", "event=die", "-f", "event=start"]),
-        ["container start", "container die"]
-    );
-    assert_eq!(
-        actions(&["-f", "container=other", "-f", "label=k=v"]),
-        ["container rename", "container destroy"]
-    );
-    assert_eq!(
-        actions(&["-f", "type=volume"]),
-        ["volume create", "volume destroy"]
-    );
-    assert_eq!(actions(&["--since", "0s"]), [""; 0]);
-    let died = &events(&env, &["-f", "event=die"])[0];
-    assert!(
-        died.contains("Z container die ")
-            && died.ends_with("(exitCode=3, image=busybox, k=v, name=box)"),
-        "{died}"
-    );
-    let json = &events(&env, &["-f", "event=die", "--format", "json"])[0];
-    let json: serde_json::Value = serde_json::from_str(json).unwrap();
-    assert_eq!(
-        (
-            &json["Type"],
-            &json["status"],
-            &json["Actor"]["Attributes"]["exitCode"]
-        ),
-        (&"container".into(), &"die".into(), &"3".into())
-    );
-    env.rbuild(["events", "-f", "x=y"])
-        .run()
-        .fails_with("invalid filter \"x\"");
-    env.rbuild(["events", "--since", "soon"])
-        .run()
-        .fails_with("invalid time \"soon\"");
-}
-
-#[test]
-fn a_container_that_removes_itself_tells_how_it_died() {
-    let env = with_busybox();
-    env.rbuild([
-        "run", "-d", "--rm", "--name", "box", "busybox", "sh", "-c", "exit 7",
-    ])
-    .run()
-    .ok();
-    crate::support::wait_until("its end is written down", || {
-        events(&env, &["-f", "event=destroy"]).len() == 1
-    });
-    assert!(events(&env, &["-f", "event=die"])[0].contains("exitCode=7"));
 }
 
 #[test]
