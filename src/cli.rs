@@ -12,7 +12,7 @@ use crate::commands::containers::{
     stop, top, update, wait,
 };
 use crate::commands::{
-    build, check, completions, context, debug, diff, doctor, events, explain, fmt, fsck, graph,
+    build, check, completions, context, debug, diff, doctor, du, events, explain, fmt, fsck, graph,
     history, images, imagetools, import, info, inspect, layers, load, login, logout, manifest,
     networks, prune, pull, push, repro, rmi, run, save, search, system, tag, timeline, version,
     volumes, watch,
@@ -179,7 +179,7 @@ Registries:
 Store and system:
   prune      Remove build cache that nobody needs
   system     Show disk usage (`system df`), remove unused data
-  du         Show disk usage
+  du         Show what takes space in the store
   events     Show what happens to containers, images, volumes and networks
   fsck       Check the store
   doctor     Tell what this host allows, and what to change to get more
@@ -285,7 +285,7 @@ pub(crate) enum Command {
     /// Show and free disk space
     #[command(subcommand)]
     System(SystemCommand),
-    Du(system::DfArgs),
+    Du(du::DuArgs),
     Fsck(fsck::FsckArgs),
     Doctor(doctor::DoctorArgs),
     Info(info::InfoArgs),
@@ -406,7 +406,7 @@ pub(crate) enum ManifestCommand {
 #[derive(Debug, Subcommand)]
 #[command(args_override_self = true)]
 pub(crate) enum BuilderCommand {
-    Du(system::DfArgs),
+    Du(du::DuArgs),
     Prune(prune::CachePruneArgs),
 }
 

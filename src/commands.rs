@@ -1,6 +1,7 @@
 //! The commands: each file translates its flags into calls of the libraries and shows the result.
 
 pub(crate) mod build;
+mod cache_filter;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod containers;
@@ -9,6 +10,7 @@ pub(crate) mod debug;
 pub(crate) mod diff;
 pub(crate) mod disk;
 pub(crate) mod doctor;
+pub(crate) mod du;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod filter;
@@ -157,9 +159,9 @@ pub(crate) fn dispatch(settings: &Settings, command: Command) -> Result<u8, Fail
             done(prune::cache(settings, &args))
         }
         Command::System(SystemCommand::Prune(args)) => done(prune::system(settings, &args)),
-        Command::System(SystemCommand::Df(args)) => done(system::system_df(settings, &args)),
+        Command::System(SystemCommand::Df(args)) => done(system::df(settings, &args)),
         Command::Builder(BuilderCommand::Du(args)) | Command::Du(args) => {
-            done(system::df(settings, &args))
+            done(du::run(settings, &args))
         }
         Command::System(SystemCommand::Info(args)) | Command::Info(args) => {
             done(info::run(settings, &args))

@@ -76,7 +76,7 @@ pub use live::{LiveDirectory, LiveName, LiveTree, metadata_of};
 pub use lock::StoreLock;
 pub use pack::pack;
 pub use plain::{PlainRoot, copy_tree};
-pub use prune::{PruneOptions, PruneReport, Usage, UsageItem, UsageKind};
+pub use prune::{ItemCondition, PruneOptions, PruneReport, Usage, UsageItem, UsageKind};
 pub use records::{BuildRecord, ImageEntry, ImageRecord};
 pub use scaffold::{ScaffoldTarget, TargetKind, scaffold};
 pub use session::Scratch;

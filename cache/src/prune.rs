@@ -26,12 +26,14 @@ use crate::session::Scratch;
 use crate::stack::keep::stacks;
 use crate::store::{Store, now_unix};
 
+mod condition;
 mod reach;
 mod shares;
 mod survey;
 mod usage;
 mod victims;
 
+pub use condition::ItemCondition;
 pub(crate) use reach::references;
 use survey::{Item, Survey};
 pub use usage::{Usage, UsageItem, UsageKind};
@@ -58,6 +60,8 @@ pub struct PruneOptions {
     pub min_free_bytes: Option<u64>,
     /// Keep this many bytes of build cache in spite of the two options before.
     pub reserved_bytes: Option<u64>,
+    /// Remove only what all of this holds for.
+    pub only: Vec<ItemCondition>,
     /// Also remove images without a name.
     pub dangling_images: bool,
     /// Only tell what would be removed.
@@ -122,7 +126,11 @@ impl Store {
         scratch.close()?;
         if !options.dry_run {
             self.prune_locks_and_memos(options)?;
-            self.forget_builds(if options.all { 0 } else { usize::MAX })?;
+            self.forget_builds(if options.takes_everything() {
+                0
+            } else {
+                usize::MAX
+            })?;
             self.meta().compact()?;
         }
         Ok(report)
@@ -175,9 +183,11 @@ impl Store {
             }
         }
         let everything = options.all || options.is_by_size();
-        let (freed, left) = partial::prune(self.layout(), everything, options.dry_run)?;
-        report.reclaimed += freed;
-        report.left += left;
+        if options.only.is_empty() {
+            let (freed, left) = partial::prune(self.layout(), everything, options.dry_run)?;
+            report.reclaimed += freed;
+            report.left += left;
+        }
         Ok(report)
     }
 
@@ -239,7 +249,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         for stack in stacks(self.layout())? {
             let used = survey.needed.contains_key(&stack.id);
-            if !used && stack.is_stale(self.layout(), gone, options.all) {
+            if !used && stack.is_stale(self.layout(), gone, options.takes_everything()) {
                 let place = scratch.path().join(format!("stack-{}", stack.id.hex()));
                 std::fs::rename(&stack.path, &place)
                     .map_err(StoreError::io("remove", &stack.path))?;
@@ -254,7 +264,7 @@ impl Store {
         const UNUSED: i64 = 90 * 24 * 3600;
         for path in list(&self.layout().memo())? {
             let age = now_unix() - path.symlink_metadata().map_or(0, |found| found.mtime());
-            if options.all || age > UNUSED {
+            if options.takes_everything() || age > UNUSED {
                 crate::remove::remove_tree(&path)?;
             }
         }

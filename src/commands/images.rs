@@ -59,7 +59,7 @@ pub(crate) struct ImagesArgs {
     tree: bool,
 }
 
-const HEADERS: &[(&str, &str)] = &[
+pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("Containers", "CONTAINERS"),
     ("CreatedAt", "CREATED AT"),
     ("CreatedSince", "CREATED"),
@@ -86,17 +86,25 @@ pub(crate) fn run(settings: &Settings, args: &ImagesArgs) -> Result<(), Failure>
         return show_tree(settings, &store, &filters, &entries, args.no_trunc);
     }
     let now = Timestamp::now();
-    let shares = Shares::new(&store, &entries, args)?;
+    let format = args.format.as_deref().unwrap_or_default();
+    let asked = ["SharedSize", "UniqueSize", "json"]
+        .iter()
+        .any(|word| format.contains(word));
+    let shares = if asked {
+        Shares::new(&store, &entries)?
+    } else {
+        Shares::default()
+    };
     let mut rows = Vec::new();
     for entry in &entries {
         if !filters.accepts(&store, entry)? {
             continue;
         }
         if entry.names.is_empty() && !filters.by_name() {
-            rows.push(row(args, entry, None, &shares, now));
+            rows.push(row(entry, None, args.no_trunc, &shares, "N/A", now));
         }
         for name in entry.names.iter().filter(|name| filters.accepts_name(name)) {
-            rows.push(row(args, entry, Some(name), &shares, now));
+            rows.push(row(entry, Some(name), args.no_trunc, &shares, "N/A", now));
         }
     }
     ui::print(&listing(args).render(&rows)?)
@@ -147,20 +155,37 @@ fn listing(args: &ImagesArgs) -> Listing<'_> {
     }
 }
 
+/// Every image once for each of its names, the newest first; `users`: how many containers were made of
+/// each, by its ID.
+pub(super) fn all_rows(
+    store: &Store,
+    users: &BTreeMap<String, usize>,
+) -> Result<Vec<Value>, Failure> {
+    let mut entries = store.images()?;
+    entries.sort_by_key(|entry| Reverse(parse_created(entry.record.created.as_deref())));
+    let (now, shares) = (Timestamp::now(), Shares::new(store, &entries)?);
+    let mut rows = Vec::new();
+    for entry in &entries {
+        let count = users.get(&entry.record.config.to_string()).unwrap_or(&0);
+        let names: Vec<Option<&String>> = match entry.names.as_slice() {
+            [] => vec![None],
+            names => names.iter().map(Some).collect(),
+        };
+        for name in names {
+            rows.push(row(entry, name, false, &shares, &count.to_string(), now));
+        }
+    }
+    Ok(rows)
+}
+
 /// Sizes of the layers that several images have.
+#[derive(Default)]
 struct Shares(BTreeMap<DiffId, u64>);
 
 impl Shares {
-    /// Looks at the layers if the format asks for what it takes.
-    fn new(store: &Store, entries: &[ImageEntry], args: &ImagesArgs) -> Result<Shares, Failure> {
+    /// Looks at the layers.
+    fn new(store: &Store, entries: &[ImageEntry]) -> Result<Shares, Failure> {
         let mut sizes = BTreeMap::new();
-        let format = args.format.as_deref().unwrap_or_default();
-        if !["SharedSize", "UniqueSize", "json"]
-            .iter()
-            .any(|word| format.contains(word))
-        {
-            return Ok(Shares(sizes));
-        }
         let mut users: BTreeMap<DiffId, usize> = BTreeMap::new();
         for entry in entries {
             let layers: BTreeSet<DiffId> = entry.record.layers.iter().copied().collect();
@@ -184,16 +209,17 @@ impl Shares {
 }
 
 fn row(
-    args: &ImagesArgs,
     entry: &ImageEntry,
     name: Option<&String>,
+    whole_id: bool,
     shares: &Shares,
+    containers: &str,
     now: Timestamp,
 ) -> Value {
     let record = &entry.record;
     let none = || "<none>".to_owned();
     let (repository, tag) = name.map_or_else(|| (none(), none()), |name| familiar_parts(name));
-    let id = if args.no_trunc {
+    let id = if whole_id {
         record.config.to_string()
     } else {
         short_id(&record.config)
@@ -202,7 +228,7 @@ fn row(
     let size = units::size(record.size);
     let shared = shares.of(entry);
     Value::Struct(vec![
-        ("Containers", "N/A".into()),
+        ("Containers", containers.into()),
         ("CreatedAt", created_at(created).into()),
         ("CreatedSince", created_since(created, now).into()),
         ("Digest", record.manifest.to_string().into()),

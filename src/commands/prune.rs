@@ -4,6 +4,7 @@ use std::io::BufRead as _;
 
 use rbuild_cache::{PruneOptions, PruneReport, Store};
 
+use super::cache_filter::CacheFilter;
 use super::filter::Filters;
 use super::lookup::familiar;
 use super::{containers, images};
@@ -43,8 +44,9 @@ pub(crate) struct CachePruneArgs {
         alias = "keep-bytes"
     )]
     reserved_space: Option<String>,
-    /// Remove only what meets a condition: until=DURATION
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Remove only what meets a condition: until=DURATION, id=, type=, description=, description~=, inuse,
+    /// mutable, immutable, shared, private; `!=` for the contrary
+    #[arg(long, value_name = "CONDITION")]
     filter: Vec<String>,
     /// Only tell what would be removed
     #[arg(long)]
@@ -90,7 +92,7 @@ pub(crate) struct SystemPruneArgs {
 pub(crate) fn cache(settings: &Settings, args: &CachePruneArgs) -> Result<(), Failure> {
     let by_size = args.max_used_space.is_some() || args.min_free_space.is_some();
     let all = args.all || by_size || args.reserved_space.is_some() || !args.filter.is_empty();
-    let unused_for = unused_for(&args.filter)?;
+    let filter = CacheFilter::parse(&args.filter)?;
     if !args.dry_run && !args.force {
         let what = if all {
             "build cache"
@@ -108,12 +110,13 @@ pub(crate) fn cache(settings: &Settings, args: &CachePruneArgs) -> Result<(), Fa
     let reserved = size(&args.reserved_space)?;
     let report = store.prune(&PruneOptions {
         all,
-        unused_for,
+        unused_for: filter.unused_for,
         max_used_bytes: size(&args.max_used_space)?,
         min_free_bytes: size(&args.min_free_space)?,
         // Alone it says how much of the cache is to be left.
         keep_bytes: reserved.filter(|_| !by_size),
         reserved_bytes: reserved.filter(|_| by_size),
+        only: filter.conditions,
         dangling_images: false,
         dry_run: args.dry_run,
     })?;
@@ -247,19 +250,4 @@ fn total(bytes: u64) -> Result<(), Failure> {
         "Total reclaimed space: {}",
         units::exact_size(bytes)
     ))
-}
-
-fn unused_for(filters: &[String]) -> Result<Option<std::time::Duration>, Failure> {
-    let mut longest = None;
-    for filter in filters {
-        let Some(value) = filter
-            .strip_prefix("until=")
-            .or(filter.strip_prefix("unused-for="))
-        else {
-            return Err(Failure::new(format!("invalid filter {filter:?}"))
-                .hint("the build cache knows `until=DURATION` only, such as `until=24h`"));
-        };
-        longest = longest.max(Some(bounds::duration(value)?));
-    }
-    Ok(longest)
 }

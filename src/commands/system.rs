@@ -1,8 +1,9 @@
-//! `rbuild system df`, `rbuild du`.
+//! `rbuild system df`.
+
+mod verbose;
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use rbuild_cache::{Store, Usage, UsageItem, UsageKind};
 
 use super::{containers, volumes};
@@ -15,13 +16,13 @@ use crate::ui::{self, units};
 /// Show disk usage
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  rbuild du
-  rbuild du --verbose")]
+  rbuild system df
+  rbuild system df --verbose")]
 pub(crate) struct DfArgs {
-    /// Show every item
+    /// Show every image, container, volume and item of the build cache
     #[arg(short, long)]
     verbose: bool,
-    /// Show each line by a Go template, `table TEMPLATE` or `json`
+    /// Show each line by a Go template, `table TEMPLATE` or `json`; with `-v` all of it as one object
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
 }
@@ -34,131 +35,32 @@ const SUMMARY: &[(&str, &str)] = &[
     ("Type", "TYPE"),
 ];
 
-const ITEMS: &[(&str, &str)] = &[
-    ("Description", "DESCRIPTION"),
-    ("ID", "ID"),
-    ("Kind", "KIND"),
-    ("LastAccessed", "LAST ACCESSED"),
-    ("Reclaimable", "RECLAIMABLE"),
-    ("Shared", "SHARED"),
-    ("Size", "SIZE"),
-];
-
-/// Shows disk usage, and with `-v` also that of each container and volume.
-pub(crate) fn system_df(settings: &Settings, args: &DfArgs) -> Result<(), Failure> {
-    df(settings, args)?;
-    if !args.verbose || args.format.is_some() {
-        return Ok(());
-    }
-    let containers = containers::usage::all(settings)?;
-    let mut lines = vec!["CONTAINER ID\tIMAGE\tLOCAL VOLUMES\tSIZE\tNAMES".to_owned()];
-    lines.extend(containers.iter().map(|usage| {
-        format!(
-            "{}\t{}\t{}\t{}\t{}",
-            usage.container.short_id(),
-            ui::control::visible(&usage.details.image),
-            usage.details.volumes().count(),
-            units::exact_size(usage.size),
-            usage.container.config.name
-        )
-    }));
-    let table = |lines: &[String]| ui::table::columns(lines.iter().map(String::as_str));
-    ui::print(&format!("\nContainers space usage:\n\n{}", table(&lines)))?;
-    let store = super::open_store(settings)?;
-    let used = volumes::Users::new(&containers::containers(settings)?)?;
-    let mut lines = vec!["VOLUME NAME\tLINKS\tSIZE".to_owned()];
-    lines.extend(volumes::all(settings, &store)?.iter().map(|volume| {
-        let name = &volume.record.name;
-        let links = used.of(name).len();
-        format!("{name}\t{links}\t{}", units::exact_size(volume.size()))
-    }));
-    ui::print(&format!(
-        "\nLocal Volumes space usage:\n\n{}",
-        table(&lines)
-    ))
-}
-
-/// Shows disk usage.
+/// Shows disk usage, and with `-v` every single thing.
 pub(crate) fn df(settings: &Settings, args: &DfArgs) -> Result<(), Failure> {
-    let store = super::open_store(settings)?;
-    let usage = store.usage()?;
     let format = args.format.as_deref();
     if args.verbose {
-        let table = "{{.ID}}\t{{.Kind}}\t{{.Reclaimable}}\t{{.Size}}\t{{.LastAccessed}}\t\
-                     {{.Description}}";
-        let rows = items(&usage);
-        ui::print(
-            &Listing {
-                headers: ITEMS,
-                table,
-                format,
-            }
-            .render(&rows)?,
-        )?;
-        return if format.is_none() {
-            totals(&usage)
-        } else {
-            Ok(())
-        };
+        return verbose::show(settings, format);
     }
-    let table = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
-    let rows = summary(settings, &store, &usage)?;
-    ui::print(
-        &Listing {
-            headers: SUMMARY,
-            table,
-            format,
-        }
-        .render(&rows)?,
-    )
-}
-
-fn items(usage: &Usage) -> Vec<Value> {
-    let now = Timestamp::now().as_second();
-    usage
-        .items
-        .iter()
-        .map(|item| {
-            let kind = match item.kind {
-                UsageKind::Blob => "blob",
-                UsageKind::Layer => "layer",
-                UsageKind::CacheMount => "cache mount",
-            };
-            let id: String = item.id.chars().take(12).collect();
-            let age = units::age(now.saturating_sub(item.last_used_unix));
-            Value::Struct(vec![
-                (
-                    "Description",
-                    ui::control::visible(&item.description).into(),
-                ),
-                ("ID", id.into()),
-                ("Kind", kind.into()),
-                ("LastAccessed", format!("{age} ago").into()),
-                ("Reclaimable", item.reclaimable.to_string().into()),
-                ("Shared", item.shared.to_string().into()),
-                ("Size", units::exact_size(item.size).into()),
-            ])
-        })
-        .collect()
-}
-
-fn totals(usage: &Usage) -> Result<(), Failure> {
-    let sum = |keep: &dyn Fn(&UsageItem) -> bool| {
-        let bytes = usage
-            .items
-            .iter()
-            .filter(|item| keep(item))
-            .map(|item| item.size)
-            .sum();
-        units::exact_size(bytes)
+    let store = super::open_store(settings)?;
+    let rows = summary(settings, &store, &store.usage()?)?;
+    let listing = Listing {
+        headers: SUMMARY,
+        table: "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
+        format,
     };
-    ui::print(&format!(
-        "Shared:\t\t{}\nPrivate:\t{}\nReclaimable:\t{}\nTotal:\t\t{}\n",
-        sum(&|item| item.shared),
-        sum(&|item| !item.shared),
-        sum(&|item| item.reclaimable),
-        sum(&|_| true),
-    ))
+    ui::print(&listing.render(&rows)?)
+}
+
+/// What is in the store beside the layers of images.
+fn cache_items(store: &Store) -> Result<Vec<UsageItem>, Failure> {
+    let of_images = verbose::layers_of_images(&store.images()?);
+    let mut items = store.usage()?.items;
+    items.retain(|item| !is_of_image(item, &of_images));
+    Ok(items)
+}
+
+fn is_of_image(item: &UsageItem, layers: &BTreeSet<String>) -> bool {
+    item.kind == UsageKind::Layer && layers.contains(&item.id)
 }
 
 /// A line for containers: those that run are active.
@@ -192,12 +94,8 @@ fn of_volumes(settings: &Settings, store: &Store) -> Result<Value, Failure> {
 /// One line for images and one for everything else.
 fn summary(settings: &Settings, store: &Store, usage: &Usage) -> Result<Vec<Value>, Failure> {
     let images = store.images()?;
-    let of_images: BTreeSet<String> = images
-        .iter()
-        .flat_map(|entry| entry.record.layers.iter().map(|layer| layer.digest().hex()))
-        .collect();
-    let in_images =
-        |item: &&UsageItem| item.kind == UsageKind::Layer && of_images.contains(&item.id);
+    let of_images = verbose::layers_of_images(&images);
+    let in_images = |item: &&UsageItem| is_of_image(item, &of_images);
     let image_bytes = usage
         .items
         .iter()

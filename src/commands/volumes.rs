@@ -87,7 +87,7 @@ pub(crate) struct ListArgs {
     format: Option<String>,
 }
 
-const HEADERS: &[(&str, &str)] = &[
+pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("Availability", "AVAILABILITY"),
     ("Driver", "DRIVER"),
     ("Group", "GROUP"),
@@ -215,6 +215,16 @@ pub(crate) fn all(settings: &Settings, store: &Store) -> Result<Vec<Volume>, Fai
         ui::warn(&settings.palette, &failure.message.unwrap_or_default());
     }
     Ok(volumes)
+}
+
+/// Every volume, with its size.
+pub(crate) fn all_rows(settings: &Settings, store: &Store) -> Result<Vec<Value>, Failure> {
+    let used = Users::new(&super::containers::containers(settings)?)?;
+    let volumes = all(settings, store)?;
+    Ok(volumes
+        .iter()
+        .map(|volume| row(volume, &used, true))
+        .collect())
 }
 
 fn row(volume: &Volume, used: &Users, sizes: bool) -> Value {

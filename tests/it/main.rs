@@ -64,4 +64,5 @@ mod ssh;
 mod store;
 mod terminal;
 mod timeline;
+mod usage;
 mod watch;

@@ -1,5 +1,6 @@
 //! Telling what takes space.
 
+use super::survey::{Item, Survey};
 use crate::error::StoreError;
 use crate::store::Store;
 
@@ -40,6 +41,23 @@ pub struct UsageItem {
     pub description: String,
 }
 
+impl Survey {
+    /// What is told of an item.
+    pub(super) fn describe(&self, item: &Item) -> UsageItem {
+        let needed = self.needed.get(&item.digest);
+        let cached = self.cached.get(&item.digest);
+        UsageItem {
+            kind: item.kind,
+            id: item.digest.hex(),
+            size: item.size,
+            last_used_unix: item.last_used.seconds,
+            reclaimable: needed.is_none(),
+            shared: needed.is_some() && cached.is_some(),
+            description: needed.or(cached).cloned().unwrap_or_default(),
+        }
+    }
+}
+
 impl Store {
     /// Tells what takes how much space.
     pub fn usage(&self) -> Result<Usage, StoreError> {
@@ -47,19 +65,7 @@ impl Store {
         let mut items: Vec<UsageItem> = survey
             .items
             .iter()
-            .map(|item| {
-                let needed = survey.needed.get(&item.digest);
-                let cached = survey.cached.get(&item.digest);
-                UsageItem {
-                    kind: item.kind,
-                    id: item.digest.hex(),
-                    size: item.size,
-                    last_used_unix: item.last_used.seconds,
-                    reclaimable: needed.is_none(),
-                    shared: needed.is_some() && cached.is_some(),
-                    description: needed.or(cached).cloned().unwrap_or_default(),
-                }
-            })
+            .map(|item| survey.describe(item))
             .collect();
         items.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
         Ok(Usage { items })

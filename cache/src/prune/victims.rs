@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::survey::{Item, Survey};
-use super::{PruneOptions, UsageKind};
+use super::{ItemCondition, PruneOptions, UsageItem, UsageKind};
 use crate::digest::Digest;
 use crate::store::now_unix;
 
@@ -41,10 +41,19 @@ impl PruneOptions {
         self.keep_bytes.is_some() || self.max_used_bytes.is_some() || self.min_free_bytes.is_some()
     }
 
+    /// Whether all goes that nobody needs, be it old or young.
+    pub(super) fn takes_everything(&self) -> bool {
+        self.all && self.unused_for.is_none() && !self.is_by_size() && self.only.is_empty()
+    }
+
     /// Whether build cache goes, not only garbage.
     fn takes_cache(&self) -> bool {
         self.all || self.unused_for.is_some() || self.is_by_size()
     }
+}
+
+fn matches(conditions: &[ItemCondition], item: &UsageItem) -> bool {
+    conditions.iter().all(|condition| condition.holds(item))
 }
 
 /// What is to be removed.
@@ -67,7 +76,8 @@ impl Survey {
         let mut chosen: BTreeSet<(UsageKind, Digest)> = BTreeSet::new();
         let mut cache: Vec<&Item> = Vec::new();
         for item in &self.items {
-            if self.needed.contains_key(&item.digest) {
+            let is_meant = options.only.is_empty() || matches(&options.only, &self.describe(item));
+            if self.needed.contains_key(&item.digest) || !is_meant {
                 continue;
             }
             if item.kind == UsageKind::CacheMount || self.cached.contains_key(&item.digest) {
@@ -127,7 +137,7 @@ impl Survey {
         chosen: &BTreeSet<(UsageKind, Digest)>,
         options: &PruneOptions,
     ) -> Vec<Digest> {
-        let everything = options.all && options.unused_for.is_none() && !options.is_by_size();
+        let everything = options.takes_everything();
         self.records
             .iter()
             .filter(|record| {

@@ -28,7 +28,7 @@ const MOUNT: usize = 15;
 /// List containers
 ///
 /// Those that run, the newest first; with `-a` all.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(after_help = "Examples:
   rbuild ps -a
   rbuild ps -q -f status=exited
@@ -63,7 +63,7 @@ pub(crate) struct PsArgs {
     format: Option<String>,
 }
 
-const HEADERS: &[(&str, &str)] = &[
+pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("Command", "COMMAND"),
     ("CreatedAt", "CREATED AT"),
     ("ID", "CONTAINER ID"),
@@ -113,6 +113,20 @@ pub(crate) fn run(settings: &Settings, args: &PsArgs) -> Result<(), Failure> {
         },
     };
     ui::print(&listing.render(&rows)?)
+}
+
+/// Every container, running or not, the newest first, with its size.
+pub(crate) fn all_rows(settings: &Settings) -> Result<Vec<Value>, Failure> {
+    let args = PsArgs {
+        size: true,
+        ..PsArgs::default()
+    };
+    let (now, names) = (Timestamp::now(), Names::read(settings)?);
+    let containers = super::containers(settings)?.list()?;
+    containers
+        .iter()
+        .map(|container| row(&args, container, &container.state()?, &names, now))
+        .collect()
 }
 
 fn row(

@@ -5,15 +5,12 @@ use rbuild_runtime::container::Container;
 
 use super::containers;
 use crate::config::Settings;
-use crate::container::details::Details;
 use crate::failure::Failure;
 
 /// A container and what it takes.
 pub(crate) struct ContainerUsage {
     /// The container.
     pub(crate) container: Container,
-    /// What it is made of.
-    pub(crate) details: Details,
     /// It does not run.
     pub(crate) stopped: bool,
     /// Bytes of what it has written.
@@ -32,7 +29,6 @@ pub(crate) fn all(settings: &Settings) -> Result<Vec<ContainerUsage>, Failure> {
     for container in containers(settings)?.list()? {
         let stopped = !container.state()?.status.is_alive();
         found.push(ContainerUsage {
-            details: Details::of(&container),
             stopped,
             size: size_of(&container),
             container,
