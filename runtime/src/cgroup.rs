@@ -1,13 +1,15 @@
 //! Control groups: one per sandbox that has limits, on whichever hierarchy holds the controller.
 //!
 //! A group is a directory named `rbuild-PID-START-N` after the spawner that made it, in the root of
-//! the version 2 hierarchy, or below the spawner's own group for each controller of version 1. Hosts
-//! with both at once are served controller by controller. Groups of spawners that are gone are
+//! the version 2 hierarchy or else in the nearest group above the spawner that is this user's, or below the
+//! spawner's own group for each controller of version 1. Hosts with both at once are served controller
+//! by controller. Groups of spawners that are gone are
 //! recognised by their name and removed by the next one that makes a group.
 
 mod change;
 mod hierarchies;
 mod owner;
+mod room;
 mod settings;
 mod view;
 
@@ -21,8 +23,10 @@ pub(crate) use change::change;
 use hierarchies::Hierarchies;
 pub(crate) use hierarchies::describe;
 pub(crate) use owner::owner_name;
+use room::enable_down;
+pub(crate) use room::{ASIDE, make_room};
 use settings::{Setting, concerns, settings};
-pub(crate) use view::mount_view;
+pub(crate) use view::{is_unified, mount_view};
 
 /// What can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +148,7 @@ impl Cgroup {
             Home::Legacy(parent) => (parent, false),
         };
         if unified {
-            enable(parent, controller)?;
+            enable_down(home.root(), parent, controller)?;
         }
         let directory = parent.join(name);
         if !self.directories.contains(&directory) {
@@ -244,44 +248,6 @@ impl Cgroup {
         }
         Some(self)
     }
-}
-
-/// Lets groups below `parent` use a controller.
-fn enable(parent: &Path, controller: Controller) -> Result<(), String> {
-    let file = parent.join("cgroup.subtree_control");
-    let name = controller.name();
-    let enabled = fs::read_to_string(&file).unwrap_or_default();
-    if enabled.split_whitespace().any(|word| word == name) {
-        return Ok(());
-    }
-    let explain = |error: io::Error| format!("{}: {error}", file.display());
-    match fs::write(&file, format!("+{name}")) {
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            // A group with processes of its own cannot have limited groups in it: they go aside.
-            move_aside(parent)?;
-            fs::write(&file, format!("+{name}")).map_err(explain)
-        }
-        result => result.map_err(explain),
-    }
-}
-
-/// Moves all processes of a group into a group below it.
-fn move_aside(parent: &Path) -> Result<(), String> {
-    let aside = parent.join(format!("{}-supervisor", owner_name()));
-    let explain = |error: io::Error| format!("{}: {error}", aside.display());
-    match fs::create_dir(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(explain(error)),
-        _ => {}
-    }
-    let processes = fs::read_to_string(parent.join("cgroup.procs")).map_err(explain)?;
-    for process in processes.lines() {
-        match fs::write(aside.join("cgroup.procs"), process) {
-            // It has ended meanwhile.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            result => result.map_err(explain)?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::net::{RecvFlags, Shutdown, shutdown};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::cgroup;
 use crate::isolation::isolation;
 use crate::net::Lease;
 use crate::running::Connections;
@@ -115,6 +116,9 @@ impl Runtime {
     pub fn spawn(&self, sandbox: &Sandbox, stdio: Stdio) -> Result<Running, SandboxError> {
         let body = serde_json::to_vec(sandbox)
             .map_err(|error| SandboxError::Invalid(error.to_string()))?;
+        if !sandbox.limits.is_empty() {
+            cgroup::make_room(&sandbox.limits);
+        }
         self.ask(body, stdio, None)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::processes;
+use crate::{cgroup, processes};
 
 /// Ticks a second in `/proc`, the same on all architectures that Linux images are made for.
 const TICKS: u64 = 100;
@@ -136,7 +136,7 @@ impl Groups {
                 .is_some_and(|name| name.to_string_lossy().starts_with("rbuild-"));
             let names: Vec<String> = names.split(',').map(str::to_owned).collect();
             if own
-                && !group.ends_with("-supervisor")
+                && !group.ends_with(cgroup::ASIDE)
                 && let Some(point) = mounts.lines().find_map(|line| shows(line, &names))
             {
                 let (shown, point) = point;

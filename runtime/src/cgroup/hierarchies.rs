@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::owner::owner_is_gone;
+use super::room::{ASIDE, hands_down};
 use super::{Controller, Home};
 
 /// The hierarchies that are mounted, with the place for new groups in each.
@@ -74,7 +75,7 @@ impl Hierarchies {
             .unified
             .as_deref()
             .zip(own)
-            .map(|(root, own)| root.join(own));
+            .map(|(root, own)| root.join(before_it_was_moved(own)));
         found
     }
 
@@ -104,12 +105,7 @@ impl Hierarchies {
         if let Some(root) = &self.unified {
             let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
             if offered.split_whitespace().any(|word| word == name) {
-                // Without rights at the root, below our own group: that may be given to this user.
-                let home = match &self.own {
-                    Some(own) if !is_writable(root) => own.clone(),
-                    _ => root.clone(),
-                };
-                return Some(Home::Unified(home));
+                return Some(Home::Unified(self.place(root, controller)));
             }
         }
         let (_, directory) = self
@@ -119,12 +115,34 @@ impl Hierarchies {
         Some(Home::Legacy(directory.clone()))
     }
 
+    /// Where new groups of version 2 go: the root if it is ours, else the nearest group above us that is
+    /// (given to this user, by systemd for example) and hands the controller down, for such a one
+    /// has no processes that would be in the way; else our own group.
+    fn place(&self, root: &Path, controller: Controller) -> PathBuf {
+        let Some(own) = &self.own else {
+            return root.to_path_buf();
+        };
+        if is_writable(root) {
+            return root.to_path_buf();
+        }
+        let given = |directory: &&Path| {
+            // Who moves a process needs this right where the ways of the two groups part.
+            is_writable(directory)
+                && is_writable(&directory.join("cgroup.procs"))
+                && hands_down(directory, controller)
+        };
+        let mut above = own.ancestors().take_while(|group| group.starts_with(root));
+        above.find(given).unwrap_or(own).to_path_buf()
+    }
+
     /// Removes groups of spawners that are gone.
     pub(super) fn remove_leftovers(&self) {
-        let directories = self
-            .unified
-            .iter()
-            .chain(self.legacy.iter().map(|(_, path)| path));
+        let own = self.own.iter().flat_map(|own| own.ancestors());
+        let root = self.unified.as_deref();
+        let directories = own
+            .take_while(|group| root.is_some_and(|root| group.starts_with(root)))
+            .chain(root)
+            .chain(self.legacy.iter().map(|(_, path)| path.as_path()));
         for directory in directories {
             let Ok(entries) = fs::read_dir(directory) else {
                 continue;
@@ -140,6 +158,16 @@ impl Hierarchies {
                 }
             }
         }
+    }
+}
+
+/// The group that a process was in before it had to make room for groups with limits.
+fn before_it_was_moved(group: &str) -> &str {
+    let (above, name) = group.rsplit_once('/').unwrap_or(("", group));
+    if name.starts_with("rbuild-") && name.ends_with(ASIDE) {
+        above
+    } else {
+        group
     }
 }
 
@@ -188,6 +216,16 @@ mod tests {
 31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 32 24 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
 33 24 0:29 / /tmp rw - tmpfs tmpfs rw";
+
+    #[test]
+    fn who_was_moved_aside_has_the_group_of_before() {
+        let mounts = "32 24 0:28 / /cg rw - cgroup2 cgroup2 rw";
+        let own = |group: &str| Hierarchies::parse(mounts, &format!("0::/{group}\n")).own;
+        assert_eq!(own("a/rbuild-1-2-supervisor"), Some("/cg/a".into()));
+        assert_eq!(own("rbuild-1-2-supervisor"), Some("/cg/".into()));
+        assert_eq!(own("a/b-supervisor"), Some("/cg/a/b-supervisor".into()));
+        assert_eq!(own("a/rbuild-1-2-0"), Some("/cg/a/rbuild-1-2-0".into()));
+    }
 
     #[test]
     fn both_versions_are_found_side_by_side() {

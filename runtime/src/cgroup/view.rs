@@ -13,6 +13,11 @@ use crate::wire::{InStep as _, Step};
 /// `statfs` type of the version 2 hierarchy.
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
+/// Whether the host has version 2 alone, at the usual place.
+pub(crate) fn is_unified() -> bool {
+    statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC)
+}
+
 /// Mounts what the sandbox sees at `/sys/fs/cgroup`.
 ///
 /// With version 2 its own group. With version 1 the controllers that limit it, so that programs
@@ -23,8 +28,7 @@ pub(crate) fn mount_view(
     cgroup: Option<&Cgroup>,
 ) -> Step<()> {
     let step = "mount /sys/fs/cgroup";
-    let unified = statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC);
-    if unified {
+    if is_unified() {
         let view = FileSystem::new("cgroup2")?.mount(attributes)?;
         return view.attach(target).step(step);
     }

@@ -9,7 +9,9 @@ use rustix::mount::MountAttrFlags;
 
 use crate::cgroup::{self, Cgroup};
 use crate::isolation::{Isolation, isolation};
-use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_path};
+use crate::mount::{
+    Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_in_root, open_path,
+};
 use crate::spec::{KernelSettings, Network, Sandbox, Security};
 use crate::userns::in_user_namespace;
 use crate::wire::{Failure, InStep as _, Step};
@@ -141,10 +143,23 @@ pub(super) fn mount_sys(
                 .map_err(|failure| failure.at(format!("/sys/{name}")))?;
         }
     }
-    if !bound
-        && let Some(target) = find(sys.as_fd(), "fs/cgroup").step_at("open", "/sys/fs/cgroup")?
-    {
-        cgroup::mount_view(target.as_fd(), NO_SUID_DEV_EXEC | protection, cgroup)?;
+    let step = "open";
+    let place = "/sys/fs/cgroup";
+    let attributes = NO_SUID_DEV_EXEC | protection;
+    if !bound {
+        return match find(sys.as_fd(), "fs/cgroup").step_at(step, place)? {
+            Some(target) => cgroup::mount_view(target.as_fd(), attributes, cgroup),
+            None => Ok(()),
+        };
+    }
+    if cgroup::is_unified() {
+        // Over the host's, which shows all groups. A container around us may refuse it.
+        let target = open_in_root(sys.as_fd(), Path::new("fs/cgroup"), OFlags::DIRECTORY)
+            .step_at(step, place)?;
+        return match cgroup::mount_view(target.as_fd(), attributes, cgroup) {
+            Err(failure) if failure.errno == libc::EPERM => Ok(()),
+            done => done,
+        };
     }
     Ok(())
 }
