@@ -97,7 +97,9 @@ pub(crate) fn mount(
             };
             let layers = Layers::open(lowers, upper)?;
             let mount = layers.mount(attributes, stage)?;
-            layers.refuse_read_only(&mount)?;
+            if !attributes.contains(READ_ONLY) {
+                layers.refuse_read_only(&mount)?;
+            }
             Ok(mount)
         }
     }
