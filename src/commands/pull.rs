@@ -89,7 +89,7 @@ pub(super) fn for_run(
     settings: &Settings,
     store: &Store,
     image: &str,
-    wanted: Option<Platform>,
+    wanted: Option<&Platform>,
     quiet: bool,
 ) -> Result<(), Failure> {
     let name = ImageReference::parse(image)
@@ -103,7 +103,7 @@ pub(super) fn for_run(
         counter: &counter,
         bytes: Mutex::default(),
     };
-    let platform = wanted.unwrap_or_else(Platform::host);
+    let platform = wanted.cloned().unwrap_or_else(Platform::host);
     let (found, changed) = pull_image(store, &client, &name, &platform, &|news| lines.tell(news))
         .map_err(|error| registry_failure(&error))?;
     counter.clear();

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rbuild_builder::image::image_config;
 use rbuild_cache::Store;
 use rbuild_parser::Platform;
 use rbuild_runtime::{
@@ -143,11 +142,11 @@ pub(super) fn find_or_pull(
             .hint("`rbuild images` lists what is there, `rbuild pull` gets others")
     };
     let platform = super::pull::wanted_platform(settings, args.platform.as_deref())?;
-    let found = lookup::find(store, image)?;
-    let found = match &platform {
-        Some(platform) => found.filter(|found| is_for(store, found, platform)),
-        None => found,
+    let find = || -> Result<Option<Found>, Failure> {
+        let found = lookup::find(store, image)?;
+        Ok(found.and_then(|found| for_platform(store, image, found, platform.as_ref())))
     };
+    let found = find()?;
     let pulls = match args.pull.as_str() {
         "always" => true,
         "missing" => found.is_none(),
@@ -165,17 +164,22 @@ pub(super) fn find_or_pull(
     if found.is_none() && !args.quiet {
         ui::message(&format!("Unable to find image '{image}' locally\n"));
     }
-    super::pull::for_run(settings, store, image, platform, args.quiet)?;
-    lookup::find(store, image)?.ok_or_else(missing)
+    super::pull::for_run(settings, store, image, platform.as_ref(), args.quiet)?;
+    find()?.ok_or_else(missing)
 }
 
-/// Whether an image that is there is for a platform; one that cannot be read is not.
-fn is_for(store: &Store, found: &Found, platform: &Platform) -> bool {
-    image_config(store, &found.entry.record).is_ok_and(|config| {
-        let own = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
-        let variant = platform.variant.is_none() || platform.variant == own.variant;
-        platform.os == own.os && platform.architecture == own.architecture && variant
-    })
+/// The image for a platform among those behind a name; none if it is not here.
+fn for_platform(
+    store: &Store,
+    image: &str,
+    mut found: Found,
+    platform: Option<&Platform>,
+) -> Option<Found> {
+    if let Some(platform) = platform {
+        let (_, record) = lookup::variant(store, image, &found, platform).ok()?;
+        found.entry.record = record;
+    }
+    Some(found)
 }
 
 pub(super) fn exit_code(

@@ -121,7 +121,7 @@ impl MountPoint {
 impl Details {
     /// What was kept; what cannot be read is empty.
     pub(crate) fn of(container: &Container) -> Details {
-        serde_json::from_value(container.config.details.clone()).unwrap_or_default()
+        Details::deserialize(&container.config.details).unwrap_or_default()
     }
 
     /// Names of the volumes that it uses.
