@@ -21,6 +21,7 @@ use rbuild_cache::{
     DiffId, Digest, Draft, Layer, Lease, RootView, ScaffoldTarget, Scratch, Store, TargetKind,
     scaffold, writable_over,
 };
+use rbuild_parser::Platform;
 use rbuild_runtime::{
     Isolation, KernelSettings, Limits, Mount, MountSource, Network, OfHost, Rlimit, RootFs,
     Sandbox, Security, UpperDir, isolation,
@@ -97,6 +98,8 @@ pub(crate) struct Made {
     pub(crate) sandbox: Sandbox,
     /// Settings of its image.
     pub(crate) config: ContainerConfig,
+    /// The image's platform, such as `linux/amd64`.
+    pub(crate) platform: String,
     /// What is mounted in it.
     pub(crate) points: Vec<MountPoint>,
     /// Layers of images that are mounted in it.
@@ -207,6 +210,8 @@ fn make(
     draft: &mut dyn FnMut(&[Layer]) -> Result<UpperDir, Failure>,
 ) -> Result<Made, Failure> {
     let (config, layers) = unpack(store, found)?;
+    let variant = config.variant.as_deref();
+    let platform = Platform::new(&config.os, &config.architecture, variant);
     let config = config.config;
     let view = RootView::new(&layers);
     let hostname = hostname(options)?;
@@ -256,6 +261,7 @@ fn make(
     Ok(Made {
         sandbox,
         config,
+        platform: platform.to_string(),
         points: attached.points,
         layers: attached.layers,
         held: attached.held,

@@ -13,7 +13,7 @@ mod value;
 
 use std::fmt;
 
-pub(crate) use value::{NilKind, Value};
+pub(crate) use value::{Method, NilKind, Value};
 
 /// A parsed template.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use rbuild_runtime::networks::{NetworkConfig, NetworkError, Networks, PREDEFINED
 
 use crate::config::Settings;
 use crate::failure::{Failure, status};
-use crate::format::{Template, Value};
+use crate::format::{Method, Template, Value};
 use crate::ui::listing::Listing;
 use crate::ui::{self};
 use filter::Filters;
@@ -169,6 +169,7 @@ fn row(network: &Known, whole: bool) -> Value {
     }
     let internal = made.is_some_and(|network| network.lan.internal);
     let created = made.map_or_else(String::new, |network| network.created.clone());
+    let by_name = made.map(|network| network.labels.clone());
     Value::Struct(vec![
         ("CreatedAt", created.into()),
         ("Driver", network.driver().into()),
@@ -176,6 +177,10 @@ fn row(network: &Known, whole: bool) -> Value {
         ("IPv6", "false".into()),
         ("Internal", internal.to_string().into()),
         ("Labels", labels.join(",").into()),
+        (
+            "Label",
+            Value::Method(Method::Label(by_name.unwrap_or_default())),
+        ),
         ("Name", network.name().into()),
         ("Scope", "local".into()),
     ])

@@ -19,7 +19,7 @@ use crate::container::mounts::{
 use crate::container::volumes::{check_options, new_record};
 use crate::events::{self, Event};
 use crate::failure::{Failure, status};
-use crate::format::{NilKind, Template, Value};
+use crate::format::{Method, NilKind, Template, Value};
 use crate::ui::listing::Listing;
 use crate::ui::{self, units};
 use filter::Filters;
@@ -244,6 +244,7 @@ fn row(volume: &Volume, used: &Users, sizes: bool) -> Value {
         ("Driver", "local".into()),
         ("Group", "N/A".into()),
         ("Labels", labels.join(",").into()),
+        ("Label", Value::Method(Method::Label(record.labels.clone()))),
         ("Links", used.of(&record.name).len().to_string().into()),
         ("Mountpoint", volume.data().display().to_string().into()),
         ("Name", record.name.clone().into()),

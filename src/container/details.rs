@@ -16,6 +16,8 @@ pub(crate) struct Details {
     pub(crate) image: String,
     /// Digest of the image's config.
     pub(crate) image_id: String,
+    /// The image's platform.
+    pub(crate) platform: String,
     /// Labels of the image and of the container.
     pub(crate) labels: BTreeMap<String, String>,
     /// The user as it was named.

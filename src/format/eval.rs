@@ -5,6 +5,9 @@ use super::functions::{self, Call};
 use super::parser::{Node, Operand, OperandKind, Pipeline};
 use super::value::{NilKind, Value};
 
+/// What there is where nothing is.
+static MISSING: Value = Value::Nil(NilKind::Missing);
+
 /// Executes `nodes` with `.` and `$` being `data`.
 pub(super) fn run(
     source: &str,
@@ -183,10 +186,22 @@ impl State<'_> {
             return Err(self.error(0, "missing value for command"));
         };
         let OperandKind::Function(name) = &first.kind else {
-            if !rest.is_empty() || piped.is_some() {
-                return Err(self.error(first.offset, "can't give argument to non-function"));
-            }
-            return self.operand(first, dot);
+            let value = self.operand(first, dot)?;
+            return match (value, rest, &piped) {
+                (Value::Method(method), [argument], None) => match self.operand(argument, dot)? {
+                    Value::Text(text) => Ok(Value::Text(method.call(&text))),
+                    other => {
+                        let message = format!("expected string; found {}", other.kind());
+                        Err(self.error(argument.offset, message))
+                    }
+                },
+                (Value::Method(_), ..) => {
+                    let message = "wrong number of args for method: want 1";
+                    Err(self.error(first.offset, message))
+                }
+                (value, [], None) => Ok(value),
+                _ => Err(self.error(first.offset, "can't give argument to non-function")),
+            };
         };
         let value = if matches!(name.as_str(), "and" | "or") {
             self.lazy(name == "and", first, rest, piped, dot)?
@@ -198,7 +213,7 @@ impl State<'_> {
             arguments.extend(piped);
             self.call(name, first.offset, arguments)?
         };
-        self.fields(value, first)
+        self.fields(&value, first)
     }
 
     fn call(&self, name: &str, offset: usize, args: Vec<Value>) -> Result<Value, TemplateError> {
@@ -238,7 +253,7 @@ impl State<'_> {
 
     fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Value, TemplateError> {
         let value = match &operand.kind {
-            OperandKind::Dot => dot.clone(),
+            OperandKind::Dot => return self.fields(dot, operand),
             OperandKind::Nil => Value::Nil(NilKind::Pointer),
             OperandKind::Bool(value) => Value::Bool(*value),
             OperandKind::Int(value) => Value::Int(*value),
@@ -256,38 +271,34 @@ impl State<'_> {
             OperandKind::Function(name) => self.call(name, operand.offset, Vec::new())?,
             OperandKind::Paren(pipeline) => self.pipeline(pipeline, dot)?,
         };
-        self.fields(value, operand)
+        self.fields(&value, operand)
     }
 
-    fn fields(&self, value: Value, operand: &Operand) -> Result<Value, TemplateError> {
+    /// Follows the fields behind an operand, without a copy of what they lie in.
+    fn fields(&self, value: &Value, operand: &Operand) -> Result<Value, TemplateError> {
         let mut value = value;
         for name in &operand.fields {
             value = match value {
-                Value::Map(mut entries) => {
-                    entries.remove(name).unwrap_or(Value::Nil(NilKind::Missing))
-                }
+                Value::Map(entries) => entries.get(name).unwrap_or(&MISSING),
                 Value::Struct(fields) => {
-                    let known = fields.iter().position(|(field, _)| field == name);
-                    let Some(index) = known else {
+                    let known = fields.iter().find(|(field, _)| field == name);
+                    let Some((_, value)) = known else {
                         let message = format!("can't evaluate field {name} in this type");
                         return Err(self.error(operand.offset, message));
                     };
-                    fields
-                        .into_iter()
-                        .nth(index)
-                        .map_or(Value::Nil(NilKind::Missing), |f| f.1)
+                    value
                 }
                 Value::Nil(NilKind::Pointer) => {
                     let message = format!("nil pointer evaluating field {name}");
                     return Err(self.error(operand.offset, message));
                 }
-                Value::Nil(_) => Value::Nil(NilKind::Missing),
+                Value::Nil(_) => &MISSING,
                 other => {
                     let message = format!("can't evaluate field {name} in type {}", other.kind());
                     return Err(self.error(operand.offset, message));
                 }
             };
         }
-        Ok(value)
+        Ok(value.clone())
     }
 }

@@ -19,6 +19,29 @@ pub(crate) enum NilKind {
     Map,
 }
 
+/// A field that is called with a text.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Method {
+    /// The value of the label with this name; empty if there is none.
+    Label(BTreeMap<String, String>),
+    /// The title of a column that shows the label with this name.
+    LabelTitle,
+}
+
+impl Method {
+    /// What it says to `text`.
+    pub(crate) fn call(&self, text: &str) -> String {
+        match self {
+            Method::Label(labels) => labels.get(text).cloned().unwrap_or_default(),
+            // As Docker: `com.example.some-name` is `some name`.
+            Method::LabelTitle => {
+                let last = text.rsplit('.').next().unwrap_or_default();
+                last.replace(['-', '_'], " ")
+            }
+        }
+    }
+}
+
 /// A value that templates work on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
@@ -36,6 +59,8 @@ pub(crate) enum Value {
     List(Vec<Value>),
     /// Entries by name, sorted; asking for another name gives nothing.
     Map(BTreeMap<String, Value>),
+    /// What is only there to be called; no JSON has it.
+    Method(Method),
     /// Fixed fields in their order; asking for another one is an error.
     Struct(Vec<(&'static str, Value)>),
 }
@@ -64,7 +89,7 @@ impl Value {
             Value::Text(value) => !value.is_empty(),
             Value::List(items) => !items.is_empty(),
             Value::Map(entries) => !entries.is_empty(),
-            Value::Struct(_) => true,
+            Value::Struct(_) | Value::Method(_) => true,
         }
     }
 
@@ -79,6 +104,7 @@ impl Value {
             Value::List(_) => "slice",
             Value::Map(_) => "map",
             Value::Struct(_) => "struct",
+            Value::Method(_) => "func",
         }
     }
 
@@ -148,7 +174,7 @@ impl From<serde_json::Value> for Value {
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Value::Nil(_) => serializer.serialize_unit(),
+            Value::Nil(_) | Value::Method(_) => serializer.serialize_unit(),
             Value::Bool(value) => serializer.serialize_bool(*value),
             Value::Int(value) => serializer.serialize_i64(*value),
             Value::Float(value) => serializer.serialize_f64(*value),
@@ -168,8 +194,10 @@ impl Serialize for Value {
                 map.end()
             }
             Value::Struct(fields) => {
-                let mut map = serializer.serialize_map(Some(fields.len()))?;
-                for (name, value) in fields {
+                let shown = |(_, value): &&(&str, Value)| !matches!(value, Value::Method(_));
+                let count = fields.iter().filter(shown).count();
+                let mut map = serializer.serialize_map(Some(count))?;
+                for (name, value) in fields.iter().filter(shown) {
                     map.serialize_entry(name, value)?;
                 }
                 map.end()
@@ -190,6 +218,7 @@ impl fmt::Display for Value {
             Value::Int(value) => write!(f, "{value}"),
             Value::Float(value) => f.write_str(&shortest_float(*value)),
             Value::Text(text) => f.write_str(text),
+            Value::Method(_) => Ok(()),
             Value::List(items) => separated(f, "[", items.iter(), "]"),
             Value::Struct(fields) => separated(f, "{", fields.iter().map(|(_, value)| value), "}"),
             Value::Map(entries) => {

@@ -1,7 +1,7 @@
 //! Lists of things in Docker's ways: a table, a template for each row, JSON lines.
 
 use crate::failure::Failure;
-use crate::format::{Template, Value};
+use crate::format::{Method, Template, Value};
 
 use super::table::columns;
 
@@ -30,11 +30,10 @@ impl Listing<'_> {
         let template = Template::parse(&template)?;
         let mut lines = Vec::with_capacity(rows.len() + 1);
         if table {
-            let names: Vec<(&'static str, Value)> = self
-                .headers
-                .iter()
-                .map(|(field, title)| (*field, Value::from(*title)))
-                .collect();
+            let titles = self.headers.iter();
+            let titles = titles.map(|(field, title)| (*field, Value::from(*title)));
+            let label = ("Label", Value::Method(Method::LabelTitle));
+            let names: Vec<(&'static str, Value)> = titles.chain([label]).collect();
             lines.push(template.render_header(&Value::Struct(names))?);
         }
         for row in rows {
@@ -60,6 +59,7 @@ fn json_lines(rows: &[Value]) -> String {
             Value::Struct(fields) => {
                 let sorted = fields
                     .iter()
+                    .filter(|(_, value)| !matches!(value, Value::Method(_)))
                     .map(|(name, value)| ((*name).to_owned(), value.clone()));
                 Value::Map(sorted.collect()).to_json()
             }

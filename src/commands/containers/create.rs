@@ -104,6 +104,7 @@ pub(crate) fn make(
     let details = Details {
         image: args.image().0,
         image_id: found.entry.record.config.to_string(),
+        platform: made.platform,
         labels,
         user: args.user.clone().unwrap_or(image.user.clone()),
         network: options.networks.mode.clone(),

@@ -1,7 +1,5 @@
 //! `rbuild ps`.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use rbuild_runtime::container::{Container, Health, HealthStatus, State, Status};
 
@@ -13,7 +11,7 @@ use super::usage;
 use crate::config::Settings;
 use crate::container::details::{Details, MountKind};
 use crate::failure::Failure;
-use crate::format::Value;
+use crate::format::{Method, Value};
 use crate::time::{created_at, created_since, parse_created};
 use crate::ui::listing::Listing;
 use crate::ui::units::{self, age};
@@ -34,7 +32,7 @@ const MOUNT: usize = 15;
   rbuild ps -q -f status=exited
 
 Placeholders of --format: .ID .Image .Command .CreatedAt .RunningFor .Ports .State \
-.Status .Size .Names .Labels .Mounts .Networks")]
+.Status .Size .Names .Labels .Label \"NAME\" .Mounts .LocalVolumes .Networks .Platform")]
 pub(crate) struct PsArgs {
     /// Show those that do not run, too
     #[arg(short, long)]
@@ -73,6 +71,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("Mounts", "MOUNTS"),
     ("Names", "NAMES"),
     ("Networks", "NETWORKS"),
+    ("Platform", "PLATFORM"),
     ("Ports", "PORTS"),
     ("RunningFor", "CREATED"),
     ("Size", "SIZE"),
@@ -151,8 +150,8 @@ fn row(
     } else {
         container.short_id().to_owned()
     };
-    let labels: BTreeMap<&String, &String> = details.labels.iter().collect();
-    let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let labels = details.labels.iter();
+    let labels: Vec<String> = labels.map(|(k, v)| format!("{k}={v}")).collect();
     let format = args.format.as_deref().unwrap_or_default();
     let size = if args.size || format.contains(".Size") {
         units::exact_size(usage::size_of(container))
@@ -165,10 +164,15 @@ fn row(
         ("ID", id.into()),
         ("Image", details.image.clone().into()),
         ("Labels", labels.join(",").into()),
+        (
+            "Label",
+            Value::Method(Method::Label(details.labels.clone())),
+        ),
         ("LocalVolumes", details.volumes().count().to_string().into()),
         ("Mounts", mounts(&details, args.no_trunc).into()),
         ("Names", config.name.clone().into()),
         ("Networks", networks.join(",").into()),
+        ("Platform", details.platform.clone().into()),
         ("Ports", ports.into()),
         ("RunningFor", created_since(created, now).into()),
         ("Size", size.into()),

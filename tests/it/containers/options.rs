@@ -322,6 +322,20 @@ fn what_was_asked_for_is_shown_as_docker_shows_it() {
     ] {
         assert_eq!(shown(template), want, "{template}");
     }
+    let ps = |format: &str| told(&env, &["ps", "-a", "--format", format]);
+    let platform = ps("{{.Platform}}");
+    assert_eq!(
+        platform,
+        env.inspect("busybox", "{{.Os}}/{{.Architecture}}")
+    );
+    assert_eq!(ps("{{.Label \"k\"}}{{.Label \"none\"}}"), "v");
+    let table = ps("table {{.Names}}\\t{{.Label \"k\"}}");
+    assert_eq!(table, "NAMES     k\nbox       v");
+    env.rbuild(["ps", "-a", "--format", "{{.Label}}"])
+        .run()
+        .fails_with("wrong number of args");
+    let json: serde_json::Value = serde_json::from_str(&ps("json")).unwrap();
+    assert_eq!((&json["Labels"], json.get("Label")), (&"k=v".into(), None));
     let upper = shown("{{.GraphDriver.Data.UpperDir}}");
     assert!(fs::metadata(&upper).unwrap().is_dir());
     told(&env, &["rm", "box"]);
