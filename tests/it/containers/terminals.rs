@@ -18,8 +18,14 @@ fn keys_let_go_of_a_container_which_goes_on() {
     );
     let before = shell.settings();
     shell.expect("# ");
-    shell.type_in("x=kept; stty size; echo done-$((1 + 1))\n");
-    assert!(shell.expect("done-2").contains("40 100"));
+    // The size is told just after the start.
+    until(
+        || {
+            shell.type_in("x=kept; stty size; echo done-$((1 + 1))\n");
+            shell.expect("done-2")
+        },
+        |seen| seen.contains("40 100"),
+    );
     assert!(!shell.settings().local_modes.contains(LocalModes::ICANON));
     // The first key alone is a key like any other; it goes to the shell with the next one.
     shell.type_in("\u{10}");
