@@ -469,7 +469,11 @@ fn lowers(scaffold: &Path, layers: &[Layer]) -> Vec<PathBuf> {
 
 /// Directories of layers, the topmost first.
 fn lowers_of(layers: &[Layer]) -> impl Iterator<Item = PathBuf> {
-    layers.iter().rev().map(|layer| layer.path().to_path_buf())
+    layers
+        .iter()
+        .rev()
+        .flat_map(Layer::directories)
+        .map(Path::to_path_buf)
 }
 
 #[cfg(test)]

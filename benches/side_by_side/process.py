@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -16,26 +17,41 @@ class Failed(Exception):
     """A command of a scenario failed: its text tells how."""
 
 
+# A small process in between, since the memory of whoever starts a program counts as the program's.
+MEASURE = """
+import os, sys, time
+result = open(sys.argv[1], "w")
+start = time.monotonic()
+child = os.fork()
+if child == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+_, status, usage = os.wait4(child, 0)
+result.write(f"{time.monotonic() - start} {usage.ru_maxrss}")
+result.close()
+sys.exit(os.waitstatus_to_exitcode(status) % 256)
+"""
+
+
 def run(command, cwd=None, env=None, quiet=True):
     """Runs a command; returns seconds and the peak memory in bytes of its largest process."""
-    before = time.monotonic()
-    child = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if quiet else None,
-        stderr=subprocess.STDOUT if quiet else None,
-        shell=isinstance(command, str),
-    )
-    output = child.stdout.read() if quiet else b""
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.monotonic() - before
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        text = command if isinstance(command, str) else shlex.join(command)
-        raise Failed(f"{text}: status {child.returncode}\n{output.decode(errors='replace')[-2000:]}")
-    return seconds, usage.ru_maxrss * 1024
+    if isinstance(command, str):
+        command = ["sh", "-c", command]
+    with tempfile.NamedTemporaryFile("r") as result:
+        done = subprocess.run(
+            [sys.executable, "-S", "-E", "-c", MEASURE, result.name, *command],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if quiet else None,
+            stderr=subprocess.STDOUT if quiet else None,
+            check=False,
+        )
+        measured = result.read().split()
+    if done.returncode != 0:
+        output = (done.stdout or b"").decode(errors="replace")[-2000:]
+        raise Failed(f"{shlex.join(command)}: status {done.returncode}\n{output}")
+    seconds, kibibytes = measured
+    return float(seconds), int(kibibytes) * 1024
 
 
 def write(directory, name, text):

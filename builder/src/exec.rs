@@ -270,7 +270,8 @@ pub(crate) fn lowers(layers: &[Layer]) -> Vec<PathBuf> {
     layers
         .iter()
         .rev()
-        .map(|layer| layer.path().to_path_buf())
+        .flat_map(Layer::directories)
+        .map(Path::to_path_buf)
         .collect()
 }
 

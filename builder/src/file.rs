@@ -53,6 +53,22 @@ pub(crate) fn execute(
     sources: &Sources<'_>,
     cancel: &Cancel,
 ) -> Result<Made, BuildError> {
+    let once = |may_leave| execute_once(store, operation, parents, sources, cancel, may_leave);
+    if let Some(made) = once(true)? {
+        return Ok(made);
+    }
+    once(false)?.ok_or_else(|| BuildError::user("the copy made no layer"))
+}
+
+/// None if what was left in the layer of the last run is not what belongs into this one.
+fn execute_once(
+    store: &Store,
+    operation: &FileOp,
+    parents: &[Layer],
+    sources: &Sources<'_>,
+    cancel: &Cancel,
+    may_leave: bool,
+) -> Result<Option<Made>, BuildError> {
     let draft = store
         .draft_on(parents)
         .map_err(|error| BuildError::io("could not prepare a new layer", &error))?;
@@ -66,6 +82,8 @@ pub(crate) fn execute(
         inputs: sources.trees,
         listed: sources.contents,
         reuse: sources.reuse,
+        may_leave,
+        left: None,
         target: None,
         as_scanned: true,
         unpacked: false,
@@ -82,16 +100,19 @@ pub(crate) fn execute(
     run.upper.finish().map_err(|error| upper_error(&error))?;
     let options = CommitOptions {
         written_here: !run.unpacked,
+        versions: run.target.is_some(),
         ..commit_options(cancel, operation.times)
     };
-    let layer = draft
-        .commit(parents, &options)
-        .map_err(|error| BuildError::io("could not store the new layer", &error))?;
-    Ok(Made {
+    let layer = match (run.left, run.reuse) {
+        (Some(left), Some(reuse)) => draft.commit_over(&reuse.layer, left, parents, &options),
+        _ => draft.commit(parents, &options).map(Some),
+    };
+    let layer = layer.map_err(|error| BuildError::io("could not store the new layer", &error))?;
+    Ok(layer.map(|layer| Made {
         layer,
         target: run.target,
         as_scanned: run.as_scanned,
-    })
+    }))
 }
 
 /// Stops with the build; gives everything one time if there is one.
@@ -111,6 +132,10 @@ struct FileRun<'a> {
     inputs: &'a [Option<SourceTree>],
     listed: &'a [(String, Content)],
     reuse: Option<&'a Reuse>,
+    /// The layer may lie over that of the last run.
+    may_leave: bool,
+    /// It does: so many entries were left there.
+    left: Option<u64>,
     /// Where the last directory was merged.
     target: Option<PathBuf>,
     /// Nothing was copied but by the list that the key was made of, and no file has changed since.
@@ -242,6 +267,8 @@ pub(crate) fn fill_directory(
         inputs: &[],
         listed: &[],
         reuse: None,
+        may_leave: false,
+        left: None,
         target: None,
         as_scanned: false,
         unpacked: false,

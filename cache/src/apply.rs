@@ -48,6 +48,8 @@ pub(crate) struct Outcome {
     pub(crate) dropped_attributes: u64,
     /// Device nodes that this process may not make.
     pub(crate) skipped_devices: u64,
+    /// Something has extended attributes, those of overlay apart.
+    pub(crate) attributes: bool,
     /// Some directory was made opaque.
     pub(crate) opaque: bool,
     /// The archive has an entry for the root.
@@ -296,7 +298,7 @@ impl<'a> Apply<'a> {
     ) -> Result<(), StoreError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
+        let mode = owners::mode_to_make(entry.mode);
         let (file, path) = self.make(parent, name, |directory, name| {
             rustix::fs::openat(directory, name, flags, mode)
         })?;
@@ -369,7 +371,7 @@ impl<'a> Apply<'a> {
                 continue;
             }
             match owners::set_attribute(file, name, value) {
-                Ok(()) => {}
+                Ok(()) => self.outcome.attributes = true,
                 Err(error) => self.attribute_error(error, path)?,
             }
         }

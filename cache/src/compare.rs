@@ -11,10 +11,11 @@ use crate::digest::DiffId;
 use crate::entry::{FileKind, Metadata};
 use crate::error::StoreError;
 use crate::open_root::RootFd;
+use crate::parts::Parts;
 use crate::store::Store;
 use crate::sys;
 use crate::tree_tar::{CAPABILITY, portable_capability};
-use crate::view::join;
+use crate::view::{join, split};
 
 /// Bytes compared at once.
 const CHUNK: usize = 128 << 10;
@@ -76,7 +77,7 @@ impl Store {
         };
         let (first, second) = (open(first)?, open(second)?);
         let mut sides = Sides {
-            roots: [first.root_fd()?, second.root_fd()?],
+            roots: [first.roots()?, second.roots()?],
             names: [HashMap::new(), HashMap::new()],
         };
         // Directories wait on a list, the next one last: a deep tree does not need a deep stack.
@@ -111,7 +112,8 @@ enum Place {
 }
 
 struct Sides<'a> {
-    roots: [RootFd<'a>; 2],
+    /// Of the trees of each, topmost first.
+    roots: [Vec<RootFd<'a>>; 2],
     /// First names of files that have several.
     names: [HashMap<(u64, u64), Vec<u8>>; 2],
 }
@@ -119,10 +121,12 @@ struct Sides<'a> {
 impl Sides<'_> {
     /// The names of a directory that both sides have, in order.
     fn children(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Place)>, StoreError> {
-        let list = |root: &OwnedFd| {
-            sys::open_beneath(root, path, sys::LIST)
-                .and_then(|list| sys::sorted_names(&list))
-                .map_err(StoreError::inside("list the directory", path))
+        let list = |roots: &[RootFd<'_>]| {
+            let names = Parts::open(roots, path)
+                .and_then(|list| list.names())
+                .map_err(StoreError::inside("list the directory", path))?;
+            let texts = names.into_iter().map(|name| name.text);
+            Ok::<Vec<Vec<u8>>, StoreError>(texts.collect())
         };
         let (first, second) = (list(&self.roots[0])?, list(&self.roots[1])?);
         let only_second = second
@@ -147,22 +151,19 @@ impl Sides<'_> {
         path: &[u8],
         inside: &mut Vec<Vec<u8>>,
     ) -> Result<Option<LayerField>, StoreError> {
-        let look = |root: &OwnedFd| {
-            sys::lstat(root, path)
-                .map_err(StoreError::inside("look at", path))?
-                .ok_or_else(|| StoreError::NotRepresentable {
-                    path: format!("/{}", crate::error::escaped(path)),
-                    reason: "it vanished while it was compared",
-                })
+        let (parent, _) = split(path);
+        let open = |roots: &[RootFd<'_>]| {
+            Parts::open(roots, parent).map_err(StoreError::inside("open the directory", parent))
         };
-        let (a, b) = (look(&self.roots[0])?, look(&self.roots[1])?);
+        let parents = [open(&self.roots[0])?, open(&self.roots[1])?];
+        let ((first, a), (second, b)) = (look(&parents[0], path)?, look(&parents[1], path)?);
         if kind(&a) != kind(&b) {
             return Ok(Some(LayerField::Kind(kind(&a), kind(&b))));
         }
         if a.kind == FileKind::Directory {
             inside.push(path.to_vec());
         }
-        if let Some(field) = self.data(path, &a, &b)? {
+        if let Some(field) = self.data(path, [first, second], &a, &b)? {
             return Ok(Some(field));
         }
         Ok(if a.mode != b.mode {
@@ -180,6 +181,7 @@ impl Sides<'_> {
     fn data(
         &mut self,
         path: &[u8],
+        directories: [&OwnedFd; 2],
         a: &Metadata,
         b: &Metadata,
     ) -> Result<Option<LayerField>, StoreError> {
@@ -190,13 +192,14 @@ impl Sides<'_> {
                     let [first, second] = names;
                     return Ok(Some(LayerField::FirstName(first, second)));
                 }
-                self.content(path, (a.size, b.size))
+                content(path, directories, (a.size, b.size))
             }
             FileKind::Symlink => {
-                let read = |root: &OwnedFd| {
-                    sys::readlink(root, path).map_err(StoreError::inside("read the link", path))
+                let read = |directory: &OwnedFd| {
+                    sys::readlink(directory, split(path).1)
+                        .map_err(StoreError::inside("read the link", path))
                 };
-                let (a, b) = (read(&self.roots[0])?, read(&self.roots[1])?);
+                let (a, b) = (read(directories[0])?, read(directories[1])?);
                 Ok((a != b).then_some(LayerField::Target(a, b)))
             }
             _ => Ok((a.rdev != b.rdev).then_some(LayerField::Device(a.rdev, b.rdev))),
@@ -211,25 +214,40 @@ impl Sides<'_> {
         let known = self.names[side].entry(found.inode);
         known.or_insert_with(|| path.to_vec()).clone()
     }
+}
 
-    fn content(&self, path: &[u8], sizes: (u64, u64)) -> Result<Option<LayerField>, StoreError> {
-        let open = |root: &OwnedFd| {
-            rustix::fs::openat(root, path, sys::READ, Mode::empty())
-                .map_err(StoreError::inside("open", path))
-        };
-        let (a, b) = (open(&self.roots[0])?, open(&self.roots[1])?);
-        let capability = |file: &OwnedFd| {
-            sys::fxattr(file, CAPABILITY)
-                .map(|value| value.map(portable_capability))
-                .map_err(StoreError::inside("read the capabilities of", path))
-        };
-        if capability(&a)? != capability(&b)? {
-            return Ok(Some(LayerField::Capability));
-        }
-        let offset = first_difference(&File::from(a), &File::from(b))
-            .map_err(StoreError::inside("read", path))?;
-        Ok(offset.map(|offset| LayerField::Content { offset, sizes }))
+/// Looks at an entry: the directory that it is in, in whichever tree has it, and what it is.
+fn look<'p>(parent: &'p Parts, path: &[u8]) -> Result<(&'p OwnedFd, Metadata), StoreError> {
+    parent
+        .find(split(path).1)
+        .map_err(StoreError::inside("look at", path))?
+        .ok_or_else(|| StoreError::NotRepresentable {
+            path: format!("/{}", crate::error::escaped(path)),
+            reason: "it vanished while it was compared",
+        })
+}
+
+fn content(
+    path: &[u8],
+    directories: [&OwnedFd; 2],
+    sizes: (u64, u64),
+) -> Result<Option<LayerField>, StoreError> {
+    let open = |directory: &OwnedFd| {
+        rustix::fs::openat(directory, split(path).1, sys::READ, Mode::empty())
+            .map_err(StoreError::inside("open", path))
+    };
+    let (a, b) = (open(directories[0])?, open(directories[1])?);
+    let capability = |file: &OwnedFd| {
+        sys::fxattr(file, CAPABILITY)
+            .map(|value| value.map(portable_capability))
+            .map_err(StoreError::inside("read the capabilities of", path))
+    };
+    if capability(&a)? != capability(&b)? {
+        return Ok(Some(LayerField::Capability));
     }
+    let offset = first_difference(&File::from(a), &File::from(b))
+        .map_err(StoreError::inside("read", path))?;
+    Ok(offset.map(|offset| LayerField::Content { offset, sizes }))
 }
 
 /// Where two files first differ.

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256};
 
 /// Why a text is not a digest.
@@ -233,6 +234,17 @@ impl Hasher {
     /// Returns the digest of all bytes so far.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
+    }
+
+    /// What is needed to go on later: of a length that is always the same.
+    pub(crate) fn state(&self) -> Vec<u8> {
+        self.0.serialize().to_vec()
+    }
+
+    /// Goes on from a [`state`](Hasher::state); none if it is not one.
+    pub(crate) fn from_state(state: &[u8]) -> Option<Hasher> {
+        let state: &SerializedState<Sha256> = state.try_into().ok()?;
+        Sha256::deserialize(state).ok().map(Hasher)
     }
 }
 

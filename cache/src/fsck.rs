@@ -10,7 +10,9 @@ use crate::error::StoreError;
 use crate::lease;
 use crate::lock::Hold;
 use crate::prune::references;
-use crate::recover::{hash_file, hash_tree, list, list_blobs, list_trees, remove_layer};
+use crate::recover::{
+    hash_file, hash_tree, lies_on_something, list, list_blobs, lowest_first, remove_layer,
+};
 use crate::stack::keep::stacks;
 use crate::store::{Store, message};
 use crate::sys;
@@ -131,7 +133,7 @@ impl Check<'_> {
 
     /// Every tree with a seal is what its seal says; every other one is garbage.
     fn layers(&mut self) -> Result<(), StoreError> {
-        for diff_id in list_trees(self.store.layout())? {
+        for (diff_id, _) in lowest_first(self.store.layout())? {
             self.report.layers += 1;
             // One that is just being published has its lock held until the seal is there.
             let Some(_lock) = crate::lock::StoreLock::try_now(
@@ -161,9 +163,13 @@ impl Check<'_> {
 
     /// What is wrong with a sealed tree.
     fn wrong_with(&self, diff_id: &DiffId, seal: &Seal) -> Option<String> {
-        let path = self.store.layout().tree(diff_id);
+        let layout = self.store.layout();
+        let path = layout.tree(diff_id);
+        if !lies_on_something(layout, seal).unwrap_or(false) {
+            return Some("has lost the layer that its tree lies over".to_owned());
+        }
         if seal.canonical {
-            return match hash_tree(&path) {
+            return match hash_tree(layout, seal) {
                 Ok(actual) if actual == *diff_id => None,
                 Ok(actual) => Some(format!("hashes to {actual}")),
                 Err(error) => Some(format!("cannot be read: {}", message(&error))),
@@ -171,7 +177,7 @@ impl Check<'_> {
         }
         match hash_headers(&path) {
             Ok(actual) if actual == seal.headers => {
-                let layer = Layer::new(seal.clone(), path);
+                let layer = Layer::new(seal.clone(), path, None);
                 match content::difference(self.store, &layer) {
                     Ok(difference) => difference,
                     Err(error) => Some(format!("cannot be compared: {}", message(&error))),
@@ -282,5 +288,5 @@ pub(crate) fn hash_headers(path: &Path) -> Result<Digest, StoreError> {
     let root = rustix::fs::openat(CWD, path, sys::DIRECTORY, Mode::empty())
         .map_err(StoreError::io("open", path))?;
     let mut nowhere = PaxWriter::new(std::io::sink());
-    Ok(tree_tar::write_tree(&root, &mut nowhere, Content::HeadersOnly, None)?.headers)
+    Ok(tree_tar::write_tree(&[&root], &mut nowhere, Content::HeadersOnly, None)?.headers)
 }

@@ -19,13 +19,32 @@ pub(crate) struct HashBeside {
     buffer: Vec<u8>,
     bytes: u64,
     stop: Option<Arc<AtomicBool>>,
-    worker: Option<Worker>,
+    worker: Worker,
 }
 
-struct Worker {
-    full: SyncSender<Vec<u8>>,
-    empty: Receiver<Vec<u8>>,
-    thread: JoinHandle<Hasher>,
+/// What a stream hashed to.
+pub(crate) struct Hashed {
+    pub(crate) digest: Digest,
+    /// Bytes of the stream.
+    pub(crate) bytes: u64,
+    /// States at the [marks](HashBeside::mark), in order.
+    pub(crate) marks: Vec<Vec<u8>>,
+}
+
+/// Where the hash is.
+enum Worker {
+    /// Nothing has been handed over yet.
+    Here(Hasher),
+    Beside {
+        full: SyncSender<Message>,
+        empty: Receiver<Vec<u8>>,
+        thread: JoinHandle<(Hasher, Vec<Vec<u8>>)>,
+    },
+}
+
+enum Message {
+    Piece(Vec<u8>),
+    Mark,
 }
 
 impl HashBeside {
@@ -35,22 +54,45 @@ impl HashBeside {
             buffer: Vec::new(),
             bytes: 0,
             stop,
-            worker: None,
+            worker: Worker::Here(Hasher::new()),
         }
     }
 
-    /// Ends the stream: the digest and how many bytes it is of.
-    pub(crate) fn finish(mut self) -> io::Result<(Digest, u64)> {
-        let rest = std::mem::take(&mut self.buffer);
-        let mut hasher = match self.worker.take() {
-            None => Hasher::new(),
-            Some(Worker { full, thread, .. }) => {
+    /// Goes on where `bytes` of the stream have been hashed already.
+    pub(crate) fn after(self, hasher: Hasher, bytes: u64) -> HashBeside {
+        HashBeside {
+            bytes,
+            worker: Worker::Here(hasher),
+            ..self
+        }
+    }
+
+    /// Ends the stream.
+    pub(crate) fn finish(self) -> io::Result<Hashed> {
+        let (mut hasher, marks) = match self.worker {
+            Worker::Here(hasher) => (hasher, Vec::new()),
+            Worker::Beside { full, thread, .. } => {
                 drop(full);
                 thread.join().map_err(|_| gone())?
             }
         };
-        hasher.update(&rest);
-        Ok((hasher.finish(), self.bytes))
+        hasher.update(&self.buffer);
+        Ok(Hashed {
+            digest: hasher.finish(),
+            bytes: self.bytes,
+            marks,
+        })
+    }
+
+    /// Keeps the state of the hash after what was written so far.
+    pub(crate) fn mark(&mut self) -> io::Result<()> {
+        self.hand_over()?;
+        self.send(Message::Mark)
+    }
+
+    /// Bytes of the stream so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
@@ -61,33 +103,47 @@ impl HashBeside {
         {
             return Err(io::Error::other("cancelled"));
         }
-        let worker = match &mut self.worker {
-            Some(worker) => worker,
-            none => none.insert(Worker::start()?),
+        if let Worker::Here(hasher) = &self.worker {
+            self.worker = Worker::start(hasher.clone())?;
+        }
+        let next = match &self.worker {
+            Worker::Beside { empty, .. } => empty.try_recv().unwrap_or_default(),
+            Worker::Here(_) => Vec::new(),
         };
-        let next = worker.empty.try_recv().unwrap_or_default();
         let piece = std::mem::replace(&mut self.buffer, next);
-        worker.full.send(piece).map_err(|_| gone())
+        self.send(Message::Piece(piece))
+    }
+
+    fn send(&self, message: Message) -> io::Result<()> {
+        match &self.worker {
+            Worker::Beside { full, .. } => full.send(message).map_err(|_| gone()),
+            Worker::Here(_) => Err(gone()),
+        }
     }
 }
 
 impl Worker {
-    fn start() -> io::Result<Worker> {
-        let (full, pieces) = mpsc::sync_channel::<Vec<u8>>(PIECES);
+    fn start(mut hasher: Hasher) -> io::Result<Worker> {
+        let (full, messages) = mpsc::sync_channel(PIECES);
         let (used, empty) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("hash".to_owned())
             .spawn(move || {
-                let mut hasher = Hasher::new();
-                for mut piece in pieces {
-                    hasher.update(&piece);
-                    piece.clear();
-                    // Nobody takes the last ones back.
-                    let _ = used.send(piece);
+                let mut marks = Vec::new();
+                for message in messages {
+                    match message {
+                        Message::Mark => marks.push(hasher.state()),
+                        Message::Piece(mut piece) => {
+                            hasher.update(&piece);
+                            piece.clear();
+                            // Nobody takes the last ones back.
+                            let _ = used.send(piece);
+                        }
+                    }
                 }
-                hasher
+                (hasher, marks)
             })?;
-        Ok(Worker {
+        Ok(Worker::Beside {
             full,
             empty,
             thread,
@@ -135,8 +191,33 @@ mod tests {
             for piece in bytes.chunks(cut) {
                 writer.write_all(piece).unwrap();
             }
-            assert_eq!(writer.finish().unwrap(), (Digest::of(bytes), length as u64));
+            let hashed = writer.finish().unwrap();
+            assert_eq!(
+                (hashed.digest, hashed.bytes),
+                (Digest::of(bytes), length as u64)
+            );
         }
+    }
+
+    #[test]
+    fn it_goes_on_from_a_mark() {
+        let bytes = vec![7; 3 * PIECE];
+        let (first, rest) = bytes.split_at(PIECE + 777);
+        let mut writer = HashBeside::new(None);
+        writer.write_all(first).unwrap();
+        writer.mark().unwrap();
+        writer.write_all(rest).unwrap();
+        let whole = writer.finish().unwrap();
+        let [mark] = whole.marks.as_slice() else {
+            panic!("{} marks", whole.marks.len());
+        };
+        let mut writer =
+            HashBeside::new(None).after(Hasher::from_state(mark).unwrap(), first.len() as u64);
+        writer.write_all(rest).unwrap();
+        let again = writer.finish().unwrap();
+        assert_eq!(whole.digest, Digest::of(&bytes));
+        assert_eq!((again.digest, again.bytes), (whole.digest, whole.bytes));
+        assert!(Hasher::from_state(&mark[1..]).is_none());
     }
 
     #[test]

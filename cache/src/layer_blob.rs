@@ -128,7 +128,7 @@ impl Store {
         let made_here = self.layer(diff_id)?.filter(|layer| layer.seal().canonical);
         if let Some(layer) = made_here {
             let mut tar = PaxWriter::new(&mut out);
-            tree_tar::write_tree(&*layer.root_fd()?, &mut tar, Content::Full, None)?;
+            tree_tar::write_tree(&layer.roots()?, &mut tar, Content::Full, None)?;
             tar.finish()
                 .map_err(StoreError::stream("write the layer"))?;
         } else {
@@ -170,7 +170,7 @@ impl Store {
             .layer(diff_id)?
             .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
         let mut tar = PaxWriter::new(DigestWriter::new(out));
-        tree_tar::write_tree(&*layer.root_fd()?, &mut tar, Content::Full, rewrite)?;
+        tree_tar::write_tree(&layer.roots()?, &mut tar, Content::Full, rewrite)?;
         let out = tar
             .finish()
             .map_err(StoreError::stream("write the layer"))?;

@@ -8,7 +8,8 @@
 //! reserve           space that pruning gives up when the disk is full
 //! tmp/<boot>-<pid>-<start>-<n>   everything unfinished; locked by its owner
 //! blobs/sha256/ab/<hex>          immutable; mode 0400 until flushed, then 0444
-//! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage
+//! trees/<hex>/, trees/<hex>.seal unpacked layers by diff ID; without its seal a tree is garbage; one may
+//!                                lie over another, see `tree.rs`
 //! stacks/<hex>/   the lowest layers of deep images on each other, see `stack.rs`; removed after a boot
 //! partial/<hex>                  downloads that broke off, to go on with; locked while written
 //! meta.db           SQLite: images, names, build records, blobs of layers

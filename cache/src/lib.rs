@@ -5,6 +5,7 @@
 mod apply;
 mod blob;
 mod builds;
+mod checkpoints;
 mod collect;
 mod compare;
 mod compress;
@@ -34,6 +35,7 @@ mod open_root;
 pub mod owners;
 mod pack;
 mod partial;
+mod parts;
 mod plain;
 mod prune;
 mod records;

@@ -248,6 +248,16 @@ pub(crate) fn recorded_of(file: impl AsFd, found: &mut Metadata) -> io::Result<(
     Ok(())
 }
 
+/// The permissions to make a file with that [`set`] will give this mode.
+pub fn mode_to_make(mode: u32) -> Mode {
+    if are_recorded() {
+        // A record is only written to what the owner may write to.
+        Mode::RUSR | Mode::WUSR
+    } else {
+        Mode::from_raw_mode(mode & 0o777)
+    }
+}
+
 /// Gives an open file or directory its owner and mode, in the order in which they do not undo each
 /// other.
 ///
@@ -257,8 +267,17 @@ pub(crate) fn recorded_of(file: impl AsFd, found: &mut Metadata) -> io::Result<(
 pub fn set(file: impl AsFd, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
     let mode = mode & 0o7777;
     if !are_recorded() {
-        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        return Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?);
+        // A look costs a fraction of a change, and most files are made as they shall be.
+        let found = rustix::fs::fstat(&file)?;
+        let owned = (found.st_uid, found.st_gid) == (uid, gid);
+        if !owned {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        // Another owner takes bits away.
+        if !owned || found.st_mode & 0o7777 != mode {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        }
+        return Ok(());
     }
     let found = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
     let needs = if found == FileType::Directory {

@@ -17,7 +17,7 @@ pub fn pack(directory: &Path, out: &mut dyn Write) -> Result<(), StoreError> {
     let root = rustix::fs::openat(CWD, directory, sys::DIRECTORY, Mode::empty())
         .map_err(StoreError::io("open", directory))?;
     let mut tar = PaxWriter::new(out);
-    tree_tar::write_tree(&root, &mut tar, Content::Full, None)?;
+    tree_tar::write_tree(&[&root], &mut tar, Content::Full, None)?;
     tar.finish()
         .map_err(StoreError::stream("write the archive"))?;
     Ok(())

@@ -27,6 +27,7 @@ use crate::stack::keep::stacks;
 use crate::store::{Store, now_unix};
 
 mod condition;
+mod lower;
 mod reach;
 mod shares;
 mod survey;
@@ -169,9 +170,14 @@ impl Store {
             let blobs: Vec<Digest> = gone.iter().copied().collect();
             self.meta().forget_layer_blobs(&blobs)?;
         }
+        let mut spared = BTreeSet::new();
         for (number, item) in victims.items.into_iter().enumerate() {
             let place = scratch.path().join(number.to_string());
+            if spared.contains(&item.digest) {
+                continue;
+            }
             if !options.dry_run && !self.discard(item, &place)? {
+                spared.extend(item.over);
                 continue;
             }
             report.reclaimed += item.size;

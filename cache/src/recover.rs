@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -163,25 +164,51 @@ fn check_blobs(layout: &Layout, warnings: &mut Vec<String>) -> Result<Vec<PathBu
     Ok(sound)
 }
 
-/// Computes the diff ID that a tree gives now.
-pub(crate) fn hash_tree(path: &Path) -> Result<DiffId, StoreError> {
-    let root = rustix::fs::openat(CWD, path, sys::DIRECTORY, Mode::empty())
-        .map_err(StoreError::io("open", path))?;
+/// Computes the diff ID that the tree of a seal gives now, with what it lies over.
+pub(crate) fn hash_tree(layout: &Layout, seal: &Seal) -> Result<DiffId, StoreError> {
+    let trees = std::iter::once(seal.diff_id).chain(seal.over.map(|over| over.layer));
+    let open = |diff_id: DiffId| {
+        let path = layout.tree(&diff_id);
+        rustix::fs::openat(CWD, &path, sys::DIRECTORY, Mode::empty())
+            .map_err(StoreError::io("open", &path))
+    };
+    let roots = trees.map(open).collect::<Result<Vec<_>, _>>()?;
+    let roots: Vec<&OwnedFd> = roots.iter().collect();
     let mut out = PaxWriter::new(DigestWriter::new(std::io::sink()));
-    tree_tar::write_tree(&root, &mut out, Content::Full, None)?;
+    tree_tar::write_tree(&roots, &mut out, Content::Full, None)?;
     let out = out.finish().map_err(StoreError::stream("hash the layer"))?;
     Ok(DiffId::from_digest(out.finish().1))
+}
+
+/// Every layer that has a tree or a seal, those that lie over others after them.
+pub(crate) fn lowest_first(layout: &Layout) -> Result<Vec<(DiffId, Option<Seal>)>, StoreError> {
+    let mut seals = list_trees(layout)?
+        .into_iter()
+        .map(|diff_id| Ok((diff_id, Seal::read(layout, &diff_id)?)))
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    seals.sort_by_key(|(_, seal)| seal.as_ref().is_some_and(|seal| seal.over.is_some()));
+    Ok(seals)
+}
+
+/// Whether the tree that a tree needs below it is there.
+pub(crate) fn lies_on_something(layout: &Layout, seal: &Seal) -> Result<bool, StoreError> {
+    let Some(over) = &seal.over else {
+        return Ok(true);
+    };
+    let under = Seal::read(layout, &over.layer)?;
+    Ok(under.is_some_and(|under| under.over.is_none()) && layout.tree(&over.layer).is_dir())
 }
 
 /// Removes unflushed trees that are damaged or cannot be checked; returns the other seals.
 fn check_trees(layout: &Layout, warnings: &mut Vec<String>) -> Result<Vec<Seal>, StoreError> {
     let mut sound = Vec::new();
-    for diff_id in list_trees(layout)? {
-        let seal = Seal::read(layout, &diff_id)?;
-        let path = layout.tree(&diff_id);
+    for (diff_id, seal) in lowest_first(layout)? {
         let keep = match &seal {
+            Some(seal) if !lies_on_something(layout, seal)? => false,
             Some(seal) if seal.durable || seal.boot == session::boot_id() => continue,
-            Some(seal) => seal.canonical && hash_tree(&path).is_ok_and(|found| found == diff_id),
+            Some(seal) => {
+                seal.canonical && hash_tree(layout, seal).is_ok_and(|found| found == diff_id)
+            }
             None => false,
         };
         match seal {

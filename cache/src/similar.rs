@@ -46,7 +46,7 @@ impl Store {
     }
 
     /// Without the memo it only takes longer later.
-    fn keep_memo(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn keep_memo(&self, name: &str, bytes: &[u8]) {
         if let Err(error) = self.write_memo(name, bytes) {
             tracing::debug!(%error, "a memo was not kept");
         }

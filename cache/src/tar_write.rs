@@ -118,6 +118,12 @@ impl<W: Write> PaxWriter<W> {
         &self.inner
     }
 
+    /// Ends the last entry and returns the writer below, which is then between two entries.
+    pub(crate) fn between(&mut self) -> io::Result<&mut W> {
+        self.end_entry()?;
+        Ok(&mut self.inner)
+    }
+
     /// Writes a header; its data is written next.
     pub fn entry(&mut self, header: &TarHeader) -> io::Result<()> {
         self.end_entry()?;

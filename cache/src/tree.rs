@@ -4,6 +4,12 @@
 //! carry overlay's attribute. It is written below `tmp/`, renamed into `trees/`, and counts only
 //! once `trees/<diff ID>.seal` is there, which is written last. From then on it never changes.
 //!
+//! A new version of a large layer may *lie over* the tree of an older one: then its own tree holds only
+//! what was added or changed, with the directories that this is in, and the older tree shows through.
+//! Nothing can be gone from the older one, and that is whole: no more than two trees make a layer.
+//! Whoever removes trees keeps the lower one as long as there is one over it; a layer whose lower tree
+//! is missing does not count.
+//!
 //! A seal first says `durable: false` together with the boot in which it was written. As long as
 //! that boot lasts, the page cache vouches for the tree. [`Store::sync`](crate::Store::sync) flushes
 //! the file system and then rewrites the seals; after another boot, seals that are still not
@@ -35,6 +41,9 @@ use crate::sys;
 /// Version of the seal's form.
 const SEAL_VERSION: u32 = 1;
 
+/// Version of the seal of a tree that lies over another: who does not know of that must not read it.
+const OVER_VERSION: u32 = 2;
+
 /// What is written beside a complete tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seal {
@@ -58,12 +67,24 @@ pub(crate) struct Seal {
     /// The blob that it was unpacked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<SourceBlob>,
+    /// The tree that it lies over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) over: Option<Over>,
     /// Digest of the tar headers that the tree gives, without content.
     pub(crate) headers: Digest,
     /// Boot in which it was written.
     pub(crate) boot: String,
     /// Whether tree and seal have been flushed.
     pub(crate) durable: bool,
+}
+
+/// What a tree lies over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Over {
+    /// The layer whose tree shows through.
+    pub(crate) layer: DiffId,
+    /// Bytes of file content in the tree above it.
+    pub(crate) content: u64,
 }
 
 /// The blob of a layer that came from outside.
@@ -88,9 +109,31 @@ impl Seal {
             opaque: false,
             root_entry: false,
             source: None,
+            over: None,
             headers,
             boot: crate::session::boot_id().to_owned(),
             durable: false,
+        }
+    }
+
+    /// The same of a tree that lies over another.
+    pub(crate) fn over(self, over: Over) -> Seal {
+        Seal {
+            version: OVER_VERSION,
+            over: Some(over),
+            ..self
+        }
+    }
+
+    /// Bytes of file content in the tree itself.
+    pub(crate) fn own_content(&self) -> u64 {
+        self.over.map_or(self.content, |over| over.content)
+    }
+
+    fn is_known(&self) -> bool {
+        match self.over {
+            None => self.version == SEAL_VERSION,
+            Some(_) => self.version == OVER_VERSION,
         }
     }
 
@@ -103,7 +146,7 @@ impl Seal {
             Err(error) => return Err(StoreError::io("read the seal", &path)(error)),
         };
         let seal = serde_json::from_slice::<Seal>(&bytes).ok();
-        Ok(seal.filter(|seal| seal.version == SEAL_VERSION && seal.diff_id == *diff_id))
+        Ok(seal.filter(|seal| seal.is_known() && seal.diff_id == *diff_id))
     }
 
     /// Writes the seal so that it is there whole or not at all.
@@ -146,6 +189,8 @@ pub struct Layer(Arc<LayerInner>);
 struct LayerInner {
     seal: Seal,
     root: OpenRoot,
+    /// The layer whose tree shows through.
+    under: Option<Layer>,
 }
 
 impl std::fmt::Debug for Layer {
@@ -155,10 +200,12 @@ impl std::fmt::Debug for Layer {
 }
 
 impl Layer {
-    pub(crate) fn new(seal: Seal, path: PathBuf) -> Layer {
+    /// The layer with its tree at `path`, which lies over that of `under` if its seal says so.
+    pub(crate) fn new(seal: Seal, path: PathBuf, under: Option<Layer>) -> Layer {
         Layer(Arc::new(LayerInner {
             seal,
             root: OpenRoot::new(path, sys::DIRECTORY),
+            under,
         }))
     }
 
@@ -167,7 +214,22 @@ impl Layer {
         &self.0.seal.diff_id
     }
 
-    /// Returns the directory that serves as an overlay lower directory.
+    /// Returns the directories that serve as overlay lower directories, topmost first.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.trees().map(|tree| tree.0.root.path())
+    }
+
+    /// The layers whose own trees make this one, topmost first: itself, and the one that it lies over.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::once(self).chain(self.under())
+    }
+
+    /// The layer that this one lies over: its tree holds everything that is not in this one's own.
+    pub fn under(&self) -> Option<&Layer> {
+        self.0.under.as_ref()
+    }
+
+    /// Returns the directory of its own tree, without what it lies over.
     pub fn path(&self) -> &Path {
         self.0.root.path()
     }
@@ -187,8 +249,8 @@ impl Layer {
         self.0.seal.content
     }
 
-    /// Opens a directory of this layer alone; none if there is none. Nothing is followed.
-    pub fn directory(&self, path: &Path) -> Result<Option<LiveDirectory>, ViewError> {
+    /// Opens a directory of this layer's own tree; none if there is none. Nothing is followed.
+    pub fn own_directory(&self, path: &Path) -> Result<Option<LiveDirectory>, ViewError> {
         let path = path.as_os_str().as_bytes();
         LiveDirectory::below(&*self.root_fd()?, path.strip_prefix(b"/").unwrap_or(path))
     }
@@ -220,7 +282,12 @@ impl Layer {
         &self.0.seal
     }
 
-    /// Descriptor of the tree's root.
+    /// Descriptors of the roots of its trees, topmost first.
+    pub(crate) fn roots(&self) -> Result<Vec<RootFd<'_>>, ViewError> {
+        self.trees().map(Layer::root_fd).collect()
+    }
+
+    /// Descriptor of its own tree's root.
     pub(crate) fn root_fd(&self) -> Result<RootFd<'_>, ViewError> {
         let root = &self.0.root;
         root.fd()
@@ -239,8 +306,10 @@ pub fn overlay_lowers(layers: &[Layer]) -> Vec<PathBuf> {
     let mut lowers: Vec<PathBuf> = layers
         .iter()
         .rev()
-        .filter(|layer| layer.entries() > 0 && seen.insert(*layer.diff_id()))
-        .map(|layer| layer.path().to_path_buf())
+        .filter(|layer| layer.entries() > 0)
+        .flat_map(Layer::directories)
+        .filter(|path| seen.insert(*path))
+        .map(Path::to_path_buf)
         .collect();
     if lowers.is_empty() {
         lowers.extend(layers.last().map(|layer| layer.path().to_path_buf()));
@@ -265,19 +334,32 @@ impl Store {
         if !path.is_dir() {
             return Ok(None);
         }
+        let under = match &seal.over {
+            None => None,
+            Some(over) => match self.layer(&over.layer)? {
+                Some(under) if under.under().is_none() => Some(under),
+                // Nobody makes such a layer; it is made again where it is needed.
+                _ => return Ok(None),
+            },
+        };
         if !seal.durable {
             self.pending_tree(*diff_id);
         }
         note_use(&self.layout().seal(diff_id));
-        let layer = Layer::new(seal, path);
+        let layer = Layer::new(seal, path, under);
         self.held().found(&layer, held);
         Ok(Some(layer))
     }
 
-    /// Makes a complete tree below `tmp/` a layer.
+    /// Makes a complete tree below `tmp/` a layer, over that of `under` if the seal says so.
     ///
     /// If another process was faster, its tree is returned and ours stays where it is.
-    pub(crate) fn publish_tree(&self, tree: &Path, seal: Seal) -> Result<Layer, StoreError> {
+    pub(crate) fn publish_tree(
+        &self,
+        tree: &Path,
+        seal: Seal,
+        under: Option<Layer>,
+    ) -> Result<Layer, StoreError> {
         self.check_owners()?;
         let diff_id = seal.diff_id;
         let _lock = StoreLock::wait(
@@ -298,7 +380,7 @@ impl Store {
             let _ = remove_tree(&path);
         })?;
         self.pending_tree(diff_id);
-        Ok(Layer::new(seal, path))
+        Ok(Layer::new(seal, path, under))
     }
 }
 

@@ -5,21 +5,26 @@
 //! directory gets `.wh..wh..opq` as its first member, further hard links point to the first name.
 //! File times are cut to seconds, of the extended attributes only file capabilities are written,
 //! sockets are left out: what BuildKit's differ writes, in the same order.
+//!
+//! A tree may be several directories, which are shown as one ([`parts`](crate::parts)), and the tar may
+//! be gone on with in the middle ([`checkpoints`](crate::checkpoints)).
 
 mod ahead;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Advice, Mode};
 
-use self::ahead::{Small, WINDOW};
+use self::ahead::Small;
 use crate::digest::Hasher;
 use crate::entry::{FileKind, Metadata};
 use crate::error::{StoreError, escaped};
 use crate::holes::HoleReader;
+use crate::parts::{Name, Parts};
 use crate::sys;
 use crate::tar_write::{PaxWriter, TarHeader, TarKind};
 use crate::view::join;
@@ -58,8 +63,38 @@ pub(crate) struct Totals {
     pub(crate) content: u64,
     /// Some files have names outside the tree, too.
     pub(crate) shares: bool,
+    /// Some entries are hard links to others.
+    pub(crate) links: bool,
     /// Digest over all headers.
     pub(crate) headers: crate::digest::Digest,
+}
+
+/// How far the tar is, between two entries.
+pub(crate) struct Position<'a> {
+    /// Path of the next entry.
+    pub(crate) path: &'a [u8],
+    /// Entries before it.
+    pub(crate) entries: u64,
+    /// Bytes of file content before it.
+    pub(crate) content: u64,
+    /// Over the headers before it.
+    pub(crate) headers: &'a Hasher,
+}
+
+/// Is told of every entry that the tar could begin with, before it is written.
+pub(crate) type Watch<'a, W> =
+    &'a mut dyn FnMut(&Position<'_>, &mut PaxWriter<W>) -> io::Result<()>;
+
+/// Where a tar is gone on with.
+pub(crate) struct Start {
+    /// Path of the first entry to write, which is there.
+    pub(crate) path: Vec<u8>,
+    /// Entries before it.
+    pub(crate) entries: u64,
+    /// Bytes of file content before it.
+    pub(crate) content: u64,
+    /// Over the headers before it.
+    pub(crate) headers: Hasher,
 }
 
 /// What to write of each file.
@@ -69,17 +104,25 @@ pub(crate) enum Content {
     Full,
     /// Nothing but the digest over the headers.
     HeadersOnly,
+    /// The same of a tree in which no file has extended attributes.
+    PlainHeaders,
 }
 
 struct TreeTar<'a, W: Write> {
-    root: &'a OwnedFd,
+    /// Topmost first.
+    roots: Vec<&'a OwnedFd>,
     out: &'a mut PaxWriter<W>,
     content_mode: Content,
     rewrite: Option<RewriteTimestamps>,
+    watch: Option<Watch<'a, W>>,
+    /// Entries before this one are left out.
+    begin: Option<Vec<u8>>,
     /// First names of hard-linked files.
     links: HashMap<(u64, u64), Vec<u8>>,
     /// Names of these files that were not met.
     names_elsewhere: u64,
+    /// Some were met.
+    linked: bool,
     entries: u64,
     content: u64,
     headers: Hasher,
@@ -88,42 +131,82 @@ struct TreeTar<'a, W: Write> {
     held: usize,
 }
 
-/// Writes the entries of the tree at `root`; the caller ends the archive.
-pub(crate) fn write_tree<W: Write>(
-    root: &OwnedFd,
+/// Writes the entries of the tree with these roots, topmost first; the caller ends the archive.
+pub(crate) fn write_tree<W: Write, R: Deref<Target = OwnedFd>>(
+    roots: &[R],
     out: &mut PaxWriter<W>,
     content_mode: Content,
     rewrite: Option<RewriteTimestamps>,
 ) -> Result<Totals, StoreError> {
-    let mut walk = TreeTar {
-        root,
-        out,
-        content_mode,
-        rewrite,
-        links: HashMap::new(),
-        names_elsewhere: 0,
-        entries: 0,
-        content: 0,
-        headers: Hasher::new(),
-        buffer: Vec::new(),
-        held: 0,
-    };
-    let list = sys::open_beneath(root, b"", sys::LIST).map_err(StoreError::inside("open", b""))?;
-    walk.directory(list, b"", 0)?;
-    Ok(Totals {
-        entries: walk.entries,
-        content: walk.content,
-        shares: walk.names_elsewhere > 0,
-        headers: walk.headers.finish(),
-    })
+    TreeTar::new(roots, out, content_mode, rewrite).write()
 }
 
-impl<W: Write> TreeTar<'_, W> {
-    fn directory(&mut self, list: OwnedFd, path: &[u8], depth: usize) -> Result<(), StoreError> {
-        let names =
-            sys::sorted_names(&list).map_err(StoreError::inside("list the directory", path))?;
+/// Writes all entries from `start`, or from the first; `watch` is told of them. The totals are those of
+/// the whole tree, but for what is hard-linked.
+pub(crate) fn write_from<W: Write, R: Deref<Target = OwnedFd>>(
+    roots: &[R],
+    out: &mut PaxWriter<W>,
+    start: Option<Start>,
+    watch: Watch<'_, W>,
+) -> Result<Totals, StoreError> {
+    let mut walk = TreeTar::new(roots, out, Content::Full, None);
+    walk.watch = Some(watch);
+    if let Some(start) = start {
+        walk.begin = Some(start.path);
+        walk.entries = start.entries;
+        walk.content = start.content;
+        walk.headers = start.headers;
+    }
+    walk.write()
+}
+
+impl<'a, W: Write> TreeTar<'a, W> {
+    fn new<R: Deref<Target = OwnedFd>>(
+        roots: &'a [R],
+        out: &'a mut PaxWriter<W>,
+        content_mode: Content,
+        rewrite: Option<RewriteTimestamps>,
+    ) -> TreeTar<'a, W> {
+        TreeTar {
+            roots: roots.iter().map(|root| &**root).collect(),
+            out,
+            content_mode,
+            rewrite,
+            watch: None,
+            begin: None,
+            links: HashMap::new(),
+            names_elsewhere: 0,
+            linked: false,
+            entries: 0,
+            content: 0,
+            headers: Hasher::new(),
+            buffer: Vec::new(),
+            held: 0,
+        }
+    }
+
+    fn write(mut self) -> Result<Totals, StoreError> {
+        let list = Parts::open(&self.roots, b"").map_err(StoreError::inside("open", b""))?;
+        self.directory(list, b"", 0)?;
+        if let Some(begin) = &self.begin {
+            return Err(changed(begin));
+        }
+        Ok(Totals {
+            entries: self.entries,
+            content: self.content,
+            shares: self.names_elsewhere > 0,
+            links: self.linked,
+            headers: self.headers.finish(),
+        })
+    }
+
+    fn directory(&mut self, list: Parts, path: &[u8], depth: usize) -> Result<(), StoreError> {
+        let mut names = list
+            .names()
+            .map_err(StoreError::inside("list the directory", path))?;
+        self.leave_out(path, &mut names);
         let mut list = Some(list);
-        for names in names.chunks(WINDOW) {
+        for names in names.chunks(ahead::window(self.content_mode)) {
             let here = self.open_again(&mut list, path)?;
             let ahead = ahead::look(&here, path, names, self.content_mode, self.held)?;
             list = Some(here);
@@ -131,19 +214,27 @@ impl<W: Write> TreeTar<'_, W> {
             let held: usize = small.map(|small| small.content.len()).sum();
             self.held += held;
             for (name, ahead) in names.iter().zip(ahead) {
-                let child = join(path, name);
+                let child = join(path, &name.text);
                 let here = self.open_again(&mut list, path)?;
                 let found = ahead.found.ok_or_else(|| changed(&child))?;
+                if self.begin.as_ref().is_some_and(|begin| *begin == child) {
+                    self.begin = None;
+                }
                 if found.kind == FileKind::Directory {
-                    let next = rustix::fs::openat(&here, name.as_slice(), sys::LIST, Mode::empty())
+                    let next = here
+                        .enter(name)
                         .map_err(StoreError::inside("open the directory", &child))?;
                     if depth < OPEN_DIRECTORIES {
                         list = Some(here);
                     }
-                    self.directory_entry(&next, &child, &found)?;
+                    if self.begin.is_none() {
+                        self.directory_entry(next.top(), &child, &found)?;
+                    }
                     self.directory(next, &child, depth + 1)?;
+                } else if self.begin.is_some() {
+                    return Err(changed(&child));
                 } else {
-                    self.other_entry(&here, name, &child, &found, ahead.small)?;
+                    self.other_entry(here.part(name), &name.text, &child, &found, ahead.small)?;
                     list = Some(here);
                 }
             }
@@ -152,11 +243,22 @@ impl<W: Write> TreeTar<'_, W> {
         Ok(())
     }
 
+    /// Leaves the names of a directory out that come before the entry to begin with.
+    fn leave_out(&self, path: &[u8], names: &mut Vec<Name>) {
+        let Some(begin) = &self.begin else { return };
+        let inside = match path.len() {
+            0 => begin.as_slice(),
+            length => &begin[length + 1..],
+        };
+        let first = inside.split(|byte| *byte == b'/').next();
+        names.retain(|name| first.is_none_or(|first| name.text.as_slice() >= first));
+    }
+
     /// The directory at `path`, which was closed if the way down was long.
-    fn open_again(&self, list: &mut Option<OwnedFd>, path: &[u8]) -> Result<OwnedFd, StoreError> {
+    fn open_again(&self, list: &mut Option<Parts>, path: &[u8]) -> Result<Parts, StoreError> {
         match list.take() {
             Some(list) => Ok(list),
-            None => sys::open_beneath(self.root, path, sys::LIST)
+            None => Parts::open(&self.roots, path)
                 .map_err(StoreError::inside("open the directory", path)),
         }
     }
@@ -222,6 +324,10 @@ impl<W: Write> TreeTar<'_, W> {
                 header.xattrs.extend(value.map(capability_attribute));
                 None
             }
+            TarKind::File if self.content_mode == Content::PlainHeaders => {
+                header.size = found.size;
+                None
+            }
             TarKind::File if small.is_some() => None,
             TarKind::File => Some(
                 rustix::fs::openat(directory, name, sys::READ, Mode::empty())
@@ -255,6 +361,7 @@ impl<W: Write> TreeTar<'_, W> {
                 header.link.clone_from(first);
                 header.size = 0;
                 header.device = (0, 0);
+                self.linked = true;
                 self.names_elsewhere = self.names_elsewhere.saturating_sub(1);
                 return self.entry(&header);
             }
@@ -290,9 +397,11 @@ impl<W: Write> TreeTar<'_, W> {
     }
 
     fn entry(&mut self, header: &TarHeader) -> Result<(), StoreError> {
+        self.tell(header)
+            .map_err(StoreError::stream("write the layer"))?;
         self.entries += 1;
         hash_header(&mut self.headers, header);
-        if self.content_mode == Content::HeadersOnly {
+        if self.content_mode != Content::Full {
             return Ok(());
         }
         self.out.entry(header).map_err(|error| match error.kind() {
@@ -302,6 +411,24 @@ impl<W: Write> TreeTar<'_, W> {
             },
             _ => StoreError::stream("write the layer")(error),
         })
+    }
+
+    /// Tells of an entry before it is written, unless it stands for something else.
+    fn tell(&mut self, header: &TarHeader) -> io::Result<()> {
+        let Some(watch) = &mut self.watch else {
+            return Ok(());
+        };
+        let path = header.path.strip_suffix(b"/").unwrap_or(&header.path);
+        if crate::view::split(path).1.starts_with(WHITEOUT_PREFIX) {
+            return Ok(());
+        }
+        let position = Position {
+            path,
+            entries: self.entries,
+            content: self.content,
+            headers: &self.headers,
+        };
+        watch(&position, self.out)
     }
 
     fn data(&mut self, file: File, path: &[u8], size: u64) -> Result<(), StoreError> {

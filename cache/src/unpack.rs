@@ -19,6 +19,7 @@ use crate::digest::{DiffId, Digest, Hasher};
 use crate::error::StoreError;
 use crate::limits::Limits;
 use crate::meta::KnownBlob;
+use crate::owners;
 use crate::store::Store;
 use crate::sys;
 use crate::tar_read::TarReader;
@@ -113,7 +114,7 @@ impl Store {
                 });
             }
         }
-        let totals = header_totals(&tree)?;
+        let totals = header_totals(&tree, &unpacked.outcome)?;
         let mut seal = Seal::new(*diff_id, unpacked.size, unpacked.entries, totals.headers);
         seal.content = totals.content;
         seal.canonical = false;
@@ -130,7 +131,7 @@ impl Store {
             level: None,
         };
         self.meta().put_layer_blob(diff_id, &known)?;
-        self.publish_tree(&tree, seal)
+        self.publish_tree(&tree, seal, None)
     }
 
     /// Lets one process at a time do something that others would do again.
@@ -192,11 +193,17 @@ struct Unpacked {
     outcome: Outcome,
 }
 
-fn header_totals(tree: &Path) -> Result<tree_tar::Totals, StoreError> {
+fn header_totals(tree: &Path, outcome: &Outcome) -> Result<tree_tar::Totals, StoreError> {
+    // To ask each file for attributes takes as long as to look at it.
+    let content = if outcome.attributes || owners::are_recorded() {
+        Content::HeadersOnly
+    } else {
+        Content::PlainHeaders
+    };
     let root = rustix::fs::openat(CWD, tree, sys::DIRECTORY, Mode::empty())
         .map_err(StoreError::io("open", tree))?;
     let mut nowhere = PaxWriter::new(io::sink());
-    tree_tar::write_tree(&root, &mut nowhere, Content::HeadersOnly, None)
+    tree_tar::write_tree(&[&root], &mut nowhere, content, None)
 }
 
 type Message = io::Result<Vec<u8>>;

@@ -59,7 +59,7 @@ pub struct ViewEntry {
     pub metadata: Metadata,
     /// Target of a symlink.
     pub link_target: Option<OsString>,
-    /// Index of the layer it comes from, bottom first; the upper directory counts as the last.
+    /// Index of the tree it comes from, bottom first; the upper directory counts as the last.
     pub source: usize,
 }
 
@@ -146,13 +146,16 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 impl RootView {
     /// Merges layers, bottom first.
     pub fn new(layers: &[Layer]) -> RootView {
-        let sources = layers
+        let mut sources: Vec<Source> = layers
             .iter()
+            .rev()
+            .flat_map(Layer::trees)
             .map(|layer| Source {
                 place: Place::Layer(layer.clone()),
                 overlay: true,
             })
             .collect();
+        sources.reverse();
         RootView {
             sources,
             directories: Mutex::default(),

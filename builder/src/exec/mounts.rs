@@ -305,7 +305,8 @@ impl Place<'_> {
         let mut lowers: Vec<PathBuf> = layers
             .iter()
             .rev()
-            .map(|layer| layer.path().to_path_buf())
+            .flat_map(Layer::directories)
+            .map(Path::to_path_buf)
             .collect();
         if lowers.is_empty() {
             lowers.push(sub_directory(

@@ -2,7 +2,10 @@
 //!
 //! Names that the target does not have need no look-up each: they are made by descriptor, on all
 //! cores, a directory a task. A file that is as it was when the step last ran is linked from that
-//! layer instead of being written again; layers never change, so they may share files.
+//! layer instead of being written again; layers never change, so they may share files. Of a large
+//! source with few changes what stayed is not even linked (`left`).
+
+mod left;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -15,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rbuild_cache::{FileKind, Layer, LiveDirectory};
 use rustix::fs::{AtFlags, Mode, futimens, linkat, mkdirat};
 
+use self::left::Left;
 use super::copy::Rules;
 use super::upper::{
     NewFile, Place, Upper, UpperError, failed, set_owner_and_mode, set_xattrs, times,
@@ -35,6 +39,8 @@ pub(crate) struct Reuse {
     pub(crate) target: PathBuf,
     /// For each entry of the source whether it is the same as then.
     pub(crate) unchanged: Vec<bool>,
+    /// Every entry of then is there now.
+    pub(crate) nothing_gone: bool,
 }
 
 /// First names of files with several.
@@ -48,13 +54,17 @@ struct Index {
 }
 
 impl Index {
-    fn new(entries: &[Entry]) -> Index {
+    /// Indexes the entries that are not to be left out.
+    fn new(entries: &[Entry], left: Option<&Left>) -> Index {
         let mut index = Index {
             lists: vec![Vec::new()],
             of: HashMap::new(),
         };
         let mut known: HashMap<&[u8], usize> = HashMap::from([(&b""[..], 0)]);
         for (place, entry) in entries.iter().enumerate() {
+            if left.is_some_and(|left| left.is_out(place)) {
+                continue;
+            }
             let slash = entry.path.iter().rposition(|byte| *byte == b'/');
             let parent = &entry.path[..slash.unwrap_or(0)];
             // In byte order a directory stands before what is in it.
@@ -92,7 +102,16 @@ impl FileRun<'_> {
         rules: &Rules<'_>,
     ) -> Result<(), BuildError> {
         let entries = &content.entries;
-        let index = Index::new(entries);
+        let reuse = self.reuse.filter(|reuse| reuse.target == target);
+        let left = match reuse.filter(|_| self.may_leave) {
+            Some(reuse) => self.left(reuse, entries, target, rules)?,
+            None => None,
+        };
+        self.left = left.as_ref().map(Left::count);
+        if let (Some(reuse), Some(_)) = (reuse, &left) {
+            self.keep_times(reuse, target)?;
+        }
+        let index = Index::new(entries, left.as_ref());
         let mut links = Links::new();
         let mut tasks = Vec::new();
         // Directories that are there already are gone through by name.
@@ -135,7 +154,6 @@ impl FileRun<'_> {
             }
         }
         self.target = Some(target.to_path_buf());
-        let reuse = self.reuse.filter(|reuse| reuse.target == target);
         let copy = ListedCopy {
             tree,
             top,
@@ -186,8 +204,8 @@ struct ListedCopy<'a> {
 struct Here<'a> {
     fd: OwnedFd,
     source: SourceDirectory<'a>,
-    /// The same directory in the layer that may be taken from.
-    old: Option<LiveDirectory>,
+    /// The same directory in the trees of the layer that may be taken from, topmost first.
+    old: Vec<LiveDirectory>,
     buffer: Vec<u8>,
 }
 
@@ -240,13 +258,13 @@ impl ListedCopy<'_> {
     fn fill(&self, task: &Task) -> Result<Vec<Task>, BuildError> {
         let inside = OsStr::from_bytes(&task.inside);
         let place = self.target.join(inside);
-        let old = match self.reuse {
-            Some(reuse) => reuse
-                .layer
-                .directory(&place)
-                .map_err(|error| view_error(&error))?,
-            None => None,
-        };
+        let mut old = Vec::new();
+        if let Some(reuse) = self.reuse {
+            for tree in std::iter::once(&reuse.layer).chain(reuse.layer.under()) {
+                let found = tree.own_directory(&place);
+                old.extend(found.map_err(|error| view_error(&error))?);
+            }
+        }
         let mut here = Here {
             fd: self
                 .upper
@@ -391,7 +409,7 @@ impl ListedCopy<'_> {
 
     /// Links the file of the old layer if it is the one that would be written; tells whether.
     fn take_over(&self, here: &Here<'_>, number: usize, new: &NewFile) -> Result<bool, BuildError> {
-        let (Some(reuse), Some(old)) = (self.reuse, &here.old) else {
+        let Some(reuse) = self.reuse else {
             return Ok(false);
         };
         if !reuse.unchanged.get(number).copied().unwrap_or(false) {
@@ -399,7 +417,15 @@ impl ListedCopy<'_> {
         }
         let entry = &self.entries[number];
         let name = entry.name();
-        let Some(found) = old.metadata(name).map_err(|error| view_error(&error))? else {
+        let mut found = None;
+        for old in &here.old {
+            let there = old.metadata(name).map_err(|error| view_error(&error))?;
+            if let Some(there) = there {
+                found = Some((old, there));
+                break;
+            }
+        }
+        let Some((old, found)) = found else {
             return Ok(false);
         };
         let same = found.kind == FileKind::File

@@ -164,6 +164,11 @@ impl Upper {
         self.directory_times.insert(path.to_path_buf(), time);
     }
 
+    /// Whether a directory gets a time when all is done, and not that of when it was made.
+    pub(crate) fn has_directory_time(&self, path: &Path) -> bool {
+        self.directory_times.contains_key(path)
+    }
+
     /// Makes sure that an existing directory and its parents are in the upper directory, with the
     /// metadata they have below.
     pub(crate) fn copy_up(&mut self, path: &Path) -> Result<(), UpperError> {
@@ -219,7 +224,7 @@ impl Upper {
         content: &mut dyn Read,
         new: &NewFile,
     ) -> Result<(), UpperError> {
-        let mut file = self.create(path)?;
+        let mut file = self.create(path, new)?;
         io::copy(content, &mut file).map_err(|source| write_failed(path, source))?;
         finish_file(&file, path, new)
     }
@@ -237,10 +242,10 @@ impl Upper {
         Place::new(&parent, name, path).copy(source, new, cancel)
     }
 
-    fn create(&self, path: &Path) -> Result<File, UpperError> {
+    fn create(&self, path: &Path, new: &NewFile) -> Result<File, UpperError> {
         self.clear(path)?;
         let (parent, name) = self.parent(path)?;
-        Place::new(&parent, name, path).create()
+        Place::new(&parent, name, path).create(new)
     }
 
     /// Makes a symlink, replacing a non-directory.
@@ -341,10 +346,10 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn create(&self) -> Result<File, UpperError> {
+    fn create(&self, new: &NewFile) -> Result<File, UpperError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o600);
+        let mode = owners::mode_to_make(new.mode);
         openat2(self.directory, self.name, flags, mode, CONFINED)
             .map(File::from)
             .map_err(|error| failed("create", self.path, error))
@@ -357,7 +362,7 @@ impl<'a> Place<'a> {
         new: &NewFile,
         cancel: &Cancel,
     ) -> Result<(), UpperError> {
-        let file = self.create()?;
+        let file = self.create(new)?;
         copy_content(source, &file, &|| cancel.is_cancelled())
             .map_err(|source| write_failed(self.path, source))?;
         finish_file(&file, self.path, new)
@@ -373,7 +378,7 @@ impl<'a> Place<'a> {
     ) -> Result<(), UpperError> {
         let failed = |source| write_failed(self.path, source);
         let count = source.read(buffer).map_err(failed)?;
-        let mut file = self.create()?;
+        let mut file = self.create(new)?;
         file.write_all(&buffer[..count]).map_err(failed)?;
         if count as u64 != size {
             // It has changed since it was looked at, or its file system gives less than was asked for.

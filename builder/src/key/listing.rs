@@ -94,30 +94,44 @@ pub(crate) fn compare(
     (!single).then_some(changes)
 }
 
-/// Which entries are the same as in the listing of a digest: paths, types, modes, owners, contents;
-/// none if another listing was kept, or nothing was.
+/// What stayed since a listing was kept.
+pub(crate) struct Unchanged {
+    /// Of each entry there is now whether paths, types, modes, owners, contents are the same.
+    pub(crate) entries: Vec<bool>,
+    /// Every path of the listing is still there.
+    pub(crate) nothing_gone: bool,
+}
+
+/// Compares with the listing of a digest; none if another listing was kept, or nothing was.
 pub(crate) fn unchanged(
     store: &Store,
     step: &str,
     part: &str,
     digest: &str,
     now: &Content,
-) -> Option<Vec<bool>> {
+) -> Option<Unchanged> {
     let bytes = fs::read(store.memo_path(&memo_name(step, part))).ok()?;
     let (kept, old) = decode(&bytes)?;
     if kept != digest {
         return None;
     }
+    let count = old.len();
     let mut old = old.iter().peekable();
+    let mut met = 0;
     let same = now.entries.iter().map(|entry| {
         while old
             .next_if(|old| old.path < entry.path.as_slice())
             .is_some()
         {}
         let old = old.next_if(|old| old.path == entry.path);
+        met += usize::from(old.is_some());
         old.is_some_and(|old| *old == Line::from(entry))
     });
-    Some(same.collect())
+    let entries = same.collect();
+    Some(Unchanged {
+        entries,
+        nothing_gone: met == count,
+    })
 }
 
 fn decode(bytes: &[u8]) -> Option<(&str, Vec<Line<'_>>)> {

@@ -69,7 +69,8 @@ pub(super) fn find(
     Ok(layer.map(|layer| Reuse {
         layer,
         target: PathBuf::from(target),
-        unchanged,
+        unchanged: unchanged.entries,
+        nothing_gone: unchanged.nothing_gone,
     }))
 }
 

@@ -81,6 +81,7 @@ impl Apply<'_> {
     fn same_attributes(&mut self, made: &OwnedFd, below: &ViewEntry) -> Result<(), StoreError> {
         for (name, value) in self.merged.xattrs(below)? {
             let name = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str());
+            self.outcome.attributes = true;
             if let Err(error) = owners::set_attribute(made, name, &value) {
                 self.attribute_error(error, below.key())?;
             }

@@ -23,6 +23,8 @@ pub(super) struct Item {
     pub(super) size: u64,
     pub(super) last_used: Timestamp,
     pub(super) sharing: Sharing,
+    /// The layer that its tree lies over.
+    pub(super) over: Option<Digest>,
 }
 
 /// Whether files of an item can be those of another, too.
@@ -106,6 +108,7 @@ impl Store {
                 }
             }
         }
+        survey.lower_trees();
         survey.share_out();
         Ok(survey)
     }
@@ -125,6 +128,7 @@ impl Store {
                 size,
                 last_used,
                 sharing: Sharing::No,
+                over: None,
             });
         }
         for diff_id in list_trees(self.layout())? {
@@ -142,7 +146,9 @@ impl Store {
                 Some(seal) if seal.canonical => Sharing::Perhaps,
                 _ => Sharing::No,
             };
-            let size = seal.map_or(0, |seal| seal.content);
+            let over = seal.as_ref().and_then(|seal| seal.over);
+            let over = over.map(|over| *over.layer.digest());
+            let size = seal.map_or(0, |seal| seal.own_content());
             let digest = *diff_id.digest();
             items.push(Item {
                 kind: UsageKind::Layer,
@@ -151,6 +157,7 @@ impl Store {
                 size,
                 last_used,
                 sharing,
+                over,
             });
         }
         for path in list(&self.layout().mounts())? {
@@ -169,6 +176,7 @@ impl Store {
                 size,
                 last_used,
                 sharing: Sharing::No,
+                over: None,
             });
         }
         Ok(items)

@@ -86,7 +86,8 @@ impl Survey {
                 chosen.insert((item.kind, item.digest));
             }
         }
-        cache.sort_by_key(|item| (item.last_used, item.digest));
+        // What lies over a tree goes before it.
+        cache.sort_by_key(|item| (item.last_used, item.over.is_none(), item.digest));
         let size = |items: &[&Item]| items.iter().map(|item| item.size).sum::<u64>();
         let total: u64 = self.items.iter().map(|item| item.size).sum();
         let garbage = self
@@ -122,12 +123,11 @@ impl Survey {
                 left.freed += item.size;
             }
         }
+        self.spare_lower_trees(&mut chosen);
         let records = self.records_without(&chosen, options);
-        let items = self
-            .items
-            .iter()
-            .filter(|item| chosen.contains(&(item.kind, item.digest)))
-            .collect();
+        let is_chosen = |item: &&Item| chosen.contains(&(item.kind, item.digest));
+        let mut items: Vec<&Item> = self.items.iter().filter(is_chosen).collect();
+        items.sort_by_key(|item| item.over.is_none());
         Victims { items, records }
     }
 

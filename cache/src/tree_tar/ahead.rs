@@ -13,11 +13,15 @@ use rustix::fs::Mode;
 use super::{CAPABILITY, Content};
 use crate::entry::{FileKind, Metadata};
 use crate::error::StoreError;
+use crate::parts::{Name, Parts};
 use crate::sys;
 use crate::view::join;
 
 /// Names of a directory that are read ahead at once.
-pub(super) const WINDOW: usize = 64;
+const WINDOW: usize = 64;
+
+/// Names that are only looked at at once.
+const LOOKS: usize = 1024;
 
 /// Largest file that is read ahead.
 const SMALL: u64 = 16 << 10;
@@ -42,21 +46,30 @@ pub(super) struct Small {
     pub(super) content: Vec<u8>,
 }
 
+/// Names of a directory for one [`look`].
+pub(super) fn window(mode: Content) -> usize {
+    match mode {
+        Content::Full => WINDOW,
+        Content::HeadersOnly | Content::PlainHeaders => LOOKS,
+    }
+}
+
 /// Looks at names of a directory, and reads the small files among them; `held` bytes wait already.
 pub(super) fn look(
-    directory: &OwnedFd,
+    directory: &Parts,
     path: &[u8],
-    names: &[Vec<u8>],
+    names: &[Name],
     mode: Content,
     held: usize,
 ) -> Result<Vec<Ahead>, StoreError> {
     let read = mode == Content::Full && held < MOST;
-    let one = |name: &Vec<u8>| {
-        let failed = |error| StoreError::inside("look at", &join(path, name))(error);
-        let found = sys::lstat(directory, name).map_err(failed)?;
+    let one = |name: &Name| {
+        let part = directory.part(name);
+        let failed = |error| StoreError::inside("look at", &join(path, &name.text))(error);
+        let found = sys::lstat(part, &name.text).map_err(failed)?;
         let small = found
             .filter(|found| read && found.kind == FileKind::File && found.size <= SMALL)
-            .and_then(|found| small(directory, name, found.size));
+            .and_then(|found| small(part, &name.text, found.size));
         Ok(Ahead { found, small })
     };
     if names.len() < WINDOW / 8 {
@@ -64,7 +77,7 @@ pub(super) fn look(
     }
     names
         .par_iter()
-        .with_min_len(WINDOW / 16)
+        .with_min_len(names.len() / 16)
         .map(one)
         .collect()
 }

@@ -20,6 +20,7 @@ pub(super) struct Source {
 }
 
 pub(super) enum Place {
+    /// The layer's own tree.
     Layer(Layer),
     /// A tree that others may change while we look at it.
     Live(OpenRoot),

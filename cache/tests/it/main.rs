@@ -16,6 +16,7 @@ mod garbage;
 mod hostile;
 mod images;
 mod layers;
+mod over;
 mod recovery;
 mod steps;
 mod support;
