@@ -16,7 +16,7 @@ mod known;
 
 pub use detect::{StreamKind, detect_and_decompress, detect_and_decompress_within};
 pub(crate) use gzip::Blocks;
-pub(crate) use known::{Block, KnownBlocks, list};
+pub(crate) use known::{Block, KnownBlocks, Shared, list};
 
 /// How a layer blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,13 +7,14 @@
 use std::io::{self, Write};
 
 use crate::blob::BlobInfo;
-use crate::compress::{Compression, CompressionKind, detect_and_decompress};
+use crate::checkpoints::Checkpoint;
+use crate::compress::{Blocks, Compression, CompressionKind, detect_and_decompress};
 use crate::digest::{DiffId, DigestWriter};
 use crate::error::StoreError;
 use crate::meta::KnownBlob;
 use crate::store::Store;
 use crate::tar_write::PaxWriter;
-use crate::tree_tar::{self, Content, RewriteTimestamps};
+use crate::tree_tar::{self, Content, RewriteTimestamps, Start};
 
 /// A layer as a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,11 +74,23 @@ impl Store {
         if let Some(known) = self.fitting_blob(diff_id, compression)? {
             return Ok(known);
         }
-        let writer = self.blob_writer()?;
-        let blocks = self.blocks_for(diff_id, compression);
-        let (writer, (), made) = compression.run(writer, &blocks, |mut out| {
-            self.original_tar(diff_id, &mut out)
-        })?;
+        let mut blocks = self.blocks_for(diff_id, compression);
+        let run = |blocks: &Blocks| {
+            let from = blocks.shared.as_ref().map(|shared| &shared.start);
+            compression.run(self.blob_writer()?, blocks, |mut out| {
+                self.original_tar(diff_id, from, &mut out)
+            })
+        };
+        let (writer, (), made) = match run(&blocks) {
+            // The older blob is damaged: nothing of it is used.
+            Err(StoreError::Stream { source, .. })
+                if blocks.shared.is_some() && source.kind() == io::ErrorKind::InvalidData =>
+            {
+                (blocks.known, blocks.shared) = (None, None);
+                run(&blocks)?
+            }
+            result => result?,
+        };
         let expected = (kind == CompressionKind::Uncompressed).then_some(diff_id.digest());
         let blob = writer.commit(expected)?;
         self.meta()
@@ -122,20 +135,39 @@ impl Store {
         Ok(known)
     }
 
-    /// Writes the tar whose digest is the diff ID.
-    fn original_tar(&self, diff_id: &DiffId, out: &mut dyn Write) -> Result<(), StoreError> {
-        let mut out = DigestWriter::new(out);
+    /// Writes the tar whose digest is the diff ID, from a checkpoint on if there is one.
+    fn original_tar(
+        &self,
+        diff_id: &DiffId,
+        from: Option<&Checkpoint>,
+        out: &mut dyn Write,
+    ) -> Result<(), StoreError> {
+        let missing = || StoreError::MissingLayer { diff_id: *diff_id };
+        let mut start = None;
+        let mut out = match from {
+            None => DigestWriter::new(out),
+            Some(point) => {
+                let (tar, headers) = point.hashers().ok_or_else(missing)?;
+                start = Some(Start {
+                    path: point.path.clone(),
+                    entries: point.entries,
+                    content: point.content,
+                    headers,
+                });
+                DigestWriter::after(out, tar, point.bytes)
+            }
+        };
         let made_here = self.layer(diff_id)?.filter(|layer| layer.seal().canonical);
         if let Some(layer) = made_here {
             let mut tar = PaxWriter::new(&mut out);
-            tree_tar::write_tree(&layer.roots()?, &mut tar, Content::Full, None)?;
+            tree_tar::write_from(&layer.roots()?, &mut tar, start, &mut |_, _| Ok(()))?;
             tar.finish()
                 .map_err(StoreError::stream("write the layer"))?;
+        } else if start.is_some() {
+            return Err(missing());
         } else {
             let known = self.known_blobs(diff_id)?;
-            let known = known
-                .first()
-                .ok_or(StoreError::MissingLayer { diff_id: *diff_id })?;
+            let known = known.first().ok_or_else(missing)?;
             let file = self.open_blob(&known.blob.digest)?;
             let (_, mut plain) =
                 detect_and_decompress(file).map_err(StoreError::stream("read the layer"))?;
@@ -163,7 +195,7 @@ impl Store {
         rewrite: Option<RewriteTimestamps>,
     ) -> Result<DiffId, StoreError> {
         if rewrite.is_none() {
-            self.original_tar(diff_id, out)?;
+            self.original_tar(diff_id, None, out)?;
             return Ok(*diff_id);
         }
         let layer = self

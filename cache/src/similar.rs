@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::sync::Arc;
 
-use crate::compress::{Block, Blocks, Compression, CompressionKind, KnownBlocks, list};
+use crate::compress::{Block, Blocks, Compression, CompressionKind, KnownBlocks, Shared, list};
 use crate::digest::{DiffId, Digest};
 use crate::store::Store;
 
@@ -20,13 +20,24 @@ impl Store {
     /// The blocks that compressing a layer may use, and whether its own are to be kept.
     pub(crate) fn blocks_for(&self, layer: &DiffId, compression: &Compression) -> Blocks {
         let noted = fs::read_to_string(self.memo_path(&version_memo(layer))).ok();
-        let of = noted.as_ref().and_then(|text| text.parse().ok());
+        let of: Option<DiffId> = noted.as_ref().and_then(|text| text.parse().ok());
+        let known = of.and_then(|of| self.known_blocks(&of, compression));
+        let shared = match (&of, &known) {
+            (Some(of), Some(known)) => self.shared(layer, of, known),
+            _ => None,
+        };
         Blocks {
-            known: of
-                .and_then(|of| self.known_blocks(&of, compression))
-                .map(Arc::new),
+            known: known.map(Arc::new),
+            shared: shared.map(Arc::new),
             list: noted.is_some() && compression.kind == CompressionKind::Gzip,
         }
+    }
+
+    /// What the tars of two versions of a layer begin with.
+    fn shared(&self, layer: &DiffId, of: &DiffId, known: &KnownBlocks) -> Option<Shared> {
+        let (old, new) = (self.checkpoints(of), self.checkpoints(layer));
+        let same = old.iter().zip(&new).take_while(|(old, new)| old == new);
+        known.shared(&new[..same.count()])
     }
 
     fn known_blocks(&self, of: &DiffId, compression: &Compression) -> Option<KnownBlocks> {

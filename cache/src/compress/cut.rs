@@ -69,6 +69,16 @@ impl Cutter {
         }
     }
 
+    /// Follows bytes that are in no block any more.
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = match self.step(bytes, 0) {
+                Step::Take(taken) | Step::Wait(taken) | Step::Header { taken, .. } => taken,
+            };
+            bytes = &bytes[taken..];
+        }
+    }
+
     /// What is left of an unfinished header when the stream ends.
     pub(super) fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.header)

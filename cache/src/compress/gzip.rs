@@ -14,12 +14,12 @@ use flate2::{Compress, Compression, FlushCompress};
 
 use super::cut::{BLOCK, Cutter, Step};
 use super::huffman;
-use super::known::{Block, BlockKey, KnownBlocks};
+use super::known::{Block, BlockKey, KnownBlocks, Shared};
 use crate::digest::Hasher;
 use crate::error::StoreError;
 
 /// How far deflate looks back.
-const WINDOW: usize = 32 << 10;
+pub(super) const WINDOW: usize = 32 << 10;
 
 /// Magic, deflate, no flags, no time, no extra flags, unknown system: the header Go writes.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
@@ -41,6 +41,8 @@ struct Piece {
 pub(crate) struct Blocks {
     /// Blocks that need not be deflated again.
     pub(crate) known: Option<Arc<KnownBlocks>>,
+    /// The first of them, of a stream that begins at its start.
+    pub(crate) shared: Option<Arc<Shared>>,
     /// List the blocks for next time.
     pub(crate) list: bool,
 }
@@ -62,7 +64,8 @@ fn pool() -> Result<&'static rayon::ThreadPool, StoreError> {
     })
 }
 
-/// Compresses what `produce` writes into `out`.
+/// Compresses what `produce` writes into `out`: the stream, or what follows the start of what is shared
+/// with an older one.
 pub(super) fn compress<W: Write + Send, T>(
     level: u32,
     mut out: W,
@@ -75,7 +78,7 @@ pub(super) fn compress<W: Write + Send, T>(
     let (give_back, used) = channel();
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || {
-            let result = write_pieces(&mut out, &in_order, &give_back);
+            let result = write_pieces(&mut out, blocks, &in_order, &give_back);
             result.map(|blocks| (out, blocks))
         });
         let mut input = Input {
@@ -87,6 +90,7 @@ pub(super) fn compress<W: Write + Send, T>(
             cutter: Cutter::default(),
             current: Vec::with_capacity(BLOCK),
             dictionary: Vec::new(),
+            skip: blocks.shared.as_ref().map_or(0, |shared| shared.skip),
         };
         let produced = produce(&mut input);
         let sent = input.finish();
@@ -111,9 +115,27 @@ struct Input {
     cutter: Cutter,
     current: Vec<u8>,
     dictionary: Vec<u8>,
+    /// Bytes that are in blocks of the older blob.
+    skip: u64,
 }
 
 impl Input {
+    /// Takes bytes that are in blocks already: the next block may refer to the last of them.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        let taken = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+        self.cutter.pass(&bytes[..taken]);
+        self.dictionary.extend_from_slice(&bytes[..taken]);
+        self.skip -= taken as u64;
+        let shared = self.blocks.shared.as_ref();
+        let last = shared.and_then(|shared| shared.blocks.last());
+        let window = last.map_or(0, |block| WINDOW.min(block.plain as usize));
+        if self.skip == 0 || self.dictionary.len() > BLOCK {
+            let over = self.dictionary.len().saturating_sub(window);
+            self.dictionary.drain(..over);
+        }
+        taken
+    }
+
     fn send(&mut self) -> io::Result<()> {
         let mut next = self
             .used
@@ -150,6 +172,9 @@ impl Input {
 
 impl Write for Input {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.skip > 0 {
+            return Ok(self.pass(bytes));
+        }
         let taken = match self.cutter.step(bytes, self.current.len()) {
             Step::Take(taken) => {
                 self.current.extend_from_slice(&bytes[..taken]);
@@ -175,31 +200,38 @@ impl Write for Input {
     }
 }
 
-/// Writes header, pieces in order, and trailer; tells where the blocks are.
+/// Writes header, blocks of the older blob, pieces in order, and trailer; tells where the blocks are.
 fn write_pieces(
     out: &mut impl Write,
+    older: &Blocks,
     in_order: &Receiver<Promise>,
     give_back: &Sender<Vec<u8>>,
 ) -> io::Result<Vec<Block>> {
     let mut crc = crc32fast::Hasher::new();
     let mut size = 0_u64;
     let mut offset = HEADER.len() as u64;
-    let mut blocks = Vec::new();
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut add = |mut block: Block| {
+        let plain = u64::from(block.plain);
+        crc.combine(&crc32fast::Hasher::new_with_initial_len(block.crc, plain));
+        size += plain;
+        block.offset = offset;
+        offset += u64::from(block.deflated);
+        blocks.push(block);
+    };
     out.write_all(&HEADER)?;
+    if let (Some(shared), Some(known)) = (&older.shared, &older.known) {
+        for block in &shared.blocks {
+            out.write_all(&known.read(block)?)?;
+            add(*block);
+        }
+    }
     for promise in in_order {
-        let mut piece = promise
+        let piece = promise
             .recv()
             .map_err(|_| io::Error::other("a thread panicked"))??;
         out.write_all(&piece.deflated)?;
-        let plain = u64::from(piece.block.plain);
-        crc.combine(&crc32fast::Hasher::new_with_initial_len(
-            piece.block.crc,
-            plain,
-        ));
-        size += plain;
-        piece.block.offset = offset;
-        offset += u64::from(piece.block.deflated);
-        blocks.push(piece.block);
+        add(piece.block);
         // The producer may be through already.
         let _ = give_back.send(piece.plain);
     }
@@ -286,6 +318,8 @@ fn deflate(level: Compression, dictionary: &[u8], plain: &[u8]) -> io::Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoints::Checkpoint;
+    use crate::tar_write::{PaxWriter, TarHeader, TarKind};
 
     /// Text that compresses, numbers that compress badly, noise.
     fn input() -> Vec<u8> {
@@ -320,8 +354,8 @@ mod tests {
     fn known_blocks_give_the_same_bytes() {
         let mut input = input();
         let list = Blocks {
-            known: None,
             list: true,
+            ..Blocks::default()
         };
         let (old, blocks) = listed(6, &input, &list);
         let mut file = tempfile::tempfile().unwrap();
@@ -329,6 +363,7 @@ mod tests {
         let known = KnownBlocks::new(&super::super::known::list(&blocks), file).unwrap();
         let with = Blocks {
             known: Some(Arc::new(known)),
+            shared: None,
             list: true,
         };
         let middle = input.len() / 2;
@@ -348,6 +383,81 @@ mod tests {
         let mut reader = flate2::read::GzDecoder::new(bytes.as_slice());
         std::io::Read::read_to_end(&mut reader, &mut plain).unwrap();
         assert!(plain == input);
+    }
+
+    #[test]
+    fn the_blocks_of_a_shared_beginning_are_taken_unseen() {
+        // Entries of a tar, and where each begins.
+        let tar = |last: &[u8]| {
+            let mut tar = PaxWriter::new(Vec::new());
+            let mut points = Vec::new();
+            for number in 0..600_u32 {
+                let text = format!("{number} {}\n", number.wrapping_mul(2_654_435_761)).repeat(900);
+                let text = if number == 599 { last } else { text.as_bytes() };
+                let path = format!("dir/file-{number}").into_bytes();
+                points.push(Checkpoint {
+                    path: path.clone(),
+                    bytes: tar.between().unwrap().len() as u64,
+                    entries: 0,
+                    content: 0,
+                    tar: Vec::new(),
+                    headers: Vec::new(),
+                });
+                let mut header = TarHeader::new(TarKind::File, path);
+                header.size = text.len() as u64;
+                tar.entry(&header).unwrap();
+                tar.write_all(text).unwrap();
+            }
+            (tar.finish().unwrap(), points)
+        };
+        let (old, points) = tar(b"old");
+        let (new, _) = tar(&b"new".repeat(500_000));
+        let list = Blocks {
+            list: true,
+            ..Blocks::default()
+        };
+        let (blob, blocks) = listed(6, &old, &list);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&blob).unwrap();
+        let known = Arc::new(
+            KnownBlocks::new(
+                &super::super::known::list(&blocks),
+                file.try_clone().unwrap(),
+            )
+            .unwrap(),
+        );
+        let expected = compressed(6, &new);
+        for same in [100, 300, 301, 302, 303, 599] {
+            let shared = known.shared(&points[..=same]).unwrap();
+            let (count, start) = (shared.blocks.len(), shared.start.bytes as usize);
+            assert!(count > 0 && start > 0);
+            let with = Blocks {
+                known: Some(Arc::clone(&known)),
+                shared: Some(Arc::new(shared)),
+                list: true,
+            };
+            let (bytes, now) = listed(6, &new[start..], &with);
+            assert!(bytes == expected, "same up to entry {same}");
+            assert_eq!(now[..count], blocks[..count]);
+        }
+        assert!(known.shared(&points[..=1]).is_none());
+        // A damaged block is an error that says so.
+        let shared = known.shared(&points[..=599]).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, b"damage", 1000).unwrap();
+        let start = shared.start.bytes as usize;
+        let with = Blocks {
+            known: Some(known),
+            shared: Some(Arc::new(shared)),
+            list: true,
+        };
+        let failed = compress(6, Vec::new(), &with, |out| {
+            out.write_all(&new[start..])
+                .map_err(StoreError::stream("write"))
+        });
+        let Err(StoreError::Stream { source, .. }) = failed else {
+            panic!("damage was not found");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -5,7 +5,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
+
+use super::gzip::WINDOW;
+use crate::checkpoints::Checkpoint;
 
 /// First bytes of a list.
 const MAGIC: &[u8; 16] = b"rbuild blocks 2\n";
@@ -37,6 +41,20 @@ pub(crate) struct Block {
 pub(crate) struct KnownBlocks {
     blob: File,
     blocks: HashMap<BlockKey, Block>,
+    in_order: Vec<Block>,
+}
+
+/// The beginning of a tar that an older one has, too, and of whose blob the new one takes whole blocks
+/// without a look at what is in them.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    /// Where the tar is gone on with: some way before the end of the blocks, to know what a block behind
+    /// them may refer to.
+    pub(crate) start: Checkpoint,
+    /// The blocks, from the first one on.
+    pub(super) blocks: Vec<Block>,
+    /// Bytes of the tar from the start to the end of the blocks.
+    pub(super) skip: u64,
 }
 
 impl KnownBlocks {
@@ -47,19 +65,57 @@ impl KnownBlocks {
         if crc32fast::hash(list).to_le_bytes() != *check || list.len() % RECORD != 0 {
             return None;
         }
-        let blocks = list.chunks_exact(RECORD).filter_map(decode);
+        let in_order: Vec<Block> = list.chunks_exact(RECORD).filter_map(decode).collect();
         Some(KnownBlocks {
             blob,
-            blocks: blocks.map(|block| (block.key, block)).collect(),
+            blocks: in_order.iter().map(|block| (block.key, *block)).collect(),
+            in_order,
         })
+    }
+
+    /// What can be taken over for a tar that is the same up to the last of these checkpoints.
+    pub(crate) fn shared(&self, points: &[Checkpoint]) -> Option<Shared> {
+        let same = points.last()?.bytes;
+        let mut blocks = Vec::new();
+        let mut end = 0;
+        for block in &self.in_order {
+            let next = end + u64::from(block.plain);
+            // Where a block ends is decided by the header behind it, which is before the checkpoint if
+            // the block ends before that.
+            if next >= same {
+                break;
+            }
+            end = next;
+            blocks.push(*block);
+        }
+        let near = |point: &&Checkpoint| point.bytes + WINDOW as u64 <= end;
+        let start = points.iter().rev().find(near)?;
+        Some(Shared {
+            start: start.clone(),
+            blocks,
+            skip: end - start.bytes,
+        })
+    }
+
+    /// The deflated bytes of a block of this blob.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read, or are damaged (`InvalidData`).
+    pub(super) fn read(&self, block: &Block) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; block.deflated as usize];
+        self.blob.read_exact_at(&mut bytes, block.offset)?;
+        if crc32fast::hash(&bytes) == block.check {
+            Ok(bytes)
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        }
     }
 
     /// The deflated bytes of a block; none if there is no such block, or it is damaged.
     pub(super) fn get(&self, key: &BlockKey) -> Option<(Vec<u8>, Block)> {
         let block = self.blocks.get(key)?;
-        let mut bytes = vec![0; block.deflated as usize];
-        self.blob.read_exact_at(&mut bytes, block.offset).ok()?;
-        (crc32fast::hash(&bytes) == block.check).then_some((bytes, *block))
+        Some((self.read(block).ok()?, *block))
     }
 }
 

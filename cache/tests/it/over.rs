@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rbuild_cache::{CommitOptions, ItemCondition, Layer, PruneOptions, RootView, UsageKind};
+use rbuild_cache::{
+    CommitOptions, Compression, ItemCondition, Layer, PruneOptions, RootView, UsageKind,
+};
 
 use crate::support::{Overlay, TestStore, need_root};
 
@@ -246,4 +248,34 @@ fn without_its_lower_tree_a_version_does_not_count() {
     // It is made again like any other.
     let old = first(&test);
     assert_eq!(next(&test, &old, &[7]).diff_id(), layer.diff_id());
+}
+
+#[test]
+fn the_blob_of_a_version_takes_blocks_over_unless_they_are_damaged() {
+    let compression = Compression::default();
+    let (other, expected) = whole(&[59]);
+    let expected = other.store.layer_blob(expected.diff_id(), &compression);
+    let expected = expected.unwrap().blob.digest;
+    for damaged in [false, true] {
+        let test = TestStore::new();
+        let old = first(&test);
+        test.store.note_version(old.diff_id(), None);
+        let blob = test.store.layer_blob(old.diff_id(), &compression);
+        let hex = blob.unwrap().blob.digest.hex();
+        let layer = next(&test, &old, &[59]);
+        test.store
+            .note_version(layer.diff_id(), Some(old.diff_id()));
+        // What is taken over need not be read.
+        let path = if damaged {
+            let blobs = test.store.root().join("blobs/sha256");
+            blobs.join(&hex[..2]).join(&hex)
+        } else {
+            old.path().join("d0/f0")
+        };
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let made = test.store.layer_blob(layer.diff_id(), &compression);
+        assert_eq!(made.unwrap().blob.digest, expected, "damaged: {damaged}");
+    }
 }
