@@ -1,9 +1,10 @@
 //! What a container is and how it is: two files, each written beside and renamed into place.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
+use rustix::buffer::spare_capacity;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ use super::restart::RestartPolicy;
 use crate::{ExitStatus, Sandbox};
 
 /// More than the usual config of a container.
-const SMALL: usize = 16 << 10;
+const SMALL: usize = 8 << 10;
 
 /// What was asked for when the container was made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -175,23 +176,20 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Contai
         .map_err(|error| ContainerError::io("understand", path)(error.into()))
 }
 
-/// Reads a small file without asking for its size first: lists of containers read many.
+/// Reads a small file without asking for its size first, into memory that is not cleared first: lists of
+/// containers read many.
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut bytes = vec![0; SMALL];
-    let mut filled = 0;
+    let file = File::open(path)?;
+    let mut bytes = Vec::with_capacity(SMALL);
     loop {
-        let count = match file.read(&mut bytes[filled..]) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            count => count?,
-        };
-        filled += count;
+        let room = bytes.capacity() - bytes.len();
+        let read = || rustix::io::read(&file, spare_capacity(&mut bytes));
+        let count = rustix::io::retry_on_intr(read)?;
         // What fills less than there is room for was read to its end.
-        if filled < bytes.len() {
-            bytes.truncate(filled);
+        if count < room {
             return Ok(bytes);
         }
-        bytes.resize(bytes.len() * 2, 0);
+        bytes.reserve(SMALL);
     }
 }
 
@@ -237,6 +235,12 @@ mod tests {
             assert_eq!(read::<State>(&path).unwrap(), Some(state));
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        // More than is read at once, and just as much.
+        for length in [SMALL - 2, SMALL * 3] {
+            let text = "x".repeat(length);
+            write(&path, &text).unwrap();
+            assert_eq!(read::<String>(&path).unwrap(), Some(text));
+        }
         fs::write(&path, "{").unwrap();
         let error = read::<State>(&path).unwrap_err();
         assert!(error.to_string().starts_with("could not understand `"));
