@@ -135,7 +135,13 @@ impl Walk<'_> {
                 }
                 None => self.long(long).is_some_and(takes_value),
             },
-            None => self.cluster_takes_next(&text[1..]),
+            None => {
+                if let Some((letters, value)) = self.attached_value(text) {
+                    self.arguments.extend([letters.into(), value.into()]);
+                    return Ok(false);
+                }
+                self.cluster_takes_next(&text[1..])
+            }
         };
         self.arguments.push(argument);
         Ok(takes_next)
@@ -152,6 +158,24 @@ impl Walk<'_> {
             }
         }
         false
+    }
+
+    /// Splits `-u5` or `-itu=5`, where everything behind the first positional belongs to another program:
+    /// there `clap` takes a word with letters that are no options for the positional.
+    fn attached_value<'t>(&self, text: &'t str) -> Option<(&'t str, &'t str)> {
+        if !self.stops_at_positional() {
+            return None;
+        }
+        for (at, letter) in text.char_indices().skip(1) {
+            let argument = self.short(letter)?;
+            if takes_value(argument) {
+                let (letters, value) = text.split_at(at + letter.len_utf8());
+                let value = value.strip_prefix('=').unwrap_or(value);
+                // A value like an option would be taken for one.
+                return (!value.is_empty() && !value.starts_with('-')).then_some((letters, value));
+            }
+        }
+        None
     }
 
     /// Says whether everything behind the first positional belongs to another program.
@@ -242,6 +266,16 @@ mod tests {
             "run -it --entrypoint sh x -c --init=false",
             "run -it --entrypoint sh x -c --init=false",
         );
+    }
+
+    #[test]
+    fn values_may_be_attached_to_letters() {
+        check(
+            "run -u5 -ite=A=b -p8080:80 x -u5",
+            "run -u 5 -ite A=b -p 8080:80 x -u5",
+        );
+        check("exec -itw/dir x sh -c1", "exec -itw /dir x sh -c1");
+        check("build -ta .", "build -ta .");
     }
 
     #[test]

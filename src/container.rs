@@ -375,7 +375,8 @@ fn system_files(options: &Options, hostname: &str, listed: bool) -> Vec<(Mount, 
                 Mount {
                     target: target.into(),
                     source,
-                    readonly: true,
+                    // As in Docker; what is written is gone with the container's end.
+                    readonly: options.read_only,
                 },
                 TargetKind::File,
             )

@@ -250,7 +250,7 @@ pub enum MountSource {
         #[serde(default)]
         options: TmpfsOptions,
     },
-    /// A small file whose content is never written to a disk. Always read-only.
+    /// A small file whose content is never written to a disk. What is written to it is gone with the sandbox.
     File {
         /// The content.
         #[serde(with = "bytes")]

@@ -53,6 +53,7 @@ mod registry;
 mod remote;
 mod remote_context;
 mod reproducible;
+mod rights;
 mod rootless;
 mod roundtrip;
 mod run;

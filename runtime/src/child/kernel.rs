@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -218,7 +218,15 @@ impl Cover {
                 .at("/dev/null")
                 .because("it is not the null device on this host"));
         }
-        let (empty, _) = stage.fresh_directory()?;
+        let (empty, name) = stage.fresh_directory()?;
+        // Who may not list it would fail there, as `find` does; elsewhere everybody sees nothing.
+        rustix::fs::chmodat(
+            &*stage,
+            name.as_str(),
+            Mode::from_raw_mode(0o1777),
+            AtFlags::empty(),
+        )
+        .step("make a stage directory")?;
         Ok(Self { null, empty })
     }
 

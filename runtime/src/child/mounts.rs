@@ -61,7 +61,13 @@ fn prepare_one(mount: &Mount, stage: &mut Stage) -> Step<Detached> {
             mode,
             uid,
             gid,
-        } => file(content, *mode, *uid, *gid, stage).step_at("make the file for", &mount.target),
+        } => {
+            let step = "make the file for";
+            let file = file(content, *mode, *uid, *gid, stage).step_at(step, &mount.target)?;
+            file.set(protection | NO_SUID_DEV)
+                .step_at(step, &mount.target)?;
+            Ok(file)
+        }
     }
 }
 
@@ -144,9 +150,7 @@ fn file(content: &[u8], mode: u32, uid: u32, gid: u32, stage: &mut Stage) -> io:
     }
     fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
-    let mount = Detached::clone_of_fd(open_path(stage.as_fd(), Path::new(&name))?)?;
-    mount.set(READ_ONLY | NO_SUID_DEV)?;
-    Ok(mount)
+    Detached::clone_of_fd(open_path(stage.as_fd(), Path::new(&name))?)
 }
 
 /// Puts the prepared sources on their targets.
