@@ -122,6 +122,10 @@ impl Walk<'_> {
             self.arguments.push(argument);
             return Ok(false);
         };
+        if let Some((letters, value)) = self.attached_value(text) {
+            self.arguments.extend([letters.into(), value.into()]);
+            return Ok(false);
+        }
         let takes_next = match text.strip_prefix("--") {
             Some(long) => match long.split_once('=') {
                 Some((name, value)) => {
@@ -135,13 +139,7 @@ impl Walk<'_> {
                 }
                 None => self.long(long).is_some_and(takes_value),
             },
-            None => {
-                if let Some((letters, value)) = self.attached_value(text) {
-                    self.arguments.extend([letters.into(), value.into()]);
-                    return Ok(false);
-                }
-                self.cluster_takes_next(&text[1..])
-            }
+            None => self.cluster_takes_next(&text[1..]),
         };
         self.arguments.push(argument);
         Ok(takes_next)
@@ -163,7 +161,7 @@ impl Walk<'_> {
     /// Splits `-u5` or `-itu=5`, where everything behind the first positional belongs to another program:
     /// there `clap` takes a word with letters that are no options for the positional.
     fn attached_value<'t>(&self, text: &'t str) -> Option<(&'t str, &'t str)> {
-        if !self.stops_at_positional() {
+        if text.starts_with("--") || !self.stops_at_positional() {
             return None;
         }
         for (at, letter) in text.char_indices().skip(1) {
