@@ -144,7 +144,7 @@ pub fn open(
         exec::prepare_root(draft.upper(), &root, &operation)?;
     }
     let mut lowers: Vec<PathBuf> = upper.into_iter().collect();
-    lowers.extend(exec::lowers(&root));
+    lowers.extend(rbuild_cache::overlay_lowers(&root));
     let context = ExecContext {
         store,
         lease: &lease,

@@ -15,7 +15,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store};
+use rbuild_cache::{
+    CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store, overlay_lowers,
+};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
     CapabilitySet, ExitStatus, Isolation, KernelSettings, Limits, Network, OfHost, Process, RootFs,
@@ -89,7 +91,7 @@ pub(crate) fn execute(
     let user = lookup_user(&view, &operation.user).map_err(|error| user_error(&name, &error))?;
     prepare_root(draft.upper(), root, operation)?;
     let view = RootView::new(root).with_upper(draft.upper());
-    let lowers = lowers(root);
+    let lowers = overlay_lowers(root);
     let mut ready = prepare(context, operation, &user, &view, lowers, &draft, inputs)?;
     let plain = lay_out(context, &mut ready)?;
     let ended = run(context, &ready);
@@ -263,16 +265,6 @@ pub(crate) fn prepare(
         _agents: prepared.agents,
         scratch,
     })
-}
-
-/// The directories of layers (bottom first) as the lower directories of an overlay.
-pub(crate) fn lowers(layers: &[Layer]) -> Vec<PathBuf> {
-    layers
-        .iter()
-        .rev()
-        .flat_map(Layer::directories)
-        .map(Path::to_path_buf)
-        .collect()
 }
 
 /// Mount points that every container runtime leaves in the first layer, and the working directory.

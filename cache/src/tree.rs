@@ -20,7 +20,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -191,7 +191,12 @@ struct LayerInner {
     root: OpenRoot,
     /// The layer whose tree shows through.
     under: Option<Layer>,
+    /// The names at the top of its own tree, listed when they are first asked for; none if there are many.
+    top: OnceLock<Option<HashSet<Vec<u8>>>>,
 }
+
+/// Layers with more entries do not remember the names at their top.
+const REMEMBERED_NAMES: u64 = 10_000;
 
 impl std::fmt::Debug for Layer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -206,6 +211,7 @@ impl Layer {
             seal,
             root: OpenRoot::new(path, sys::DIRECTORY),
             under,
+            top: OnceLock::new(),
         }))
     }
 
@@ -253,6 +259,32 @@ impl Layer {
     pub fn own_directory(&self, path: &Path) -> Result<Option<LiveDirectory>, ViewError> {
         let path = path.as_os_str().as_bytes();
         LiveDirectory::below(&*self.root_fd()?, path.strip_prefix(b"/").unwrap_or(path))
+    }
+
+    /// Whether it says nothing about any path.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries() == 0 && !self.may_be_opaque()
+    }
+
+    /// Whether its own tree has nothing at the top of a path (without leading slash), as far as that is known.
+    pub(crate) fn lacks(&self, path: &[u8]) -> Result<bool, ViewError> {
+        let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        if top.is_empty() {
+            return Ok(false);
+        }
+        if let Some(names) = self.0.top.get() {
+            return Ok(names.as_ref().is_some_and(|names| !names.contains(top)));
+        }
+        let names = if self.entries() > REMEMBERED_NAMES {
+            None
+        } else {
+            let root = sys::open_beneath(&*self.root_fd()?, b"", sys::LIST)
+                .and_then(sys::names)
+                .map_err(ViewError::io("list the directory", self.path()))?;
+            Some(root.into_iter().collect::<HashSet<_>>())
+        };
+        let names = self.0.top.get_or_init(|| names);
+        Ok(names.as_ref().is_some_and(|names| !names.contains(top)))
     }
 
     pub(crate) fn may_be_opaque(&self) -> bool {

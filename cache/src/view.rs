@@ -12,7 +12,7 @@
 //!
 //! Path texts are byte strings relative to the root, without leading slash; `""` is the root.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,10 @@ pub use walk::WalkAction;
 
 /// Symbolic links followed in one look-up, as in the kernel.
 const MAX_LINKS: u32 = 40;
+
+/// Views of more layers than this ask each layer once what is at its top: most layers have a few names
+/// there, and to look for `/etc/hosts` in a thousand of them is a thousand system calls.
+const FEW_LAYERS: usize = 4;
 
 /// Directories whose merge is remembered; a bound on memory, not on correctness.
 const REMEMBERED_DIRECTORIES: usize = 8192;
@@ -153,6 +157,7 @@ impl RootView {
             .map(|layer| Source {
                 place: Place::Layer(layer.clone()),
                 overlay: true,
+                one_of_many: layers.len() > FEW_LAYERS,
             })
             .collect();
         sources.reverse();
@@ -241,7 +246,14 @@ impl RootView {
         }
         if path.is_empty() {
             let mut sources = Vec::with_capacity(self.sources.len());
+            let mut seen = HashSet::new();
             for index in (0..self.sources.len()).rev() {
+                // What a layer says at its topmost place hides what it says further down.
+                if let Place::Layer(layer) = &self.sources[index].place
+                    && (layer.is_empty() || !seen.insert(layer.diff_id()))
+                {
+                    continue;
+                }
                 sources.push(index);
                 if self.sources[index].is_opaque(b"")? {
                     break;

@@ -259,7 +259,7 @@ fn follow(setup: &OwnedFd, waits: bool) -> Result<(Option<OwnedFd>, Vec<String>)
     {
         match message {
             // Others connect it with networks.
-            Setup::Connected(_) | Setup::NameServer | Setup::Router { .. } => {}
+            Setup::Connected(_) | Setup::NameServer | Setup::Router { .. } | Setup::Settling => {}
             Setup::Warning(text) => warnings.push(text),
             Setup::Terminal => terminal = descriptors.into_iter().next(),
             Setup::Ready => return Ok((terminal, warnings)),

@@ -53,6 +53,7 @@ use crate::spec::{Attached, Connected, Interface, Lan, LanKind, Subnet};
 use crate::sys;
 use crate::wire::{Failure, InStep as _, Step};
 use link::Links;
+use nft::Rules;
 use shared::Bridge;
 
 pub(crate) use leases::{Lease, find as find_leases, rename as rename_in_leases};
@@ -127,9 +128,12 @@ pub(crate) fn loopback_up() -> Step<()> {
 /// Moves the process into a new network namespace that is connected to the shared network.
 ///
 /// The caller's spawner must be a [member](Membership).
-pub(crate) fn connect(place: &Place) -> Step<()> {
+///
+/// Returns what is better closed later: the kernel still works on what was changed, and closing waits for it.
+pub(crate) fn connect(place: &Place) -> Step<Option<OwnedFd>> {
     place.enter()?;
-    let bridge = shared::ensure(place, None)?;
+    let mut rules = Rules::open().step("open a netlink socket")?;
+    let bridge = shared::ensure(place, None, &mut rules)?;
     let mut host = Links::open().step("open a netlink socket")?;
     let namespace = new_namespace()?;
     let address = claim_shared(&mut host, &bridge, &namespace, None, "eth0", true)?;
@@ -137,7 +141,8 @@ pub(crate) fn connect(place: &Place) -> Step<()> {
     inside::configure(&mut inside, "eth0", address, bridge.subnet().prefix())?;
     inside
         .add_default_route(bridge.gateway())
-        .step("connect the sandbox to the network")
+        .step("connect the sandbox to the network")?;
+    Ok(rules.settling())
 }
 
 /// What a new network namespace was given.
@@ -150,14 +155,16 @@ pub(crate) struct Plugged {
 
 /// Moves the process into a new network namespace with interfaces in networks.
 ///
-/// The caller's spawner must be a [member](Membership).
-pub(crate) fn attach(place: &Place, attached: &Attached) -> Step<Vec<Plugged>> {
+/// The caller's spawner must be a [member](Membership). Returns also what is to be closed later, as
+/// [`connect`] does.
+pub(crate) fn attach(place: &Place, attached: &Attached) -> Step<(Vec<Plugged>, Option<OwnedFd>)> {
     place.enter()?;
+    let mut rules = Rules::open().step("open a netlink socket")?;
     // What is made for a network is made outside, all of it before the way back is lost.
     let bridges = attached
         .interfaces
         .iter()
-        .map(|interface| ensure(place, interface))
+        .map(|interface| ensure(place, interface, &mut rules))
         .collect::<Step<Vec<_>>>()?;
     let mut host = Links::open().step("open a netlink socket")?;
     let namespace = new_namespace()?;
@@ -172,7 +179,7 @@ pub(crate) fn attach(place: &Place, attached: &Attached) -> Step<Vec<Plugged>> {
         routed |= settle(&mut inside, interface, &plugged.connected, !routed)?;
         all.push(plugged);
     }
-    Ok(all)
+    Ok((all, rules.settling()))
 }
 
 /// Gives a network namespace that is there already one more interface.
@@ -184,7 +191,8 @@ pub(crate) fn attach_to(
     interface: &Interface,
 ) -> Step<Plugged> {
     place.enter()?;
-    let bridge = ensure(place, interface)?;
+    let mut rules = Rules::open().step("open a netlink socket")?;
+    let bridge = ensure(place, interface, &mut rules)?;
     let mut host = Links::open().step("open a netlink socket")?;
     move_into_thread_name_spaces(namespace.as_fd(), ThreadNameSpaceType::NETWORK)
         .step("join the container's network")?;
@@ -213,13 +221,13 @@ pub(crate) fn detach_from(namespace: &OwnedFd, name: &str) -> Step<()> {
 }
 
 /// Makes the bridge that an interface goes to; none if it goes to none.
-fn ensure(place: &Place, interface: &Interface) -> Step<Option<Bridge>> {
+fn ensure(place: &Place, interface: &Interface, rules: &mut Rules) -> Step<Option<Bridge>> {
     match &interface.lan {
         Some(Lan {
             kind: LanKind::Macvlan { .. },
             ..
         }) => Ok(None),
-        lan => shared::ensure(place, lan.as_ref()).map(Some),
+        lan => shared::ensure(place, lan.as_ref(), rules).map(Some),
     }
 }
 
@@ -372,7 +380,8 @@ pub(crate) fn probe() -> Result<(), String> {
         .add_veth("rbv0", bridge, &namespace, "eth0", hardware)
         .map_err(|error| missing("veth", error))?;
     let bridge = Bridge::of_probe("rbuild0", gateway);
-    nft::install(&bridge, &["eth0".to_owned()])
+    Rules::open()
+        .and_then(|mut rules| rules.install(&bridge, &["eth0".to_owned()]))
         .map_err(|error| missing("nftables with masquerade", error))
 }
 

@@ -214,6 +214,7 @@ fn follow(
     let mut terminal = None;
     let mut warnings = Vec::new();
     let mut connections = Connections::default();
+    let mut settling = Vec::new();
     let mut failure: Option<Failure> = None;
     let answer = host("read the answer of the sandbox");
     while let Some((message, descriptors)) =
@@ -228,6 +229,7 @@ fn follow(
             }
             // Of sandboxes that other programs monitor.
             Setup::Ready => {}
+            Setup::Settling => settling.extend(descriptors),
             message @ (Setup::Connected(_) | Setup::NameServer | Setup::Router { .. }) => {
                 connections.add(message, descriptors, state_dir);
             }
@@ -250,6 +252,7 @@ fn follow(
         status_socket: status,
         terminal,
         connections,
+        _settling: settling,
         warnings,
         status: None,
         cpu_time: None,

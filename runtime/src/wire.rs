@@ -86,6 +86,9 @@ pub(crate) enum Setup {
     Ready,
     /// Another interface; comes with the lock of its lease if there is one.
     Connected(Connected),
+    /// Comes with a descriptor that nobody needs, and that is not to be closed before the sandbox has ended:
+    /// it takes long until then.
+    Settling,
     /// Comes with two sockets for a name server: for datagrams, for connections.
     NameServer,
     /// Comes with the network namespace of the bridges; this is where it is noted what was made there.

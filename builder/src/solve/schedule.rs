@@ -43,9 +43,11 @@ pub(crate) fn solve(
                 .max(LEAST_JOBS)
         });
     thread::scope(|scope| {
-        for _ in 0..jobs.min(needed.len()) {
-            scope.spawn(|| pool.work(context));
-        }
+        let workers = Workers {
+            scope,
+            most: jobs.min(needed.len()),
+        };
+        pool.work(context, workers);
     });
     pool.finish(context)
 }
@@ -70,6 +72,14 @@ fn needed(context: &SolveContext<'_>, roots: &[VertexId]) -> HashSet<VertexId> {
     needed
 }
 
+/// Where more workers come from.
+#[derive(Clone, Copy)]
+struct Workers<'scope, 'env> {
+    scope: &'scope thread::Scope<'scope, 'env>,
+    /// With the first one.
+    most: usize,
+}
+
 struct Pool {
     state: Mutex<State>,
     changed: Condvar,
@@ -84,6 +94,10 @@ struct State {
     outputs: Vec<Option<VertexOutput>>,
     left: usize,
     error: Option<BuildError>,
+    /// Workers that were started.
+    workers: usize,
+    /// Those of them that wait for something to do.
+    idle: usize,
 }
 
 impl Pool {
@@ -115,6 +129,8 @@ impl Pool {
             outputs: vec![None; count],
             left: needed.len(),
             error: None,
+            workers: 1,
+            idle: 0,
         };
         Pool {
             state: Mutex::new(state),
@@ -130,8 +146,8 @@ impl Pool {
     }
 
     /// Takes vertices until none is left or one has failed.
-    fn work(&self, context: &SolveContext<'_>) {
-        while let Some((id, inputs)) = self.take(context) {
+    fn work<'scope>(&'scope self, context: &'scope SolveContext<'_>, workers: Workers<'scope, '_>) {
+        while let Some((id, inputs)) = self.take(context, workers) {
             let result = run_vertex(context, id, &inputs);
             let mut state = self.lock();
             match result {
@@ -141,27 +157,56 @@ impl Pool {
                 }
                 Err(error) => failed(&mut state, context, id, error),
             }
-            drop(state);
-            self.changed.notify_all();
         }
+        // The others have nothing to wait for, either.
+        self.changed.notify_all();
     }
 
     /// Waits for a ready vertex and returns it with the outputs of its inputs.
-    fn take(&self, context: &SolveContext<'_>) -> Option<(VertexId, Vec<VertexOutput>)> {
+    ///
+    /// Whoever takes one sees to it that somebody takes the next: in a chain of steps one worker does
+    /// them all, and the others are never started, nor woken for nothing.
+    fn take<'scope>(
+        &'scope self,
+        context: &'scope SolveContext<'_>,
+        workers: Workers<'scope, '_>,
+    ) -> Option<(VertexId, Vec<VertexOutput>)> {
         let mut state = self.lock();
         loop {
             if state.left == 0 || state.error.is_some() || context.cancel.is_cancelled() {
                 return None;
             }
             if let Some((_, Reverse(id))) = state.ready.pop() {
+                if !state.ready.is_empty() {
+                    self.call_another(&mut state, context, workers);
+                }
                 let inputs = context.graph.vertex(id).inputs.iter();
                 let outputs = inputs.filter_map(|input| state.outputs[input.0 as usize].clone());
                 return Some((id, outputs.collect()));
             }
+            state.idle += 1;
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    /// Wakes a worker that waits, or starts one more.
+    fn call_another<'scope>(
+        &'scope self,
+        state: &mut State,
+        context: &'scope SolveContext<'_>,
+        workers: Workers<'scope, '_>,
+    ) {
+        if state.idle > 0 {
+            self.changed.notify_one();
+        } else if state.workers < workers.most {
+            let work = move || self.work(context, workers);
+            // Without it, those that are there do its work.
+            let started = thread::Builder::new().spawn_scoped(workers.scope, work);
+            state.workers += usize::from(started.is_ok());
         }
     }
 

@@ -17,6 +17,8 @@ pub(super) struct Source {
     pub(super) place: Place,
     /// Whiteouts and opaque marks mean something here.
     pub(super) overlay: bool,
+    /// One of many: it knows the names at its top.
+    pub(super) one_of_many: bool,
 }
 
 pub(super) enum Place {
@@ -38,6 +40,12 @@ impl Source {
     }
 
     pub(super) fn lstat(&self, path: &[u8]) -> Result<Option<Metadata>, ViewError> {
+        if let Place::Layer(layer) = &self.place
+            && self.one_of_many
+            && layer.lacks(path)?
+        {
+            return Ok(None);
+        }
         let root = self.root()?;
         let found = match &self.place {
             Place::Layer(_) => sys::lstat(&*root, path),
@@ -75,6 +83,7 @@ impl Source {
             Place::Layer(layer) => Source {
                 place: Place::Layer(layer.clone()),
                 overlay: self.overlay,
+                one_of_many: self.one_of_many,
             },
             Place::Live(root) => Source::live(root.path(), self.overlay),
         }
@@ -86,6 +95,7 @@ impl Source {
         Source {
             place: Place::Live(OpenRoot::new(path.to_path_buf(), flags)),
             overlay,
+            one_of_many: false,
         }
     }
 }

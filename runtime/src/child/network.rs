@@ -1,7 +1,7 @@
 //! The network of a sandbox, made from inside of its process.
 
 use std::borrow::Cow;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use super::Report;
@@ -18,7 +18,7 @@ pub(super) fn enter(
     match network {
         Network::Host => {}
         Network::None => net::loopback_up()?,
-        Network::Private => net::connect(&outlet.place()?)?,
+        Network::Private => settle(net::connect(&outlet.place()?)?, report)?,
         Network::Joined(pid) => net::join(*pid)?,
         Network::Attached(attached) => return attach(attached, outlet, report),
     }
@@ -33,7 +33,9 @@ fn attach(attached: &Attached, outlet: &Outlet<'_>, report: &Report<'_>) -> Step
         wire::tell(report.0, &Setup::Router { made }, &[router.as_fd()]).step(step)?;
     }
     let mut connected = Vec::new();
-    for plugged in net::attach(&place, attached)? {
+    let (all, settling) = net::attach(&place, attached)?;
+    settle(settling, report)?;
+    for plugged in all {
         let lease: Vec<_> = plugged.lease.iter().map(|lease| lease.as_fd()).collect();
         let message = Setup::Connected(plugged.connected);
         wire::tell(report.0, &message, &lease).step(step)?;
@@ -42,11 +44,22 @@ fn attach(attached: &Attached, outlet: &Outlet<'_>, report: &Report<'_>) -> Step
         }
     }
     if attached.name_server {
-        let [datagrams, connections] = net::inside::name_server()?;
+        let ([datagrams, connections], settling) = net::inside::name_server()?;
+        settle(settling, report)?;
         let sockets = [datagrams.as_fd(), connections.as_fd()];
         wire::tell(report.0, &Setup::NameServer, &sockets).step(step)?;
     }
     Ok(connected)
+}
+
+/// Leaves it to the program to close something.
+fn settle(settling: Option<OwnedFd>, report: &Report<'_>) -> Step<()> {
+    match settling {
+        None => Ok(()),
+        Some(fd) => {
+            wire::tell(report.0, &Setup::Settling, &[fd.as_fd()]).step("tell of the network")
+        }
+    }
 }
 
 /// The mounts, with the sandbox's own address and name in its `/etc/hosts`.

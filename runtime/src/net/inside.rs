@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
 
 use super::link::Links;
-use super::nft;
+use super::nft::Rules;
 use crate::spec::NAME_SERVER;
 use crate::wire::{InStep as _, Step};
 
@@ -27,7 +27,9 @@ pub(super) fn configure(inside: &mut Links, name: &str, address: Ipv4Addr, prefi
 ///
 /// They do not have the port itself, which a name server of the sandbox's own may want on all addresses;
 /// what goes to it is redirected. Without rules for that they have it after all.
-pub(crate) fn name_server() -> Step<[OwnedFd; 2]> {
+///
+/// Comes with what is to be closed later, see [`connect`](super::connect).
+pub(crate) fn name_server() -> Step<([OwnedFd; 2], Option<OwnedFd>)> {
     let step = "make the sockets of the name server";
     let sockets = listening(0).step(step)?;
     let ports = sockets.each_ref().map(|socket| {
@@ -35,10 +37,12 @@ pub(crate) fn name_server() -> Step<[OwnedFd; 2]> {
         let name = name.and_then(|name| SocketAddr::try_from(name).ok());
         name.map_or(0, |name| name.port())
     });
-    if nft::redirect_names(NAME_SERVER, ports).is_ok() {
-        return Ok(sockets);
+    if let Ok(mut rules) = Rules::open()
+        && rules.redirect_names(NAME_SERVER, ports).is_ok()
+    {
+        return Ok((sockets, rules.settling()));
     }
-    listening(DOMAIN).step(step)
+    Ok((listening(DOMAIN).step(step)?, None))
 }
 
 fn listening(port: u16) -> io::Result<[OwnedFd; 2]> {

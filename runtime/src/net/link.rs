@@ -16,6 +16,11 @@ const PEER: u16 = 1;
 const MACVLAN_MODE: u16 = 1;
 /// `IFLA_BRPORT_ISOLATED` of `linux/if_link.h` (Linux 4.18).
 const BRIDGE_PORT_ISOLATED: u16 = 33;
+/// `RTEXT_FILTER_SKIP_STATS` of `linux/rtnetlink.h`.
+const WITHOUT_STATISTICS: [u8; 4] = 8_u32.to_ne_bytes();
+/// Of queues; unless a pair is told how many it has, the kernel makes more and takes them back, and
+/// waits for all processors twice.
+const ONE: [u8; 4] = 1_u32.to_ne_bytes();
 
 /// A route of the main table that says where a network is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,20 +43,17 @@ impl Links {
     }
 
     /// Returns the number of an interface.
+    ///
+    /// Asks for this one: pairs of sandboxes that have ended stay for a while, and to describe one
+    /// interface takes the kernel longer than all else that is asked here.
     pub(super) fn index_of(&mut self, name: &str) -> io::Result<u32> {
-        for answer in self
-            .0
-            .dump(&Message::new(libc::RTM_GETLINK, DUMP, &link(0, 0, 0)))?
-        {
-            let (Some(fixed), Some(rest)) = (answer.get(4..8), answer.get(16..)) else {
-                continue;
-            };
-            let found = attribute(rest, libc::IFLA_IFNAME).unwrap_or_default();
-            if found.strip_suffix(b"\0") == Some(name.as_bytes()) {
-                return Ok(u32::from_ne_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]));
-            }
-        }
-        Err(io::Error::from_raw_os_error(libc::ENODEV))
+        let message = Message::new(libc::RTM_GETLINK, 0, &link(0, 0, 0))
+            .text(libc::IFLA_IFNAME, name)
+            .attribute(libc::IFLA_EXT_MASK, &WITHOUT_STATISTICS);
+        let answer = self.0.get(&message)?;
+        let index = answer.get(4..8).and_then(|index| index.try_into().ok());
+        let index = index.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(u32::from_ne_bytes(index))
     }
 
     /// Brings an interface up.
@@ -83,6 +85,8 @@ impl Links {
         let peer = Attributes::after(&link(0, 0, 0))
             .text(libc::IFLA_IFNAME, inside)
             .attribute(libc::IFLA_ADDRESS, &hardware)
+            .attribute(libc::IFLA_NUM_TX_QUEUES, &ONE)
+            .attribute(libc::IFLA_NUM_RX_QUEUES, &ONE)
             .attribute(libc::IFLA_NET_NS_FD, &namespace);
         let data = Attributes::default().nest(PEER, &peer);
         let info = Attributes::default()
@@ -90,6 +94,8 @@ impl Links {
             .nest(libc::IFLA_INFO_DATA, &data);
         let message = Message::new(libc::RTM_NEWLINK, CREATE_NEW, &link(0, 0, 0))
             .text(libc::IFLA_IFNAME, name)
+            .attribute(libc::IFLA_NUM_TX_QUEUES, &ONE)
+            .attribute(libc::IFLA_NUM_RX_QUEUES, &ONE)
             .attribute(libc::IFLA_MASTER, &bridge.to_ne_bytes())
             .nest(libc::IFLA_LINKINFO, &info);
         self.0.request(&message)

@@ -191,6 +191,28 @@ impl Netlink {
         Ok(())
     }
 
+    /// Sends a request for one object; returns the body of the answer.
+    pub(super) fn get(&mut self, message: &Message) -> io::Result<Vec<u8>> {
+        self.sequence += 1;
+        let mut packet = Vec::new();
+        message.encode(self.sequence, FLAG_REQUEST, &mut packet);
+        self.send(&packet)?;
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let length = self.receive(&mut buffer)?;
+            for (kind, sequence, body) in parse(&buffer[..length]) {
+                if sequence != self.sequence {
+                    continue;
+                }
+                if i32::from(kind) != libc::NLMSG_ERROR {
+                    return Ok(body.to_vec());
+                }
+                acknowledged(body)?;
+                return Err(io::ErrorKind::NotFound.into());
+            }
+        }
+    }
+
     /// Sends a request and collects the bodies of all answers.
     pub(super) fn dump(&mut self, message: &Message) -> io::Result<Vec<Vec<u8>>> {
         self.sequence += 1;
@@ -233,6 +255,12 @@ impl Netlink {
             ));
         }
         Ok(length)
+    }
+}
+
+impl From<Netlink> for OwnedFd {
+    fn from(netlink: Netlink) -> Self {
+        netlink.socket
     }
 }
 

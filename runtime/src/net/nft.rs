@@ -1,9 +1,14 @@
 //! Address translation and filter rules, over nftables' netlink family.
 //!
 //! The table has the name of the bridge, and everything in it is ours.
+//!
+//! The kernel throws away what a change replaces when all processors have let go of it, and whoever closes a
+//! socket of this family meanwhile waits for that: ten milliseconds and more. So one socket is used for
+//! everything, and those who have something else to do close it afterwards.
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::NETFILTER;
 
@@ -207,8 +212,154 @@ fn message(kind: u16, flags: u16, family: u8) -> Message {
     Message::new(subsystem | kind, flags, &[family, 0, 0, 0])
 }
 
-/// Puts messages into one transaction: all of them or none.
-fn transaction(messages: Vec<Message>) -> io::Result<()> {
+/// A socket to the rules of the network namespace in which it was opened.
+pub(super) struct Rules {
+    socket: Netlink,
+    changed: bool,
+}
+
+impl Rules {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: Netlink::open(Some(NETFILTER))?,
+            changed: false,
+        })
+    }
+
+    /// The socket if to close it now takes long.
+    pub(super) fn settling(self) -> Option<OwnedFd> {
+        self.changed.then(|| self.socket.into())
+    }
+
+    /// Carries messages out, all of them or none.
+    fn transaction(&mut self, messages: Vec<Message>) -> io::Result<()> {
+        self.changed = true;
+        self.socket.batch(&framed(messages))
+    }
+
+    /// Makes the table, whatever was there before.
+    ///
+    /// `opened` are the interfaces on which forwarding was off until we needed it: what came in there
+    /// was never forwarded, and still is not, except to the bridges.
+    pub(super) fn install(&mut self, bridge: &Bridge, opened: &[String]) -> io::Result<()> {
+        let name = bridge.name();
+        let append = libc::NLM_F_APPEND as u16;
+        let mut messages = vec![
+            table(uapi::NEW_TABLE, CREATE, name),
+            table(uapi::DEL_TABLE, 0, name),
+            table(uapi::NEW_TABLE, CREATE, name),
+        ];
+        if !bridge.is_internal() {
+            let (hook, priority) = (uapi::POST_ROUTING, uapi::SOURCE_NAT_PRIORITY);
+            messages.push(chain(name, "postrouting", "nat", hook, priority));
+            let masquerade = Rule::default()
+                .source_in(bridge.subnet())
+                .interface(uapi::OUT_NAME, uapi::NOT_EQUAL, name)
+                .masquerade();
+            messages.push(masquerade.message(uapi::IPV4, name, "postrouting", append));
+        }
+        messages.push(chain(name, "forward", "filter", uapi::FORWARD, 0));
+        let rules = forward_rules(bridge, opened);
+        messages.extend(rules.map(|rule| rule.message(uapi::IPV4, name, "forward", append)));
+        self.transaction(messages)?;
+        self.pass_foreign_chains(name)
+    }
+
+    /// Lets what goes to port 53 of `address`, in this very network, go to other ports of it: for datagrams, for
+    /// connections.
+    pub(super) fn redirect_names(&mut self, address: Ipv4Addr, ports: [u16; 2]) -> io::Result<()> {
+        const TABLE: &str = "rbuild";
+        const CHAIN: &str = "names";
+        let (hook, priority) = (uapi::OUTPUT, uapi::DESTINATION_NAT_PRIORITY);
+        let mut messages = vec![
+            table(uapi::NEW_TABLE, CREATE, TABLE),
+            chain(TABLE, CHAIN, "nat", hook, priority),
+        ];
+        let protocols = [libc::IPPROTO_UDP as u8, libc::IPPROTO_TCP as u8];
+        for (protocol, port) in protocols.into_iter().zip(ports) {
+            let rule = Rule::default()
+                .goes_to(address, protocol, 53)
+                .with_port(port);
+            let append = libc::NLM_F_APPEND as u16;
+            messages.push(rule.message(uapi::IPV4, TABLE, CHAIN, append));
+        }
+        self.transaction(messages)
+    }
+
+    /// Says whether our table is there.
+    pub(super) fn is_installed(&mut self, bridge: &str) -> bool {
+        let answer = self.socket.request(&table(uapi::GET_TABLE, 0, bridge));
+        answer.is_ok()
+    }
+
+    /// Removes our table, and our rules from the tables of others.
+    pub(super) fn remove(&mut self, bridge: &str) -> io::Result<()> {
+        let mut messages = Vec::new();
+        if self.is_installed(bridge) {
+            messages.push(table(uapi::DEL_TABLE, 0, bridge));
+        }
+        messages.extend(self.marked_rules(bridge)?);
+        if messages.is_empty() {
+            Ok(())
+        } else {
+            self.transaction(messages)
+        }
+    }
+
+    /// Lets the bridge through where someone drops what is forwarded by default, as Docker does: a
+    /// packet passes only if every chain at the hook lets it pass.
+    fn pass_foreign_chains(&mut self, bridge: &str) -> io::Result<()> {
+        let mut messages = self.marked_rules(bridge)?;
+        for (family, table, chain) in self.dropping_chains()? {
+            for direction in [uapi::IN_NAME, uapi::OUT_NAME] {
+                let rule = Rule::default()
+                    .interface(direction, uapi::EQUAL, bridge)
+                    .verdict(uapi::ACCEPT)
+                    .message(family, &table, &chain, 0)
+                    .attribute(uapi::RULE_USERDATA, &mark(bridge));
+                messages.push(rule);
+            }
+        }
+        if messages.is_empty() {
+            Ok(())
+        } else {
+            self.transaction(messages)
+        }
+    }
+
+    /// Chains of others at the forward hook whose policy is to drop.
+    fn dropping_chains(&mut self) -> io::Result<Vec<(u8, String, String)>> {
+        let request = message(uapi::GET_CHAIN, DUMP, uapi::UNSPECIFIED);
+        let answers = self.socket.dump(&request)?;
+        Ok(answers
+            .iter()
+            .filter_map(|answer| dropping_chain(answer))
+            .collect())
+    }
+
+    /// Requests that delete our rules in the tables of others.
+    fn marked_rules(&mut self, bridge: &str) -> io::Result<Vec<Message>> {
+        let request = message(uapi::GET_RULE, DUMP, uapi::UNSPECIFIED);
+        let answers = self.socket.dump(&request)?;
+        Ok(answers
+            .iter()
+            .filter_map(|answer| {
+                let (&family, attributes) = (answer.first()?, answer.get(4..)?);
+                if attribute(attributes, uapi::RULE_USERDATA)? != mark(bridge) {
+                    return None;
+                }
+                let rule = message(uapi::DEL_RULE, 0, family)
+                    .text(uapi::RULE_TABLE, &text(attributes, uapi::RULE_TABLE)?)
+                    .text(uapi::RULE_CHAIN, &text(attributes, uapi::RULE_CHAIN)?)
+                    .attribute(uapi::RULE_HANDLE, attribute(attributes, uapi::RULE_HANDLE)?);
+                Some(rule)
+            })
+            .collect())
+    }
+}
+
+/// Makes messages one transaction: all of them or none.
+fn framed(messages: Vec<Message>) -> Vec<Message> {
     let subsystem = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
     let frame = |kind: i32| {
         let fixed = [uapi::UNSPECIFIED, 0, subsystem[0], subsystem[1]];
@@ -217,7 +368,7 @@ fn transaction(messages: Vec<Message>) -> io::Result<()> {
     let mut batch = vec![frame(libc::NFNL_MSG_BATCH_BEGIN)];
     batch.extend(messages);
     batch.push(frame(libc::NFNL_MSG_BATCH_END));
-    Netlink::open(Some(NETFILTER))?.batch(&batch)
+    batch
 }
 
 fn chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
@@ -233,34 +384,6 @@ fn chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Messa
 
 fn table(kind: u16, flags: u16, name: &str) -> Message {
     message(kind, flags, uapi::IPV4).text(uapi::TABLE_NAME, name)
-}
-
-/// Makes the table, whatever was there before.
-///
-/// `opened` are the interfaces on which forwarding was off until we needed it: what came in there
-/// was never forwarded, and still is not, except to the bridges.
-pub(super) fn install(bridge: &Bridge, opened: &[String]) -> io::Result<()> {
-    let name = bridge.name();
-    let append = libc::NLM_F_APPEND as u16;
-    let mut messages = vec![
-        table(uapi::NEW_TABLE, CREATE, name),
-        table(uapi::DEL_TABLE, 0, name),
-        table(uapi::NEW_TABLE, CREATE, name),
-    ];
-    if !bridge.is_internal() {
-        let (hook, priority) = (uapi::POST_ROUTING, uapi::SOURCE_NAT_PRIORITY);
-        messages.push(chain(name, "postrouting", "nat", hook, priority));
-        let masquerade = Rule::default()
-            .source_in(bridge.subnet())
-            .interface(uapi::OUT_NAME, uapi::NOT_EQUAL, name)
-            .masquerade();
-        messages.push(masquerade.message(uapi::IPV4, name, "postrouting", append));
-    }
-    messages.push(chain(name, "forward", "filter", uapi::FORWARD, 0));
-    let rules = forward_rules(bridge, opened);
-    messages.extend(rules.map(|rule| rule.message(uapi::IPV4, name, "forward", append)));
-    transaction(messages)?;
-    pass_foreign_chains(name)
 }
 
 /// What may be forwarded.
@@ -289,79 +412,6 @@ fn forward_rules(bridge: &Bridge, opened: &[String]) -> impl Iterator<Item = Rul
     rules.into_iter()
 }
 
-/// Lets what goes to port 53 of `address`, in this very network, go to other ports of it: for datagrams, for
-/// connections.
-pub(super) fn redirect_names(address: Ipv4Addr, ports: [u16; 2]) -> io::Result<()> {
-    const TABLE: &str = "rbuild";
-    const CHAIN: &str = "names";
-    let (hook, priority) = (uapi::OUTPUT, uapi::DESTINATION_NAT_PRIORITY);
-    let mut messages = vec![
-        table(uapi::NEW_TABLE, CREATE, TABLE),
-        chain(TABLE, CHAIN, "nat", hook, priority),
-    ];
-    let protocols = [libc::IPPROTO_UDP as u8, libc::IPPROTO_TCP as u8];
-    for (protocol, port) in protocols.into_iter().zip(ports) {
-        let rule = Rule::default()
-            .goes_to(address, protocol, 53)
-            .with_port(port);
-        let append = libc::NLM_F_APPEND as u16;
-        messages.push(rule.message(uapi::IPV4, TABLE, CHAIN, append));
-    }
-    transaction(messages)
-}
-
-/// Says whether our table is there.
-pub(super) fn is_installed(bridge: &str) -> bool {
-    let answer = Netlink::open(Some(NETFILTER))
-        .and_then(|mut socket| socket.request(&table(uapi::GET_TABLE, 0, bridge)));
-    answer.is_ok()
-}
-
-/// Removes our table, and our rules from the tables of others.
-pub(super) fn remove(bridge: &str) -> io::Result<()> {
-    let mut messages = Vec::new();
-    if is_installed(bridge) {
-        messages.push(table(uapi::DEL_TABLE, 0, bridge));
-    }
-    messages.extend(marked_rules(bridge)?);
-    if messages.is_empty() {
-        Ok(())
-    } else {
-        transaction(messages)
-    }
-}
-
-/// Lets the bridge through where someone drops what is forwarded by default, as Docker does: a
-/// packet passes only if every chain at the hook lets it pass.
-fn pass_foreign_chains(bridge: &str) -> io::Result<()> {
-    let mut messages = marked_rules(bridge)?;
-    for (family, table, chain) in dropping_chains()? {
-        for direction in [uapi::IN_NAME, uapi::OUT_NAME] {
-            let rule = Rule::default()
-                .interface(direction, uapi::EQUAL, bridge)
-                .verdict(uapi::ACCEPT)
-                .message(family, &table, &chain, 0)
-                .attribute(uapi::RULE_USERDATA, &mark(bridge));
-            messages.push(rule);
-        }
-    }
-    if messages.is_empty() {
-        Ok(())
-    } else {
-        transaction(messages)
-    }
-}
-
-/// Chains of others at the forward hook whose policy is to drop.
-fn dropping_chains() -> io::Result<Vec<(u8, String, String)>> {
-    let request = message(uapi::GET_CHAIN, DUMP, uapi::UNSPECIFIED);
-    let answers = Netlink::open(Some(NETFILTER))?.dump(&request)?;
-    Ok(answers
-        .iter()
-        .filter_map(|answer| dropping_chain(answer))
-        .collect())
-}
-
 fn dropping_chain(answer: &[u8]) -> Option<(u8, String, String)> {
     let (&family, attributes) = (answer.first()?, answer.get(4..)?);
     let hook = attribute(attributes, uapi::CHAIN_HOOK)?;
@@ -370,26 +420,6 @@ fn dropping_chain(answer: &[u8]) -> Option<(u8, String, String)> {
     let table = text(attributes, uapi::CHAIN_TABLE)?;
     let concerned = matches!(family, uapi::IPV4 | uapi::INET) && !table.starts_with("rbuild");
     (forwards && drops && concerned).then_some((family, table, text(attributes, uapi::CHAIN_NAME)?))
-}
-
-/// Requests that delete our rules in the tables of others.
-fn marked_rules(bridge: &str) -> io::Result<Vec<Message>> {
-    let request = message(uapi::GET_RULE, DUMP, uapi::UNSPECIFIED);
-    let answers = Netlink::open(Some(NETFILTER))?.dump(&request)?;
-    Ok(answers
-        .iter()
-        .filter_map(|answer| {
-            let (&family, attributes) = (answer.first()?, answer.get(4..)?);
-            if attribute(attributes, uapi::RULE_USERDATA)? != mark(bridge) {
-                return None;
-            }
-            let rule = message(uapi::DEL_RULE, 0, family)
-                .text(uapi::RULE_TABLE, &text(attributes, uapi::RULE_TABLE)?)
-                .text(uapi::RULE_CHAIN, &text(attributes, uapi::RULE_CHAIN)?)
-                .attribute(uapi::RULE_HANDLE, attribute(attributes, uapi::RULE_HANDLE)?);
-            Some(rule)
-        })
-        .collect())
 }
 
 fn text(attributes: &[u8], kind: u16) -> Option<String> {
@@ -422,37 +452,39 @@ mod tests {
     #[test]
     fn root_the_table_comes_and_goes() {
         in_a_network_of_its_own(|| {
-            assert!(!is_installed("rbuild0"));
+            let mut rules = Rules::open().unwrap();
+            assert!(!rules.is_installed("rbuild0"));
             for _ in 0..2 {
-                install(&bridge(), &["eth0".into()]).unwrap();
-                assert!(is_installed("rbuild0") && !is_installed("rbuild1"));
+                rules.install(&bridge(), &["eth0".into()]).unwrap();
+                assert!(rules.is_installed("rbuild0") && !rules.is_installed("rbuild1"));
             }
-            remove("rbuild0").unwrap();
-            assert!(!is_installed("rbuild0"));
-            remove("rbuild0").unwrap();
+            rules.remove("rbuild0").unwrap();
+            assert!(!rules.is_installed("rbuild0"));
+            rules.remove("rbuild0").unwrap();
         });
     }
 
     #[test]
     fn root_chains_that_drop_by_default_let_the_bridge_pass() {
         in_a_network_of_its_own(|| {
+            let mut rules = Rules::open().unwrap();
             let other =
                 message(uapi::NEW_TABLE, CREATE, uapi::IPV4).text(uapi::TABLE_NAME, "filter");
             let forward = chain("filter", "FORWARD", "filter", uapi::FORWARD, 0)
                 .attribute(uapi::CHAIN_POLICY, &uapi::DROP.to_be_bytes());
             let input = chain("filter", "INPUT", "filter", 1, 0)
                 .attribute(uapi::CHAIN_POLICY, &uapi::DROP.to_be_bytes());
-            transaction(vec![other, forward, input]).unwrap();
+            rules.transaction(vec![other, forward, input]).unwrap();
             let filter = (uapi::IPV4, "filter".to_owned(), "FORWARD".to_owned());
-            assert_eq!(dropping_chains().unwrap(), [filter]);
+            assert_eq!(rules.dropping_chains().unwrap(), [filter]);
             for _ in 0..2 {
-                install(&bridge(), &[]).unwrap();
-                assert_eq!(marked_rules("rbuild0").unwrap().len(), 2);
+                rules.install(&bridge(), &[]).unwrap();
+                assert_eq!(rules.marked_rules("rbuild0").unwrap().len(), 2);
             }
-            remove("rbuild0").unwrap();
-            assert_eq!(marked_rules("rbuild0").unwrap().len(), 0);
+            rules.remove("rbuild0").unwrap();
+            assert_eq!(rules.marked_rules("rbuild0").unwrap().len(), 0);
             assert_eq!(
-                dropping_chains().unwrap().len(),
+                rules.dropping_chains().unwrap().len(),
                 1,
                 "the chain itself stays"
             );

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::link::{Links, Route};
-use super::{Place, forwarding, nft, router};
+use super::nft::Rules;
+use super::{Place, forwarding, router};
 use crate::cgroup::owner_name;
 use crate::spec::{Lan, Subnet};
 use crate::userns::in_user_namespace;
@@ -192,8 +193,8 @@ fn lock(directory: &Path) -> io::Result<File> {
 }
 
 /// Returns the bridge of a network, making it first if it is not there or not whole. Without a network
-/// it is the shared one.
-pub(super) fn ensure(place: &Place, lan: Option<&Lan>) -> Step<Bridge> {
+/// it is the shared one. `rules` are those of the place.
+pub(super) fn ensure(place: &Place, lan: Option<&Lan>, rules: &mut Rules) -> Step<Bridge> {
     let made = &place.made;
     let directory = match lan {
         None => made.clone(),
@@ -207,7 +208,7 @@ pub(super) fn ensure(place: &Place, lan: Option<&Lan>) -> Step<Bridge> {
     let known = load(&directory).filter(|bridge| bridge.boot == boot);
     let mut links = Links::open().step("open a netlink socket")?;
     if let Some(bridge) = &known
-        && is_whole(bridge, &mut links)
+        && is_whole(bridge, &mut links, rules)
     {
         return Ok(bridge.clone());
     }
@@ -217,7 +218,7 @@ pub(super) fn ensure(place: &Place, lan: Option<&Lan>) -> Step<Bridge> {
         boot,
         remains: known,
     };
-    work.make(lan, &mut links).inspect_err(|_| {
+    work.make(lan, &mut links, rules).inspect_err(|_| {
         // Do not leave half of it behind. What is in a router goes with it.
         let _ = tear_down(made, &directory);
     })
@@ -227,12 +228,12 @@ fn boot() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
-fn is_whole(bridge: &Bridge, links: &mut Links) -> bool {
+fn is_whole(bridge: &Bridge, links: &mut Links, rules: &mut Rules) -> bool {
     let addresses = links
         .index_of(&bridge.name)
         .and_then(|index| links.addresses(index));
     addresses.is_ok_and(|addresses| addresses.contains(&bridge.gateway))
-        && nft::is_installed(&bridge.name)
+        && rules.is_installed(&bridge.name)
 }
 
 /// What is needed to make a bridge.
@@ -244,7 +245,7 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn make(self, lan: Option<&Lan>, links: &mut Links) -> Step<Bridge> {
+    fn make(self, lan: Option<&Lan>, links: &mut Links, rules: &mut Rules) -> Step<Bridge> {
         let bridge = self.choose(lan, links)?;
         if let Ok(index) = links.index_of(&bridge.name) {
             links
@@ -253,7 +254,7 @@ impl Making<'_> {
         }
         // Before anything is changed: whoever finds this file knows what to put back.
         store(self.directory, &bridge).step_at("write the network state in", self.directory)?;
-        raise(&bridge, links)?;
+        raise(&bridge, links, rules)?;
         Ok(bridge)
     }
 
@@ -340,7 +341,7 @@ fn of_lan(
 }
 
 /// Makes a bridge with its rules and settings.
-fn raise(bridge: &Bridge, links: &mut Links) -> Step<()> {
+fn raise(bridge: &Bridge, links: &mut Links, rules: &mut Rules) -> Step<()> {
     let host_network = "without them, use the host network";
     let step = "make the bridge";
     let name = &bridge.name;
@@ -366,7 +367,7 @@ fn raise(bridge: &Bridge, links: &mut Links) -> Step<()> {
             })?,
         }
     }
-    nft::install(bridge, &bridge.opened).map_err(|error| {
+    rules.install(bridge, &bridge.opened).map_err(|error| {
         let why = "nftables with masquerade (nft_masq, nft_ct) are needed for an own network";
         Failure::new("install the address translation", &error)
             .because(format!("{error}; {why}: {host_network}"))
@@ -400,7 +401,8 @@ fn tear_down(all: &Path, directory: &Path) -> io::Result<()> {
             _ => Ok(()),
         };
     };
-    let rules = nft::remove(&bridge.name);
+    let mut rules = Rules::open()?;
+    let unruled = rules.remove(&bridge.name);
     let needed = opened_by_others(all, directory, &boot);
     let opened = bridge.opened.iter().filter(|name| !needed.contains(name));
     let settings = forwarding::restore(opened);
@@ -409,7 +411,9 @@ fn tear_down(all: &Path, directory: &Path) -> io::Result<()> {
         Ok(index) => links.remove(index),
         Err(_) => Ok(()),
     };
-    rules.and(settings).and(removed)?;
+    // Not before the bridge has gone: both wait for the same.
+    drop(rules);
+    unruled.and(settings).and(removed)?;
     fs::remove_file(state)
 }
 
