@@ -157,6 +157,7 @@ pub fn open(
         own_mounts: None,
         mounts: None,
         vertex: VertexId(request.step.vertex),
+        followed: false,
         recorder: None,
     };
     let mut ready = exec::prepare(&context, &operation, &user, &view, lowers, &draft, &inputs)?;

@@ -20,7 +20,7 @@ use rbuild_cache::{
 };
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    CapabilitySet, ExitStatus, Isolation, KernelSettings, Limits, Network, OfHost, Process, RootFs,
+    CapabilitySet, ExitStatus, Frame, Isolation, KernelSettings, Limits, Network, OfHost, Process, RootFs,
     Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir, User, has_private_network,
     isolation,
 };
@@ -66,6 +66,8 @@ pub(crate) struct ExecContext<'a> {
     pub mounts: Option<&'a MountSources>,
     /// The vertex, for events.
     pub vertex: VertexId,
+    /// Another command is likely to run after this one.
+    pub followed: bool,
     /// Where the log goes and what a failed step leaves; none when nothing is built.
     pub recorder: Option<&'a Recorder>,
 }
@@ -82,7 +84,7 @@ pub(crate) fn execute(
 ) -> Result<Layer, BuildError> {
     let name = process_name(operation);
     // It gets ready while the step is prepared. What is wrong with it is told when it is needed.
-    let _ = context.runtime.warm_up();
+    let _ = context.runtime.warm_up(expected(context, operation));
     let draft = context
         .store
         .draft_on(root)
@@ -128,6 +130,16 @@ pub(crate) fn execute(
         .not_started(&name, &error),
     };
     Err(keep(context, draft, error))
+}
+
+/// What the sandbox of an operation is like, as far as half of it can be made ahead.
+fn expected(context: &ExecContext<'_>, operation: &ExecOp) -> Option<Frame> {
+    let (network, security) = (network(operation.network), security(operation));
+    Frame::ahead(&network, &security, context.limits, shm_size(operation))
+}
+
+fn shm_size(operation: &ExecOp) -> u64 {
+    operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE)
 }
 
 /// Makes a copy of the root, where overlay cannot be mounted.
@@ -249,7 +261,7 @@ pub(crate) fn prepare(
         domain_name: None,
         network: network(operation.network),
         security: security(operation),
-        shm_size: operation.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE),
+        shm_size: shm_size(operation),
         rlimits: mounts::rlimits(&operation.ulimits)?,
         limits: context.limits.clone(),
         kernel: KernelSettings::default(),
@@ -411,7 +423,10 @@ fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
         stdout: stdout_write,
         stderr: stderr_write,
     };
-    let mut running = match context.runtime.spawn(&ready.sandbox, stdio) {
+    let mut running = match context
+        .runtime
+        .spawn_followed(&ready.sandbox, stdio, context.followed)
+    {
         Ok(running) => running,
         Err(error @ SandboxError::Exec { .. }) => return Err(Ended::NotStarted(error)),
         Err(error) => return Err(spawn_error(&error).into()),

@@ -9,12 +9,16 @@
 //! 5. working directory, streams, limits;
 //! 6. give up rights, last of all the right to do any of the above; execute.
 //!
+//! What of this needs neither root nor command (1 without a control group, and `/proc`, `/dev` and `/sys`) may be
+//! done ahead, by a child that then waits: a sandbox is used once, whoever made it.
+//!
 //! Everything that is opened here is closed by exec, the setup socket included: its end tells the
 //! program that the command runs.
 
 mod chroot;
 mod command;
 mod devices;
+mod half;
 mod held;
 mod identity;
 mod init;
@@ -37,12 +41,13 @@ use crate::isolation::isolation;
 use crate::mount::{Detached, READ_ONLY, Stage};
 use crate::net::Outlet;
 use crate::overlay;
-use crate::spec::{Connected, Network, Sandbox};
+use crate::spec::{Connected, Frame, Network, OfHost, Sandbox};
 use crate::sys::{self, CloneFlags};
 use crate::userns::in_user_namespace;
 use crate::wire::{self, Failure, InStep as _, Request, Setup, Step};
 use crate::{emulation, seccomp};
 
+use half::Half;
 use held::Gate;
 
 /// The setup socket, as the child uses it.
@@ -70,23 +75,32 @@ impl Report<'_> {
 /// The cgroup namespace comes later if the child must first move into a control group, the network
 /// namespace if it must first be connected from outside.
 pub(crate) fn namespaces(sandbox: &Sandbox) -> CloneFlags {
+    namespaces_for(&sandbox.network, sandbox.of_host, sandbox.limits.is_empty())
+}
+
+fn namespaces_for(network: &Network, of_host: OfHost, unlimited: bool) -> CloneFlags {
     if !isolation().has_namespaces() {
         return 0;
     }
     let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
-    if !sandbox.of_host.ipc {
+    if !of_host.ipc {
         flags |= libc::CLONE_NEWIPC;
     }
-    if !sandbox.of_host.names {
+    if !of_host.names {
         flags |= libc::CLONE_NEWUTS;
     }
-    if sandbox.limits.is_empty() {
+    if unlimited {
         flags |= libc::CLONE_NEWCGROUP;
     }
-    if sandbox.network == Network::None {
+    if *network == Network::None {
         flags |= libc::CLONE_NEWNET;
     }
     flags
+}
+
+/// The same for a child that is made ahead.
+pub(crate) fn namespaces_ahead(frame: &Frame) -> CloneFlags {
+    namespaces_for(&frame.network, frame.of_host, true)
 }
 
 /// The whole life of a sandbox child before its command.
@@ -102,6 +116,36 @@ pub(crate) fn run(
     fail(request, attempt)
 }
 
+/// The same for a child that is made ahead: its request comes when it is needed.
+pub(crate) fn run_ahead(frame: &Frame, requests: BorrowedFd<'_>, outlet: &Outlet<'_>) -> ! {
+    sys::unblock_signals();
+    let attempt = std::panic::AssertUnwindSafe(|| make_half(frame, outlet));
+    let half = std::panic::catch_unwind(attempt);
+    let Ok(Some(request)) = Request::receive(requests) else {
+        // Nobody needs it any more.
+        sys::exit_now(0)
+    };
+    // What went wrong is told as if it had been done now.
+    let attempt = half.and_then(|half| {
+        let attempt = std::panic::AssertUnwindSafe(|| finish_half(half?, &request));
+        std::panic::catch_unwind(attempt)
+    });
+    fail(&request, attempt)
+}
+
+fn make_half(frame: &Frame, outlet: &Outlet<'_>) -> Step<Half> {
+    network::enter_alone(&frame.network, outlet)?;
+    no_umask();
+    Half::make(frame, None)
+}
+
+fn finish_half(half: Half, request: &Request) -> Step<Never> {
+    let sandbox: Sandbox = serde_json::from_slice(&request.body)?;
+    let report = Report(request.setup.as_fd());
+    set_names(&sandbox, &report)?;
+    finish(&sandbox, request, half, &[], None, &report)
+}
+
 /// The same for a sandbox that other programs monitor, and that waits at a gate.
 pub(crate) fn run_held(
     sandbox: &Sandbox,
@@ -114,6 +158,7 @@ pub(crate) fn run_held(
     let outlet = Outlet {
         state_dir: Path::new(""),
         router: None,
+        keep: None,
     };
     let attempt =
         std::panic::AssertUnwindSafe(|| set_up(sandbox, request, cgroup, &outlet, Some(gate)));
@@ -159,40 +204,48 @@ fn set_up(
     let connected = enter_namespaces(sandbox, outlet, gate, &report)?;
     no_umask();
 
-    let proc = kernel::make_proc(&sandbox.security)?;
-    let mut stage = Stage::new()?;
-    let mounts = network::with_own_address(sandbox, &connected);
-    let prepared = mounts::prepare(&mounts, &mut stage)?;
+    let half = Half::make(&Frame::of(sandbox), cgroup)?;
+    finish(sandbox, request, half, &connected, gate, &report)
+}
+
+/// What depends on the root and the command.
+fn finish(
+    sandbox: &Sandbox,
+    request: &Request,
+    mut half: Half,
+    connected: &[Connected],
+    gate: Option<Gate<'_>>,
+    report: &Report<'_>,
+) -> Step<Never> {
+    let mounts = network::with_own_address(sandbox, connected);
+    let prepared = mounts::prepare(&mounts, &mut half.stage)?;
     let filter = seccomp::filter_of(&sandbox.security);
-    let root = attach_root(sandbox, &mut stage, gate.is_some())?;
-    let cover = kernel::Cover::new(&mut stage)?;
-    kernel::mount_proc(root.as_fd(), &proc, &sandbox.security, &cover)?;
-    let devices = devices::mount(root.as_fd(), sandbox, &mut stage)?;
-    kernel::mount_sys(root.as_fd(), sandbox, &cover, cgroup)?;
+    let root = attach_root(sandbox, &mut half.stage, gate.is_some())?;
+    half.move_into(root.as_fd())?;
+    let user = &sandbox.process.user;
     let terminal = if sandbox.process.terminal {
-        Some(terminal::open(&devices, &sandbox.process.user, report.0)?)
+        Some(terminal::open(&half.devices, user, report.0)?)
     } else {
         None
     };
     mounts::attach(root.as_fd(), &mounts, prepared, gate.is_some())?;
     if let Some(gate) = gate {
-        gate.cover(&root, &cover, sandbox)?;
+        gate.cover(&root, &half.cover, sandbox)?;
     }
     let root = enter(root)?;
 
-    identity::set_rlimits(&sandbox.rlimits, &report);
+    identity::set_rlimits(&sandbox.rlimits, report);
     command::enter_directory(root.as_fd(), &sandbox.process.cwd)?;
     if sandbox.init {
         init::split()?;
     }
-    command::take_streams(request, terminal, &sandbox.process.user)?;
+    command::take_streams(request, terminal, user)?;
     sys::close_on_exec_from(3).step("mark descriptors close-on-exec")?;
     let umask = gate.map_or(0o022, |gate| gate.held.umask);
     rustix::process::umask(Mode::from_raw_mode(umask));
-    let (security, user) = (&sandbox.security, &sandbox.process.user);
     // Where a filter that the user brings may not allow what is needed for it.
-    let wait = || gate.map_or(Ok(()), |gate| gate.wait(&report, sandbox));
-    identity::give_up_rights(security, user, filter.as_ref(), &report, wait)?;
+    let wait = || gate.map_or(Ok(()), |gate| gate.wait(report, sandbox));
+    identity::give_up_rights(&sandbox.security, user, filter.as_ref(), report, wait)?;
     Err(command::execute(&sandbox.process))
 }
 
@@ -215,6 +268,12 @@ fn enter_namespaces(
         sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
     }
     let connected = network::enter(&sandbox.network, outlet, report)?;
+    set_names(sandbox, report)?;
+    Ok(connected)
+}
+
+/// Sets up what is in the namespaces.
+fn set_names(sandbox: &Sandbox, report: &Report<'_>) -> Step<()> {
     if !sandbox.of_host.names {
         set_host_name(&sandbox.hostname, report)?;
     }
@@ -226,7 +285,7 @@ fn enter_namespaces(
     {
         rustix::system::setdomainname(name.as_bytes()).step("set the domain name")?;
     }
-    Ok(connected)
+    Ok(())
 }
 
 /// Sets the host name; some containers around us refuse that, and next to nobody needs it.

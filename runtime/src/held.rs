@@ -246,6 +246,7 @@ fn request(stdio: Stdio, target: Option<OwnedFd>) -> Result<(OwnedFd, Request), 
         stderr: stdio.stderr,
         stdin: stdio.stdin,
         target,
+        followed: false,
     };
     Ok((setup, request))
 }
@@ -259,7 +260,7 @@ fn follow(setup: &OwnedFd, waits: bool) -> Result<(Option<OwnedFd>, Vec<String>)
     {
         match message {
             // Others connect it with networks.
-            Setup::Connected(_) | Setup::NameServer | Setup::Router { .. } | Setup::Settling => {}
+            Setup::Connected(_) | Setup::NameServer | Setup::Router { .. } => {}
             Setup::Warning(text) => warnings.push(text),
             Setup::Terminal => terminal = descriptors.into_iter().next(),
             Setup::Ready => return Ok((terminal, warnings)),

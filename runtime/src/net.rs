@@ -43,7 +43,7 @@ mod tunnel;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -51,7 +51,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::spec::{Attached, Connected, Interface, Lan, LanKind, Subnet};
 use crate::sys;
-use crate::wire::{Failure, InStep as _, Step};
+use crate::wire::{self, Failure, InStep as _, Step};
 use link::Links;
 use nft::Rules;
 use shared::Bridge;
@@ -102,9 +102,19 @@ pub(crate) struct Outlet<'s> {
     pub(crate) state_dir: &'s Path,
     /// In a user namespace: the way out of it.
     pub(crate) router: Option<&'s Router>,
+    /// What is sent here stays open until the spawner ends.
+    pub(crate) keep: Option<BorrowedFd<'s>>,
 }
 
 impl Outlet<'_> {
+    /// Has something closed later, by somebody who need not wait for it.
+    pub(crate) fn keep(&self, settling: Option<OwnedFd>) {
+        if let (Some(keep), Some(fd)) = (self.keep, settling) {
+            // Otherwise it is closed here and now, which only takes longer.
+            let _ = wire::send(keep, b"keep", &[fd.as_fd()]);
+        }
+    }
+
     /// Where the bridges are, once they can be used.
     pub(crate) fn place(&self) -> Step<Place> {
         match self.router {
@@ -160,22 +170,22 @@ pub(crate) struct Plugged {
 pub(crate) fn attach(place: &Place, attached: &Attached) -> Step<(Vec<Plugged>, Option<OwnedFd>)> {
     place.enter()?;
     let mut rules = Rules::open().step("open a netlink socket")?;
-    // What is made for a network is made outside, all of it before the way back is lost.
-    let bridges = attached
-        .interfaces
-        .iter()
-        .map(|interface| ensure(place, interface, &mut rules))
-        .collect::<Step<Vec<_>>>()?;
+    // What is made for a network is made outside, all of it before the way back is lost. Whoever has an
+    // address in it keeps it from being removed.
+    let mut bridges = Vec::new();
+    for interface in &attached.interfaces {
+        let claimed = claim(place, interface)?;
+        bridges.push((claimed, ensure(place, interface, &mut rules)?));
+    }
     let mut host = Links::open().step("open a netlink socket")?;
     let namespace = new_namespace()?;
     loopback_up()?;
     let mut inside = Links::open().step("open a netlink socket")?;
     let mut routed = false;
     let mut all = Vec::new();
-    for (number, (interface, bridge)) in attached.interfaces.iter().zip(&bridges).enumerate() {
+    for (number, (interface, made)) in attached.interfaces.iter().zip(bridges).enumerate() {
         let name = format!("eth{number}");
-        let bridge = bridge.as_ref();
-        let plugged = plug(&mut host, &namespace, place, interface, bridge, &name)?;
+        let plugged = plug(&mut host, &namespace, interface, made, &name)?;
         routed |= settle(&mut inside, interface, &plugged.connected, !routed)?;
         all.push(plugged);
     }
@@ -192,7 +202,8 @@ pub(crate) fn attach_to(
 ) -> Step<Plugged> {
     place.enter()?;
     let mut rules = Rules::open().step("open a netlink socket")?;
-    let bridge = ensure(place, interface, &mut rules)?;
+    let claimed = claim(place, interface)?;
+    let made = (claimed, ensure(place, interface, &mut rules)?);
     let mut host = Links::open().step("open a netlink socket")?;
     move_into_thread_name_spaces(namespace.as_fd(), ThreadNameSpaceType::NETWORK)
         .step("join the container's network")?;
@@ -205,8 +216,7 @@ pub(crate) fn attach_to(
         .unwrap_or_else(|| "eth".to_owned());
     let routed = inside.routes().step(step)?;
     let routed = routed.iter().any(|route| route.prefix == 0);
-    let bridge = bridge.as_ref();
-    let plugged = plug(&mut host, namespace, place, interface, bridge, &name)?;
+    let plugged = plug(&mut host, namespace, interface, made, &name)?;
     settle(&mut inside, interface, &plugged.connected, !routed)?;
     Ok(plugged)
 }
@@ -231,19 +241,27 @@ fn ensure(place: &Place, interface: &Interface, rules: &mut Rules) -> Step<Optio
     }
 }
 
-/// Connects a namespace with a network.
+/// An address in a network that users made, with the right to it.
+type Claimed = Option<(Ipv4Addr, File)>;
+
+fn claim(place: &Place, interface: &Interface) -> Step<Claimed> {
+    let lan = interface.lan.as_ref();
+    lan.map(|lan| leases::claim(place, lan, interface))
+        .transpose()
+}
+
+/// Connects a namespace with a network, of which address and bridge were made sure of.
 fn plug(
     host: &mut Links,
     namespace: &OwnedFd,
-    place: &Place,
     interface: &Interface,
-    bridge: Option<&Bridge>,
+    (claimed, bridge): (Claimed, Option<Bridge>),
     name: &str,
 ) -> Step<Plugged> {
     let hardware = interface.hardware;
-    let Some(lan) = &interface.lan else {
+    let (Some(lan), Some((address, lease))) = (&interface.lan, claimed) else {
         let bridge = bridge.ok_or_else(no_bridge)?;
-        let address = claim_shared(host, bridge, namespace, hardware, name, false)?;
+        let address = claim_shared(host, &bridge, namespace, hardware, name, false)?;
         return Ok(Plugged {
             connected: Connected {
                 lan: None,
@@ -256,7 +274,6 @@ fn plug(
             lease: None,
         });
     };
-    let (address, lease) = leases::claim(place, lan, interface)?;
     let hardware = hardware.unwrap_or_else(|| link::hardware_address(address));
     let step = "connect the sandbox to the network";
     match &lan.kind {

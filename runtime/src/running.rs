@@ -55,8 +55,6 @@ pub struct Running {
     pub(crate) status_socket: OwnedFd,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) connections: Connections,
-    /// What is better closed at the end.
-    pub(crate) _settling: Vec<OwnedFd>,
     pub(crate) warnings: Vec<String>,
     pub(crate) status: Option<ExitStatus>,
     pub(crate) cpu_time: Option<Duration>,

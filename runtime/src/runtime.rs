@@ -13,7 +13,7 @@ use crate::isolation::isolation;
 use crate::net::Lease;
 use crate::running::Connections;
 use crate::wire::{self, Failure, Request, Setup, Status};
-use crate::{Joining, Running, Sandbox, SandboxError, Stdio, emulation, running, sys};
+use crate::{Frame, Joining, Running, Sandbox, SandboxError, Stdio, emulation, running, sys};
 
 /// What a [`Runtime`] needs from its user.
 #[derive(Debug, Clone)]
@@ -45,15 +45,37 @@ pub(crate) struct Spawner {
     ready: Mutex<bool>,
 }
 
+/// Spawners that had not ended yet when nobody needed them any more.
+static PARTED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
 impl Drop for Spawner {
     fn drop(&mut self) {
-        // Without its socket it kills what still runs, cleans up and ends.
-        drop(self.control.take());
-        if let Some(pid) = self.pid {
+        let mut parted = false;
+        if let Some(control) = self.control.take() {
+            // Without requests it kills what still runs and cleans up.
+            let _ = shutdown(&control, Shutdown::Write);
+            while let Ok(Some((said, _))) = wire::hear(&control, RecvFlags::empty()) {
+                parted |= matches!(said, wire::Ready::Parted);
+            }
+        }
+        let Some(pid) = self.pid else { return };
+        if parted {
+            PARTED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(pid);
+        } else {
             // Someone who ignores or reaps all children has done this already.
             let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
         }
+        collect_parted();
     }
+}
+
+/// Collects those that have ended meanwhile.
+fn collect_parted() {
+    let mut parted = PARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    parted.retain(|pid| matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None)));
 }
 
 impl Runtime {
@@ -74,9 +96,10 @@ impl Runtime {
     /// Starts the spawner now: it gets ready while the caller prepares the first
     /// [`spawn`](Self::spawn), which tells if it could not.
     ///
-    /// Its sandboxes share the network namespace of the thread that starts it first.
-    pub fn warm_up(&self) -> Result<(), SandboxError> {
-        self.spawner().map(drop)
+    /// Its sandboxes share the network namespace of the thread that starts it first. If the first one will
+    /// be as `expected`, half of it is made meanwhile.
+    pub fn warm_up(&self, expected: Option<Frame>) -> Result<(), SandboxError> {
+        self.spawner(expected).map(drop)
     }
 
     /// Lets the spawner end while the caller clears up; the last drop waits for it.
@@ -90,7 +113,7 @@ impl Runtime {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(control) = slot.as_ref().and_then(|spawner| spawner.control.as_ref()) {
             // It has gone already if that fails.
-            let _ = shutdown(control, Shutdown::Both);
+            let _ = shutdown(control, Shutdown::Write);
         }
     }
 
@@ -99,7 +122,7 @@ impl Runtime {
         &self.inner.options.state_dir
     }
 
-    fn spawner(&self) -> Result<Arc<Spawner>, SandboxError> {
+    fn spawner(&self, expected: Option<Frame>) -> Result<Arc<Spawner>, SandboxError> {
         let mut slot = self
             .inner
             .spawner
@@ -108,18 +131,29 @@ impl Runtime {
         if let Some(spawner) = &*slot {
             return Ok(Arc::clone(spawner));
         }
-        let spawner = Arc::new(Spawner::start(&self.inner.options)?);
+        let spawner = Arc::new(Spawner::start(&self.inner.options, expected)?);
         Ok(Arc::clone(slot.insert(spawner)))
     }
 
     /// Starts a sandbox. Returns when its command was executed or its set-up has failed.
     pub fn spawn(&self, sandbox: &Sandbox, stdio: Stdio) -> Result<Running, SandboxError> {
+        self.spawn_followed(sandbox, stdio, false)
+    }
+
+    /// Starts a sandbox; with `followed`, another one much like it is about to be asked for, so that half of
+    /// it is made while this one runs. Nothing passes from one to the other.
+    pub fn spawn_followed(
+        &self,
+        sandbox: &Sandbox,
+        stdio: Stdio,
+        followed: bool,
+    ) -> Result<Running, SandboxError> {
         let body = serde_json::to_vec(sandbox)
             .map_err(|error| SandboxError::Invalid(error.to_string()))?;
         if !sandbox.limits.is_empty() {
             cgroup::make_room(&sandbox.limits);
         }
-        self.ask(body, stdio, None)
+        self.ask(body, stdio, None, followed)
     }
 
     /// Starts a process in a sandbox that runs. Returns as [`spawn`](Self::spawn) does.
@@ -137,7 +171,7 @@ impl Runtime {
         let target = sandbox
             .try_clone_to_owned()
             .map_err(host("duplicate a descriptor"))?;
-        self.ask(body, stdio, Some(target))
+        self.ask(body, stdio, Some(target), false)
     }
 
     fn ask(
@@ -145,8 +179,9 @@ impl Runtime {
         body: Vec<u8>,
         stdio: Stdio,
         target: Option<OwnedFd>,
+        followed: bool,
     ) -> Result<Running, SandboxError> {
-        let spawner = self.spawner()?;
+        let spawner = self.spawner(None)?;
         if let Err(error) = spawner.await_ready() {
             self.forget(&spawner);
             return Err(error);
@@ -167,6 +202,7 @@ impl Runtime {
             stderr,
             stdin,
             target,
+            followed,
         };
         let answer = match request.send(control.as_fd()) {
             Ok(()) => {
@@ -214,7 +250,6 @@ fn follow(
     let mut terminal = None;
     let mut warnings = Vec::new();
     let mut connections = Connections::default();
-    let mut settling = Vec::new();
     let mut failure: Option<Failure> = None;
     let answer = host("read the answer of the sandbox");
     while let Some((message, descriptors)) =
@@ -229,7 +264,6 @@ fn follow(
             }
             // Of sandboxes that other programs monitor.
             Setup::Ready => {}
-            Setup::Settling => settling.extend(descriptors),
             message @ (Setup::Connected(_) | Setup::NameServer | Setup::Router { .. }) => {
                 connections.add(message, descriptors, state_dir);
             }
@@ -252,7 +286,6 @@ fn follow(
         status_socket: status,
         terminal,
         connections,
-        _settling: settling,
         warnings,
         status: None,
         cpu_time: None,
@@ -300,7 +333,7 @@ impl Connections {
 }
 
 impl Spawner {
-    fn start(options: &RuntimeOptions) -> Result<Self, SandboxError> {
+    fn start(options: &RuntimeOptions, expected: Option<Frame>) -> Result<Self, SandboxError> {
         let (ours, its) = wire::pair().map_err(host("make a socket"))?;
         let pid = sys::spawn_spawner(its.as_fd()).map_err(not_permitted)?;
         drop(its);
@@ -313,6 +346,7 @@ impl Spawner {
         let hello = wire::Hello {
             state_dir: options.state_dir.clone(),
             isolation: isolation(),
+            expected,
         };
         wire::tell(control, &hello, &[]).map_err(|_| SandboxError::SpawnerGone)?;
         Ok(spawner)

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -15,13 +16,14 @@ use rustix::process::{
     DumpableBehavior, Pid, WaitId, WaitIdOptions, WaitOptions, getpid, set_child_subreaper,
     set_dumpable_behavior, waitid, waitpid,
 };
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::Cgroup;
 use crate::child;
 use crate::isolation::{self, isolation};
 use crate::net::{self, Outlet, Router};
 use crate::running::pid_of;
-use crate::spec::{Joining, Network, Sandbox};
+use crate::spec::{Frame, Joining, Network, Sandbox};
 use crate::sys::{self, Birth, Cloned};
 use crate::userns::in_user_namespace;
 use crate::wire::{self, Exit, Failure, Hello, InStep as _, Ready, Request, Setup, Status, Step};
@@ -34,11 +36,37 @@ struct Child {
     cgroup: Option<Cgroup>,
 }
 
+/// A sandbox that is half made, and waits for its root and its command.
+///
+/// It is used once, as every other, and knows nothing of those before it.
+struct Ahead {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// Where it waits for the request.
+    requests: OwnedFd,
+    frame: Frame,
+    made: Instant,
+}
+
+impl Ahead {
+    /// After so long it is not used any more: what it was connected with may have changed. A command that took
+    /// so long does not mind the milliseconds.
+    const FRESH: Duration = Duration::from_secs(5);
+
+    /// Kills it. It remains to be reaped.
+    fn give_up(self) -> i32 {
+        // An error means that it has ended already.
+        let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        self.pid
+    }
+}
+
 struct Spawner {
     birth: Birth,
     /// Readable when a child has ended, known or not.
     ended: OwnedFd,
     children: Vec<Child>,
+    ahead: Option<Ahead>,
     /// Control groups that could not be removed yet.
     emptied: Vec<Cgroup>,
     /// For the shared network.
@@ -47,7 +75,12 @@ struct Spawner {
     membership: Option<net::Membership>,
     /// In a user namespace: the way out of it.
     router: Option<Router>,
+    /// What sandboxes leave here stays open until this process ends, since nobody takes it out.
+    keep: (OwnedFd, OwnedFd),
 }
+
+/// How long networks are kept when the program has gone: a script's next command finds them there.
+const KEEP: Duration = Duration::from_millis(100);
 
 /// The whole life of the spawner.
 pub(crate) fn run(birth: Birth) {
@@ -55,29 +88,36 @@ pub(crate) fn run(birth: Birth) {
         return;
     };
     isolation::inherit(hello.isolation);
-    let (answer, ended) = match prepare() {
-        Ok(ended) => (Ready::Yes, Some(ended)),
+    let (answer, prepared) = match prepare() {
+        Ok(prepared) => (Ready::Yes, Some(prepared)),
         Err(failure) => (Ready::No(failure), None),
     };
     let told = wire::tell(&birth.control, &answer, &[]);
-    let (Ok(()), Some(ended)) = (told, ended) else {
+    let (Ok(()), Some((ended, keep))) = (told, prepared) else {
         return;
     };
     let mut spawner = Spawner {
         birth,
         ended,
         children: Vec::new(),
+        ahead: None,
         emptied: Vec::new(),
         state_dir: hello.state_dir,
         membership: None,
         router: None,
+        keep,
     };
+    if let Some(frame) = hello.expected {
+        spawner.make_ahead(frame);
+    }
     spawner.serve();
     spawner.end();
 }
 
-fn prepare() -> Step<OwnedFd> {
+/// Returns what tells that children have ended, and where sandboxes leave what is to be kept.
+fn prepare() -> Step<(OwnedFd, (OwnedFd, OwnedFd))> {
     sys::reset_signals();
+    let keep = wire::pair().step("make a socket")?;
     let ended = sys::child_signals().step("make a descriptor for the ends of children")?;
     // Answered here once for all sandboxes, which are copies of this process.
     in_user_namespace();
@@ -97,11 +137,11 @@ fn prepare() -> Step<OwnedFd> {
     if !isolation().has_namespaces() {
         // What a killed step leaves behind shall become our child, so that it can be killed.
         set_child_subreaper(Some(getpid())).step("become the parent of orphans")?;
-        return Ok(ended);
+        return Ok((ended, keep));
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).step("make all mounts private")?;
-    Ok(ended)
+    Ok((ended, keep))
 }
 
 impl Spawner {
@@ -136,7 +176,14 @@ impl Spawner {
             }
             if ready[0] {
                 match Request::receive(self.birth.control.as_fd()) {
-                    Ok(Some(request)) => self.begin(&request),
+                    Ok(Some(request)) => {
+                        let next = self.begin(&request);
+                        // Its end of the setup socket tells when the command runs.
+                        drop(request);
+                        if let Some(frame) = next {
+                            self.make_ahead(frame);
+                        }
+                    }
                     Ok(None) => return,
                     // A request that cannot be read has no one to be told of it but by its sockets,
                     // which are closed by now.
@@ -163,19 +210,103 @@ impl Spawner {
         }
     }
 
-    fn begin(&mut self, request: &Request) {
-        if let Err(failure) = self.try_begin(request) {
+    /// Returns what to make ahead.
+    fn begin(&mut self, request: &Request) -> Option<Frame> {
+        self.try_begin(request).unwrap_or_else(|failure| {
             // The program reads this, or has gone.
             let _ = wire::tell(&request.setup, &Setup::Failed(failure), &[]);
-        }
+            None
+        })
     }
 
-    fn try_begin(&mut self, request: &Request) -> Step<()> {
+    fn try_begin(&mut self, request: &Request) -> Step<Option<Frame>> {
         if let Some(target) = &request.target {
-            return self.join(request, target);
+            return self.join(request, target).map(|()| None);
         }
         let sandbox: Sandbox = serde_json::from_slice(&request.body)
             .map_err(|error| Failure::new("read the request", &error.into()))?;
+        let Sandbox {
+            network,
+            security,
+            limits,
+            ..
+        } = &sandbox;
+        let frame = Frame::ahead(network, security, limits, sandbox.shm_size)
+            .filter(|frame| *frame == Frame::of(&sandbox));
+        let gone_on = match &frame {
+            Some(frame) => self.go_on(frame, request)?,
+            None => false,
+        };
+        if !gone_on {
+            self.clone_sandbox(&sandbox, request)?;
+        }
+        Ok(frame.filter(|_| request.followed))
+    }
+
+    /// Lets the sandbox that is half made go on, if it is one like this.
+    fn go_on(&mut self, frame: &Frame, request: &Request) -> Step<bool> {
+        let Some(ahead) = self.ahead.take_if(|ahead| ahead.frame == *frame) else {
+            return Ok(false);
+        };
+        let fresh = ahead.made.elapsed() < Ahead::FRESH;
+        if !fresh || request.send(ahead.requests.as_fd()).is_err() {
+            ahead.give_up();
+            return Ok(false);
+        }
+        let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
+        // An error means that the program has gone, which the loop will notice.
+        let _ = wire::tell(&status, &Status::Started, &[ahead.pidfd.as_fd()]);
+        self.children.push(Child {
+            pid: ahead.pid,
+            pidfd: ahead.pidfd,
+            status,
+            cgroup: None,
+        });
+        Ok(true)
+    }
+
+    /// Begins with a sandbox of which no more is known yet.
+    fn make_ahead(&mut self, frame: Frame) {
+        if !isolation().has_namespaces() || self.ahead.as_ref().is_some_and(|a| a.frame == frame) {
+            return;
+        }
+        if let Some(other) = self.ahead.take() {
+            other.give_up();
+        }
+        // What is wrong is told when a sandbox is asked for, and this is tried once more.
+        if frame.network == Network::Private && self.prepare_network().is_err() {
+            return;
+        }
+        let Ok((ours, its)) = wire::pair() else {
+            return;
+        };
+        match sys::clone_process(child::namespaces_ahead(&frame)) {
+            Ok(Cloned::Child) => {
+                drop(ours);
+                child::run_ahead(&frame, its.as_fd(), &self.outlet())
+            }
+            Ok(Cloned::Parent { pid, pidfd }) => {
+                self.ahead = Some(Ahead {
+                    pid,
+                    pidfd,
+                    requests: ours,
+                    frame,
+                    made: Instant::now(),
+                });
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn outlet(&self) -> Outlet<'_> {
+        Outlet {
+            state_dir: &self.state_dir,
+            router: self.router.as_ref(),
+            keep: Some(self.keep.0.as_fd()),
+        }
+    }
+
+    fn clone_sandbox(&mut self, sandbox: &Sandbox, request: &Request) -> Step<()> {
         if matches!(sandbox.network, Network::Private | Network::Attached(_)) {
             self.prepare_network()?;
         }
@@ -189,14 +320,8 @@ impl Spawner {
             cgroup
         };
         let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
-        match sys::clone_process(child::namespaces(&sandbox)) {
-            Ok(Cloned::Child) => {
-                let outlet = Outlet {
-                    state_dir: &self.state_dir,
-                    router: self.router.as_ref(),
-                };
-                child::run(&sandbox, request, cgroup.as_ref(), &outlet)
-            }
+        match sys::clone_process(child::namespaces(sandbox)) {
+            Ok(Cloned::Child) => child::run(sandbox, request, cgroup.as_ref(), &self.outlet()),
             Ok(Cloned::Parent { pid, pidfd }) => {
                 // An error means that the program has gone, which the loop will notice.
                 let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
@@ -283,6 +408,11 @@ impl Spawner {
             // An error means that it has ended already.
             let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
         }
+        if let Some(ahead) = self.ahead.take() {
+            let pid = ahead.give_up();
+            // Nothing of it is left then.
+            let _ = waitpid(Pid::from_raw(pid), WaitOptions::empty());
+        }
         // In the order in which they end: a sandbox waits for what joined it, which may be a stray now.
         while !self.children.is_empty()
             && let Some(pid) = sys::ended_child(true)
@@ -303,12 +433,32 @@ impl Spawner {
             .drain(..)
             .for_each(|cgroup| drop(cgroup.remove()));
         if let Some(membership) = self.membership.take() {
+            if self.part().is_ok() {
+                std::thread::sleep(KEEP);
+            }
             membership.leave();
         }
         if let Some(router) = self.router.take() {
             router.stop();
             net::sweep(&self.state_dir);
         }
+    }
+}
+
+impl Spawner {
+    /// Lets the program go on: to remove a bridge the kernel waits several times until all processors have
+    /// let go of it, which takes tens of milliseconds. Nothing of the caller's is held open for so long.
+    ///
+    /// Fails where the program has gone already.
+    fn part(&self) -> io::Result<()> {
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+        let null = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty())?;
+        rustix::stdio::dup2_stderr(&null)?;
+        // Lets go of the copies of all mounts, and of the working directory.
+        move_into_thread_name_spaces(self.birth.parent.as_fd(), ThreadNameSpaceType::MOUNT)?;
+        wire::tell(&self.birth.control, &Ready::Parted, &[])?;
+        rustix::net::shutdown(&self.birth.control, rustix::net::Shutdown::Both)?;
+        Ok(())
     }
 }
 

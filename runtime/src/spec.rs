@@ -2,6 +2,7 @@
 
 pub(crate) mod bytes;
 mod capability;
+mod frame;
 mod network;
 
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use capability::CapabilitySet;
+pub use frame::Frame;
 
 use crate::seccomp::SeccompProfile;
 pub use network::{

@@ -24,7 +24,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Connected;
+use crate::spec::{Connected, Frame};
 use crate::{Isolation, SandboxError};
 
 /// Largest packet; well below the default socket buffer, which bounds a packet.
@@ -40,15 +40,19 @@ pub(crate) struct Hello {
     pub(crate) state_dir: PathBuf,
     /// The rung of the program.
     pub(crate) isolation: Isolation,
+    /// What the first sandbox will be like.
+    pub(crate) expected: Option<Frame>,
 }
 
-/// The spawner's answer to [`Hello`].
+/// What the spawner says of itself; the first is its answer to [`Hello`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Ready {
     /// Requests may come.
     Yes,
     /// It cannot work here, and has ended.
     No(Failure),
+    /// The last: no sandbox is left, and nobody need wait for what it still does.
+    Parted,
 }
 
 /// From the spawner, about one sandbox.
@@ -86,9 +90,6 @@ pub(crate) enum Setup {
     Ready,
     /// Another interface; comes with the lock of its lease if there is one.
     Connected(Connected),
-    /// Comes with a descriptor that nobody needs, and that is not to be closed before the sandbox has ended:
-    /// it takes long until then.
-    Settling,
     /// Comes with two sockets for a name server: for datagrams, for connections.
     NameServer,
     /// Comes with the network namespace of the bridges; this is where it is noted what was made there.
@@ -288,11 +289,14 @@ pub(crate) struct Request {
     pub(crate) stdin: Option<OwnedFd>,
     /// The first process of a sandbox to join; the body is a [`Joining`](crate::Joining) then.
     pub(crate) target: Option<OwnedFd>,
+    /// Another sandbox much like it will be asked for.
+    pub(crate) followed: bool,
 }
 
 const HAS_STDIN: u8 = 1;
 const IN_MEMORY_FILE: u8 = 2;
 const HAS_TARGET: u8 = 4;
+const FOLLOWED: u8 = 8;
 
 impl Request {
     /// Sends the request to the spawner.
@@ -303,7 +307,7 @@ impl Request {
             self.stdout.as_fd(),
             self.stderr.as_fd(),
         ];
-        let mut flags = 0;
+        let mut flags = if self.followed { FOLLOWED } else { 0 };
         if let Some(stdin) = &self.stdin {
             flags |= HAS_STDIN;
             descriptors.push(stdin.as_fd());
@@ -357,6 +361,7 @@ impl Request {
             } else {
                 Some(next()?)
             },
+            followed: flags & FOLLOWED != 0,
         };
         if flags & IN_MEMORY_FILE == 0 {
             request.body = body.to_vec();
@@ -383,6 +388,7 @@ mod tests {
             stderr: end(),
             stdin: None,
             target: None,
+            followed: false,
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use rbuild_cache::Store;
 use rbuild_parser::Platform;
 use rbuild_runtime::{
-    ExitStatus, Isolation, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
+    ExitStatus, Frame, Isolation, OfHost, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
     isolation,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -90,7 +90,11 @@ fn start(settings: &Settings, args: &RunArgs) -> Result<u8, Failure> {
         state_dir: settings.state_dir()?,
     })?;
     // It gets ready while the image is looked up. What is wrong with it is told when it is needed.
-    let _ = runtime.warm_up();
+    let shm_size = options.shm_size.unwrap_or(Sandbox::DEFAULT_SHM_SIZE);
+    let (network, security) = (&options.network, &options.security);
+    let expected = Frame::ahead(network, security, &options.limits, shm_size)
+        .filter(|_| options.of_host == OfHost::default());
+    let _ = runtime.warm_up(expected);
     let store = super::open_store(settings)?;
     let found = find_or_pull(settings, args, &store, &image)?;
     let prepared = container::prepare(&store, &found, &options)?;

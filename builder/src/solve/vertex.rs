@@ -323,6 +323,12 @@ fn execute(
     }
 }
 
+/// Whether there are commands behind a vertex: inputs have smaller numbers than what uses them.
+fn is_followed(context: &SolveContext<'_>, id: VertexId) -> bool {
+    let mut later = context.graph.vertices().filter(|(other, _)| *other > id);
+    later.any(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
+}
+
 fn run_command(
     context: &SolveContext<'_>,
     id: VertexId,
@@ -352,6 +358,7 @@ fn run_command(
         own_mounts: context.own_mounts,
         mounts: Some(context.mounts),
         vertex: id,
+        followed: is_followed(context, id),
         recorder: Some(context.recorder),
     };
     exec::execute(&exec_context, exec, parents, &trees)

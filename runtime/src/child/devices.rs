@@ -10,9 +10,8 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, openat, symlinkat};
 use rustix::mount::MountAttrFlags;
 
-use super::kernel::system_directory;
 use crate::mount::{Detached, FileSystem, NO_SUID_DEV_EXEC, Stage, open_path};
-use crate::spec::Sandbox;
+use crate::spec::Frame;
 use crate::userns::{has_single_id, in_user_namespace};
 use crate::wire::{InStep as _, Step};
 
@@ -42,14 +41,14 @@ pub(super) struct Devices {
     pub(super) pts: Detached,
 }
 
-/// Mounts `/dev` with all that belongs in it.
-pub(super) fn mount(root: BorrowedFd<'_>, sandbox: &Sandbox, stage: &mut Stage) -> Step<Devices> {
-    let target = system_directory(root, "dev")?;
+/// Makes `/dev` with all that belongs in it, in the stage.
+pub(super) fn make(frame: &Frame, stage: &mut Stage) -> Step<Devices> {
+    let (target, _) = stage.fresh_directory()?;
     let tmpfs = FileSystem::new("tmpfs")?;
     tmpfs.option(c"mode", "0755")?;
     tmpfs.option(c"size", "65536k")?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID;
-    if !sandbox.security.privileged {
+    if !frame.privileged {
         attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
     }
     let dev = tmpfs.mount(attributes)?;
@@ -65,12 +64,12 @@ pub(super) fn mount(root: BorrowedFd<'_>, sandbox: &Sandbox, stage: &mut Stage) 
     let pts = mount_pts(dev.as_fd())?;
     let shm = FileSystem::new("tmpfs")?;
     shm.option(c"mode", "1777")?;
-    shm.option(c"size", &sandbox.shm_size.to_string())?;
+    shm.option(c"size", &frame.shm_size.to_string())?;
     let shm = shm.mount(NO_SUID_DEV_EXEC)?;
     shm.attach(subdirectory(dev.as_fd(), "shm")?)
         .step("mount /dev/shm")?;
     // Queues of the host can be mounted by its own root only.
-    if !(sandbox.of_host.ipc && in_user_namespace()) {
+    if !(frame.of_host.ipc && in_user_namespace()) {
         let mqueue = FileSystem::new("mqueue")?.mount(NO_SUID_DEV_EXEC)?;
         mqueue
             .attach(subdirectory(dev.as_fd(), "mqueue")?)

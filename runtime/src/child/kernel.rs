@@ -12,7 +12,7 @@ use crate::isolation::{Isolation, isolation};
 use crate::mount::{
     Detached, FileSystem, NO_SUID_DEV_EXEC, READ_ONLY, Stage, open_in_root, open_path,
 };
-use crate::spec::{KernelSettings, Network, Sandbox, Security};
+use crate::spec::{Frame, KernelSettings, Network};
 use crate::userns::in_user_namespace;
 use crate::wire::{Failure, InStep as _, Step};
 
@@ -54,7 +54,7 @@ pub(super) fn tell(settings: &KernelSettings) -> Step<()> {
 /// A container around us whose own `/proc` has masked paths keeps us from a new one. There the outer
 /// one is shown: it has the outer process numbers, but the pid namespace is still our own, so that
 /// nothing outside can be reached with them.
-pub(super) fn make_proc(security: &Security) -> Step<Detached> {
+pub(super) fn make_proc(frame: &Frame) -> Step<Detached> {
     let fresh = if isolation() == Isolation::Nested {
         let refused = std::io::Error::from_raw_os_error(libc::EPERM);
         Err(Failure::new("mount /proc", &refused))
@@ -63,7 +63,7 @@ pub(super) fn make_proc(security: &Security) -> Step<Detached> {
     };
     match fresh {
         Err(failure) if failure.errno == libc::EPERM && in_user_namespace() => {
-            if security.privileged {
+            if frame.privileged {
                 return Err(failure.because(
                     "the container around this process hides parts of /proc: without a /proc of \
                      their own, privileged steps are not possible",
@@ -80,16 +80,16 @@ pub(super) fn make_proc(security: &Security) -> Step<Detached> {
     }
 }
 
-/// Puts `/proc` in place and hides what is not for the sandbox.
-pub(super) fn mount_proc(
-    root: BorrowedFd<'_>,
+/// Puts `/proc` into the stage and hides what is not for the sandbox.
+pub(super) fn stage_proc(
     proc: &Detached,
-    security: &Security,
+    frame: &Frame,
     cover: &Cover,
+    stage: &mut Stage,
 ) -> Step<()> {
-    let target = system_directory(root, "proc")?;
+    let (target, _) = stage.fresh_directory()?;
     proc.attach(&target).step("mount /proc")?;
-    if security.privileged || !security.masked_paths {
+    if frame.privileged || !frame.masked_paths {
         return Ok(());
     }
     for name in PROC_READ_ONLY {
@@ -111,22 +111,22 @@ pub(super) fn mount_proc(
     Ok(())
 }
 
-/// Mounts `/sys` and the control groups in it.
-pub(super) fn mount_sys(
-    root: BorrowedFd<'_>,
-    sandbox: &Sandbox,
+/// Makes `/sys` with the control groups in it, in the stage.
+pub(super) fn make_sys(
+    frame: &Frame,
     cover: &Cover,
+    stage: &mut Stage,
     cgroup: Option<&Cgroup>,
-) -> Step<()> {
-    let target = system_directory(root, "sys")?;
-    let writable = sandbox.security.privileged;
+) -> Step<Detached> {
+    let (target, _) = stage.fresh_directory()?;
+    let writable = frame.privileged;
     let protection = if writable {
         MountAttrFlags::empty()
     } else {
         READ_ONLY
     };
     // A user namespace may mount the one of its own network only.
-    let bound = in_user_namespace() && sandbox.network == Network::Host;
+    let bound = in_user_namespace() && frame.network == Network::Host;
     let sys = if bound {
         let sys = Detached::clone_of(rustix::fs::CWD, Path::new("/sys")).step_at("bind", "/sys")?;
         sys.set_recursively(NO_SUID_DEV_EXEC | protection)
@@ -136,7 +136,7 @@ pub(super) fn mount_sys(
         FileSystem::new("sysfs")?.mount(NO_SUID_DEV_EXEC | protection)?
     };
     sys.attach(&target).step("mount /sys")?;
-    if !writable && sandbox.security.masked_paths {
+    if !writable && frame.masked_paths {
         for name in SYS_HIDDEN {
             cover
                 .hide(sys.as_fd(), name)
@@ -147,21 +147,19 @@ pub(super) fn mount_sys(
     let place = "/sys/fs/cgroup";
     let attributes = NO_SUID_DEV_EXEC | protection;
     if !bound {
-        return match find(sys.as_fd(), "fs/cgroup").step_at(step, place)? {
-            Some(target) => cgroup::mount_view(target.as_fd(), attributes, cgroup),
-            None => Ok(()),
-        };
-    }
-    if cgroup::is_unified() {
+        if let Some(target) = find(sys.as_fd(), "fs/cgroup").step_at(step, place)? {
+            cgroup::mount_view(target.as_fd(), attributes, cgroup)?;
+        }
+    } else if cgroup::is_unified() {
         // Over the host's, which shows all groups. A container around us may refuse it.
         let target = open_in_root(sys.as_fd(), Path::new("fs/cgroup"), OFlags::DIRECTORY)
             .step_at(step, place)?;
-        return match cgroup::mount_view(target.as_fd(), attributes, cgroup) {
-            Err(failure) if failure.errno == libc::EPERM => Ok(()),
-            done => done,
-        };
+        match cgroup::mount_view(target.as_fd(), attributes, cgroup) {
+            Err(failure) if failure.errno == libc::EPERM => {}
+            done => done?,
+        }
     }
-    Ok(())
+    Ok(sys)
 }
 
 /// Opens a directory of the image that a kernel file system goes on. It must be one: through a

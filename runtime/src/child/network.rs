@@ -1,7 +1,7 @@
 //! The network of a sandbox, made from inside of its process.
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use super::Report;
@@ -16,13 +16,21 @@ pub(super) fn enter(
     report: &Report<'_>,
 ) -> Step<Vec<Connected>> {
     match network {
-        Network::Host => {}
-        Network::None => net::loopback_up()?,
-        Network::Private => settle(net::connect(&outlet.place()?)?, report)?,
         Network::Joined(pid) => net::join(*pid)?,
         Network::Attached(attached) => return attach(attached, outlet, report),
+        alone => enter_alone(alone, outlet)?,
     }
     Ok(Vec::new())
+}
+
+/// The same where others have nothing to do with it.
+pub(super) fn enter_alone(network: &Network, outlet: &Outlet<'_>) -> Step<()> {
+    match network {
+        Network::None => net::loopback_up()?,
+        Network::Private => outlet.keep(net::connect(&outlet.place()?)?),
+        Network::Host | Network::Joined(_) | Network::Attached(_) => {}
+    }
+    Ok(())
 }
 
 fn attach(attached: &Attached, outlet: &Outlet<'_>, report: &Report<'_>) -> Step<Vec<Connected>> {
@@ -34,7 +42,7 @@ fn attach(attached: &Attached, outlet: &Outlet<'_>, report: &Report<'_>) -> Step
     }
     let mut connected = Vec::new();
     let (all, settling) = net::attach(&place, attached)?;
-    settle(settling, report)?;
+    outlet.keep(settling);
     for plugged in all {
         let lease: Vec<_> = plugged.lease.iter().map(|lease| lease.as_fd()).collect();
         let message = Setup::Connected(plugged.connected);
@@ -44,22 +52,11 @@ fn attach(attached: &Attached, outlet: &Outlet<'_>, report: &Report<'_>) -> Step
         }
     }
     if attached.name_server {
-        let ([datagrams, connections], settling) = net::inside::name_server()?;
-        settle(settling, report)?;
+        let [datagrams, connections] = net::inside::name_server()?;
         let sockets = [datagrams.as_fd(), connections.as_fd()];
         wire::tell(report.0, &Setup::NameServer, &sockets).step(step)?;
     }
     Ok(connected)
-}
-
-/// Leaves it to the program to close something.
-fn settle(settling: Option<OwnedFd>, report: &Report<'_>) -> Step<()> {
-    match settling {
-        None => Ok(()),
-        Some(fd) => {
-            wire::tell(report.0, &Setup::Settling, &[fd.as_fd()]).step("tell of the network")
-        }
-    }
 }
 
 /// The mounts, with the sandbox's own address and name in its `/etc/hosts`.

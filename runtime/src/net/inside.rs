@@ -27,9 +27,7 @@ pub(super) fn configure(inside: &mut Links, name: &str, address: Ipv4Addr, prefi
 ///
 /// They do not have the port itself, which a name server of the sandbox's own may want on all addresses;
 /// what goes to it is redirected. Without rules for that they have it after all.
-///
-/// Comes with what is to be closed later, see [`connect`](super::connect).
-pub(crate) fn name_server() -> Step<([OwnedFd; 2], Option<OwnedFd>)> {
+pub(crate) fn name_server() -> Step<[OwnedFd; 2]> {
     let step = "make the sockets of the name server";
     let sockets = listening(0).step(step)?;
     let ports = sockets.each_ref().map(|socket| {
@@ -40,9 +38,9 @@ pub(crate) fn name_server() -> Step<([OwnedFd; 2], Option<OwnedFd>)> {
     if let Ok(mut rules) = Rules::open()
         && rules.redirect_names(NAME_SERVER, ports).is_ok()
     {
-        return Ok((sockets, rules.settling()));
+        return Ok(sockets);
     }
-    Ok((listening(DOMAIN).step(step)?, None))
+    listening(DOMAIN).step(step)
 }
 
 fn listening(port: u16) -> io::Result<[OwnedFd; 2]> {

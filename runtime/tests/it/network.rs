@@ -119,8 +119,8 @@ fn root_private_sandboxes_reach_out_with_the_address_of_the_host() {
         ));
         assert_eq!(outcome.text(), format!("eth0\nlo\nhello {HOST}"));
         assert!(exists("rbuild0") && forwards("up0"));
-        drop(host);
-        assert!(!exists("rbuild0"), "the last user removes the bridge");
+        let _state = host.end();
+        wait_until("the last user leaves the bridge", || !exists("rbuild0"));
         assert!(!forwards("up0"), "and puts settings back");
         wait_until("a veth pair is left", || {
             !fs::read_to_string("/proc/thread-self/net/dev")
@@ -219,8 +219,8 @@ fn root_two_programs_share_the_network_and_the_last_removes_it() {
             first.run(&private(&first, &call)).text(),
             format!("hello {HOST}")
         );
-        drop(first);
-        assert!(!exists("rbuild0"));
+        let _state = first.end();
+        wait_until("the bridge is left", || !exists("rbuild0"));
     });
 }
 
@@ -242,8 +242,10 @@ fn root_programs_with_other_state_directories_have_other_networks() {
             format!("hello {HOST}")
         );
         assert!(exists("rbuild0") && exists("rbuild1"));
-        drop((second, first));
-        assert!(!exists("rbuild0") && !exists("rbuild1") && !forwards("up0"));
+        let _states = (second.end(), first.end());
+        wait_until("something is left", || {
+            !exists("rbuild0") && !exists("rbuild1") && !forwards("up0")
+        });
     });
 }
 
@@ -356,7 +358,9 @@ fn root_a_killed_program_leaves_nothing() {
         wait_until("the sandbox lives on", || is_gone(sandbox));
         wait_until("the spawner lives on", || is_gone(spawner));
         wait_until("a mount is left", || no_process_mentions(&directory));
-        assert!(!exists("rbuild0") && !forwards("up0"));
+        wait_until("something is left", || {
+            !exists("rbuild0") && !forwards("up0")
+        });
         fs::remove_dir_all(directory).unwrap();
     });
 }
@@ -386,7 +390,9 @@ fn root_a_killed_spawner_takes_its_sandboxes_along_and_the_next_cleans_up() {
         let outcome = next.run(&private(&next, &format!("nc {OUTSIDE} 80")));
         assert_eq!(outcome.text(), format!("hello {HOST}"));
         drop(next);
-        assert!(!exists("rbuild0") && !forwards("up0"));
+        wait_until("something is left", || {
+            !exists("rbuild0") && !forwards("up0")
+        });
         fs::remove_dir_all(directory).unwrap();
     });
 }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 /// A directory with a root layer, an upper directory and a runtime.
 pub(crate) struct Host {
-    /// First, so that the spawner has ended before its directory goes.
+    /// First, so that no sandbox is left before their directory goes.
     pub(crate) runtime: Runtime,
     pub(crate) directory: TempDir,
 }
@@ -37,6 +37,11 @@ impl Outcome {
 }
 
 impl Host {
+    /// Lets the spawner end; returns the directory, which it needs to remove networks.
+    pub(crate) fn end(self) -> TempDir {
+        self.directory
+    }
+
     pub(crate) fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test needs root");
         // In memory: overlay works on tmpfs, and nothing is left after a crash of the machine.

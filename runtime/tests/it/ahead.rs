@@ -1,0 +1,158 @@
+//! Half of the next sandbox is made while one runs; nothing passes from one to the next.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rbuild_runtime::{ExitStatus, Network, Running, Sandbox, Stdio};
+
+use crate::support::{Host, pipe, read};
+
+/// Starts a sandbox after which another one is expected; returns its output, too.
+fn followed(host: &Host, sandbox: &Sandbox) -> (Running, OwnedFd) {
+    let (output, stdout) = pipe();
+    let stderr = stdout.try_clone().unwrap();
+    let stdio = Stdio {
+        stdin: None,
+        stdout,
+        stderr,
+    };
+    let running = host.runtime.spawn_followed(sandbox, stdio, true).unwrap();
+    (running, output)
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+fn spawner_of(running: &Running) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", running.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The process that waits to become the next sandbox.
+#[track_caller]
+fn waiting_beside(running: &Running) -> u32 {
+    let start = Instant::now();
+    let spawner = spawner_of(running);
+    loop {
+        let children = children_of(spawner);
+        let other = children.iter().find(|pid| **pid != running.pid());
+        if let Some(pid) = other {
+            return *pid;
+        }
+        assert!(start.elapsed() < Duration::from_mins(1), "{children:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn sleeper(host: &Host, network: &Network) -> Sandbox {
+    let mut sandbox = host.shell(
+        "echo secret >/dev/shm/left; echo secret >/dev/left; ip addr add 10.9.9.9/32 dev lo; \
+         hostname; sleep 1000",
+    );
+    sandbox.hostname = "first".into();
+    sandbox.network = network.clone();
+    sandbox
+}
+
+fn end(mut running: Running) {
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
+#[test]
+fn root_the_sandbox_that_waits_becomes_the_next_and_has_nothing_of_the_one_before() {
+    let host = Host::new();
+    for network in [Network::None, Network::Private] {
+        let (first, _output) = followed(&host, &sleeper(&host, &network));
+        let ahead = waiting_beside(&first);
+        end(first);
+        let script = "hostname; ls -A /dev/shm; ls /dev/left 2>/dev/null; ip addr | grep -c 10.9.9.9; echo $$; \
+                      mount | grep -c /proc/fs; ls /proc/self/fd | wc -l; id -u; cat /etc/own";
+        let mut second = host.shell(script);
+        second.hostname = "second".into();
+        second.network = network.clone();
+        second.mounts.push(rbuild_runtime::Mount {
+            target: "/etc/own".into(),
+            source: rbuild_runtime::MountSource::File {
+                content: b"mine\n".to_vec(),
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+            },
+            readonly: true,
+        });
+        fs::create_dir_all(host.path("layer/etc")).unwrap();
+        fs::write(host.path("layer/etc/own"), "").unwrap();
+        let (mut running, output) = followed(&host, &second);
+        assert_eq!(
+            running.pid(),
+            ahead,
+            "{network:?}: another process was made"
+        );
+        // One mount on /proc/fs write-protects it, and the descriptor of the listing itself is the fourth.
+        assert_eq!(read(output), "second\n0\n1\n1\n4\n0\nmine\n", "{network:?}");
+        assert_eq!(running.wait().unwrap(), ExitStatus::Code(0));
+    }
+}
+
+#[test]
+fn root_a_sandbox_of_another_kind_is_made_for_itself() {
+    let host = Host::new();
+    let (first, _output) = followed(&host, &sleeper(&host, &Network::None));
+    let ahead = waiting_beside(&first);
+    end(first);
+    let mut other = host.shell("df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2");
+    other.shm_size = 1 << 20;
+    let (mut running, output) = followed(&host, &other);
+    assert_ne!(running.pid(), ahead);
+    assert_eq!(read(output), "1024\n");
+    running.wait().unwrap();
+}
+
+#[test]
+fn root_what_cannot_be_started_is_told_of_a_sandbox_that_waited() {
+    let host = Host::new();
+    let (first, _output) = followed(&host, &sleeper(&host, &Network::None));
+    waiting_beside(&first);
+    end(first);
+    let told = host.refused(&host.sandbox(&["/bin/nothing"]));
+    assert!(told.contains("/bin/nothing"), "{told}");
+    assert_eq!(host.sh("echo goes on"), "goes on");
+}
+
+#[test]
+fn root_a_sandbox_that_waits_ends_with_the_spawner() {
+    let host = Host::new();
+    let (first, _output) = followed(&host, &sleeper(&host, &Network::None));
+    let ahead = waiting_beside(&first);
+    drop((first, host));
+    assert!(
+        !fs::exists(format!("/proc/{ahead}")).unwrap(),
+        "it waits on"
+    );
+}
+
+#[test]
+fn root_a_sandbox_that_was_killed_while_it_waited_is_made_anew() {
+    let host = Host::new();
+    let (first, _output) = followed(&host, &sleeper(&host, &Network::None));
+    let ahead = waiting_beside(&first);
+    let pid = rustix::process::Pid::from_raw(ahead.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let start = Instant::now();
+    while fs::exists(format!("/proc/{ahead}")).unwrap() {
+        assert!(
+            start.elapsed() < Duration::from_mins(1),
+            "it is not collected"
+        );
+        std::thread::yield_now();
+    }
+    end(first);
+    assert_eq!(host.sh("echo made"), "made");
+}
