@@ -20,9 +20,9 @@ use rbuild_cache::{
 };
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    CapabilitySet, ExitStatus, Frame, Isolation, KernelSettings, Limits, Network, OfHost, Process, RootFs,
-    Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir, User, has_private_network,
-    isolation,
+    CapabilitySet, ExitStatus, Frame, Isolation, KernelSettings, Limits, Network, OfHost, Process,
+    RootFs, Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir, User,
+    has_private_network, isolation,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -100,7 +100,7 @@ pub(crate) fn execute(
     if let Some(plain) = plain {
         plain.finish(draft.upper())?;
     }
-    let kept = ready.finish();
+    let kept = ready.finish(context.store);
     let error = match ended {
         Ok(ended) if ended.status == ExitStatus::Code(0) && !context.cancel.is_cancelled() => {
             let options = CommitOptions {
@@ -223,7 +223,8 @@ impl Ready {
     }
 
     /// Lets go of what only the running command needed; returns its environment.
-    fn finish(self) -> Vec<OsString> {
+    fn finish(self, store: &Store) -> Vec<OsString> {
+        store.remove_beside(self.scratch);
         self.sandbox.process.env
     }
 }

@@ -136,6 +136,7 @@ impl Draft {
         let diff_id = DiffId::from_digest(hashed.digest);
         self.store.protect_published(&hashed.digest)?;
         if let Some(known) = self.store.layer(&diff_id)? {
+            self.store.remove_beside(self.scratch);
             return Ok(known);
         }
         let totals = &hashed.totals;
@@ -209,7 +210,7 @@ impl Draft {
             self.store
                 .keep_checkpoints(layer.diff_id(), &hashed.checkpoints);
         }
-        drop(self.scratch);
+        self.store.remove_beside(self.scratch);
         Ok(layer)
     }
 }

@@ -47,6 +47,7 @@ mod similar;
 mod stack;
 mod steps;
 mod store;
+mod sweep;
 mod sys;
 mod tar_read;
 pub mod tar_write;

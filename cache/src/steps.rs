@@ -2,6 +2,7 @@
 
 use crate::digest::{DiffId, Digest};
 use crate::error::StoreError;
+use crate::lease::Lease;
 use crate::records::BuildRecord;
 use crate::store::Store;
 
@@ -10,12 +11,31 @@ impl Store {
     ///
     /// A record with an output that is neither unpacked nor a blob is dropped: it is a miss.
     pub fn record(&self, key: &Digest) -> Result<Option<BuildRecord>, StoreError> {
+        match self.meta().record(key)? {
+            Some(record) => self.if_there(record),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`record`](Store::record), for whoever uses its layers: the lease protects them before they are
+    /// looked for.
+    pub fn record_for(
+        &self,
+        lease: &Lease,
+        key: &Digest,
+    ) -> Result<Option<BuildRecord>, StoreError> {
         let Some(record) = self.meta().record(key)? else {
             return Ok(None);
         };
+        let digests: Vec<Digest> = record.layers.iter().map(|layer| *layer.digest()).collect();
+        lease.protect_all(&digests)?;
+        self.if_there(record)
+    }
+
+    fn if_there(&self, record: BuildRecord) -> Result<Option<BuildRecord>, StoreError> {
         for layer in &record.layers {
             if !self.has_layer(layer)? {
-                self.meta().remove_records(&[*key])?;
+                self.meta().remove_records(&[record.key])?;
                 return Ok(None);
             }
         }

@@ -31,6 +31,7 @@ use crate::meta::Meta;
 use crate::owners;
 use crate::recover;
 use crate::session::{self, Scratch};
+use crate::sweep::Sweeper;
 use crate::sys;
 use crate::tree::Seal;
 
@@ -62,6 +63,8 @@ pub struct StoreOptions {
 pub struct Store(Arc<Inner>);
 
 struct Inner {
+    /// First, so that what it removes has gone before the store is left to others.
+    sweeper: Sweeper,
     layout: Layout,
     meta: Meta,
     durability: Durability,
@@ -113,6 +116,7 @@ impl Store {
         let meta = Meta::open(&layout)?;
         disk::keep_reserve(&layout);
         Ok(Store(Arc::new(Inner {
+            sweeper: Sweeper::default(),
             layout,
             meta,
             durability: options.durability,
@@ -212,6 +216,10 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.0.layout
+    }
+
+    pub(crate) fn sweeper(&self) -> &Sweeper {
+        &self.0.sweeper
     }
 
     pub(crate) fn held(&self) -> &Held {

@@ -17,7 +17,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -95,6 +95,11 @@ pub(crate) struct SourceBlob {
     pub(crate) kind: String,
 }
 
+/// Room for a seal, so that one call reads it.
+const USUAL_SIZE: usize = 1024;
+/// Far more than any seal has.
+const LARGEST: u64 = 1 << 20;
+
 impl Seal {
     /// Makes a seal of this boot that is not durable yet.
     pub(crate) fn new(diff_id: DiffId, size: u64, entries: u64, headers: Digest) -> Seal {
@@ -139,14 +144,26 @@ impl Seal {
 
     /// Reads a seal; none if it is missing, torn, of another version or of another tree.
     pub(crate) fn read(layout: &Layout, diff_id: &DiffId) -> Result<Option<Seal>, StoreError> {
+        Seal::read_file(layout, diff_id).map(|read| read.map(|(seal, _)| seal))
+    }
+
+    /// Reads a seal; returns it with its file.
+    fn read_file(layout: &Layout, diff_id: &DiffId) -> Result<Option<(Seal, File)>, StoreError> {
         let path = layout.seal(diff_id);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
+        let mut bytes = Vec::with_capacity(USUAL_SIZE);
+        let file = File::open(&path).and_then(|file| {
+            (&file).take(LARGEST).read_to_end(&mut bytes)?;
+            Ok(file)
+        });
+        let file = match file {
+            Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read the seal", &path)(error)),
         };
         let seal = serde_json::from_slice::<Seal>(&bytes).ok();
-        Ok(seal.filter(|seal| seal.is_known() && seal.diff_id == *diff_id))
+        Ok(seal
+            .filter(|seal| seal.is_known() && seal.diff_id == *diff_id)
+            .map(|seal| (seal, file)))
     }
 
     /// Writes the seal so that it is there whole or not at all.
@@ -359,7 +376,7 @@ impl Store {
             return Ok(Some(layer));
         }
         let held = self.held().is_held(diff_id);
-        let Some(seal) = Seal::read(self.layout(), diff_id)? else {
+        let Some((seal, file)) = Seal::read_file(self.layout(), diff_id)? else {
             return Ok(None);
         };
         let path = self.layout().tree(diff_id);
@@ -377,7 +394,7 @@ impl Store {
         if !seal.durable {
             self.pending_tree(*diff_id);
         }
-        note_use(&self.layout().seal(diff_id));
+        note_use_of(&file);
         let layer = Layer::new(seal, path, under);
         self.held().found(&layer, held);
         Ok(Some(layer))
@@ -418,7 +435,12 @@ impl Store {
 
 /// Notes in a file's time that it was used.
 pub(crate) fn note_use(path: &Path) {
-    let Ok(file) = File::open(path) else { return };
+    if let Ok(file) = File::open(path) {
+        note_use_of(&file);
+    }
+}
+
+fn note_use_of(file: &File) {
     let now = SystemTime::now();
     let recent = file
         .metadata()

@@ -13,8 +13,8 @@ use std::path::Path;
 use rbuild_cache::Store;
 use rbuild_parser::Platform;
 use rbuild_runtime::{
-    ExitStatus, Frame, Isolation, OfHost, Running, Runtime, RuntimeOptions, Sandbox, SandboxError, Stdio,
-    isolation,
+    ExitStatus, Frame, Isolation, OfHost, Running, Runtime, RuntimeOptions, Sandbox, SandboxError,
+    Stdio, isolation,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rbuild_cache::{BuildRecord, Digest, Layer};
 
-use super::{LayerRef, SolveContext, Value, VertexOutput, foreseen, protect};
+use super::{LayerRef, SolveContext, Value, VertexOutput, foreseen};
 use crate::error::BuildError;
 use crate::event::{Event, VertexId};
 use crate::key::Parts;
@@ -94,12 +94,11 @@ pub(super) fn look_up(
     }
     let record = context
         .store
-        .record(key)
+        .record_for(context.lease, key)
         .map_err(|error| BuildError::io("could not read the build cache", &error))?;
     let Some(record) = record else {
         return Ok(None);
     };
-    protect(context, record.layers.iter())?;
     for diff_id in &record.layers {
         let layer = context
             .store

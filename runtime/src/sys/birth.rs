@@ -10,13 +10,13 @@
 //! The new process must not run `main`. A constructor, run by the C library before `main`, looks
 //! at how the process was executed. For ordinary starts that is one look into the auxiliary vector.
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use crate::isolation::isolation;
+use crate::isolation::{Isolation, isolation};
 
 /// `argv[0]` of the spawner, as `ps` shows it.
 const NAME: &CStr = c"rbuild-spawner";
@@ -24,6 +24,10 @@ const NAME: &CStr = c"rbuild-spawner";
 const CONTROL: RawFd = 3;
 /// Where the spawner finds a descriptor of the program that started it.
 const PARENT: RawFd = 4;
+/// Of `linux/mount.h`.
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+/// A file that nobody needs, for the program's mount to lie on.
+const PLACE: &CStr = c"/proc/version";
 /// Enough for a handful of frames that only make system calls.
 const STACK: usize = 64 << 10;
 
@@ -97,6 +101,7 @@ pub(crate) fn spawn_spawner(control: BorrowedFd<'_>) -> io::Result<i32> {
     )?;
     // High numbers, so that putting them at 3 and 4 overwrites none of them.
     let order = Order {
+        attach: isolation() == Isolation::Root,
         executable: above_standard(&executable)?,
         control: above_standard(&control)?,
         parent: above_standard(&me)?,
@@ -179,6 +184,10 @@ fn above_standard(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
 }
 
 struct Order {
+    /// The mount of the program is put into the new mount namespace and goes with it: to let go of one that is
+    /// mounted nowhere, the spawner would wait for a grace period of the kernel before it begins. Only where
+    /// nothing of our `/proc` is shown to sandboxes.
+    attach: bool,
     executable: OwnedFd,
     control: OwnedFd,
     parent: OwnedFd,
@@ -222,6 +231,22 @@ extern "C" fn execute_spawner(argument: *mut c_void) -> c_int {
             || libc::dup2(order.parent.as_raw_fd(), PARENT) < 0
         {
             libc::_exit(127);
+        }
+        if order.attach {
+            // Whatever fails here costs time, later, and nothing else.
+            let nothing = std::ptr::null::<c_char>();
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let made = libc::mount(nothing, c"/".as_ptr(), nothing, private, nothing.cast());
+            if made == 0 {
+                libc::syscall(
+                    libc::SYS_move_mount,
+                    order.executable.as_raw_fd(),
+                    c"".as_ptr(),
+                    libc::AT_FDCWD,
+                    PLACE.as_ptr(),
+                    MOVE_MOUNT_F_EMPTY_PATH,
+                );
+            }
         }
         // Anything that another library forgot to mark close-on-exec stays behind.
         libc::syscall(
