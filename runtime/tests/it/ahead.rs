@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_runtime::{ExitStatus, Network, Running, Sandbox, Stdio};
 
+use crate::network::new_network;
 use crate::support::{Host, pipe, read};
 
 /// Starts a sandbox after which another one is expected; returns its output, too.
@@ -67,6 +68,15 @@ fn end(mut running: Running) {
 
 #[test]
 fn root_the_sandbox_that_waits_becomes_the_next_and_has_nothing_of_the_one_before() {
+    // In a network of its own: its bridge goes with it, and not when the directory that tells of it has gone.
+    let thread = std::thread::spawn(|| {
+        new_network();
+        becomes_the_next();
+    });
+    thread.join().unwrap();
+}
+
+fn becomes_the_next() {
     let host = Host::new();
     for network in [Network::None, Network::Private] {
         let (first, _output) = followed(&host, &sleeper(&host, &network));

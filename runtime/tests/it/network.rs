@@ -18,7 +18,7 @@ const HOST: &str = "198.51.100.1";
 const OUTSIDE: &str = "198.51.100.2";
 
 /// Moves this thread, and what it starts, into a network namespace of its own.
-fn new_network() -> i32 {
+pub(crate) fn new_network() -> i32 {
     // The safe name for it; only `UnshareFlags::FILES` makes it unsafe.
     #[expect(
         deprecated,
