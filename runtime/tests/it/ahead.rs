@@ -11,6 +11,10 @@ use crate::support::{Host, pipe, read};
 
 /// Starts a sandbox after which another one is expected; returns its output, too.
 fn followed(host: &Host, sandbox: &Sandbox) -> (Running, OwnedFd) {
+    start(host, sandbox, true)
+}
+
+fn start(host: &Host, sandbox: &Sandbox, followed: bool) -> (Running, OwnedFd) {
     let (output, stdout) = pipe();
     let stderr = stdout.try_clone().unwrap();
     let stdio = Stdio {
@@ -18,8 +22,8 @@ fn followed(host: &Host, sandbox: &Sandbox) -> (Running, OwnedFd) {
         stdout,
         stderr,
     };
-    let running = host.runtime.spawn_followed(sandbox, stdio, true).unwrap();
-    (running, output)
+    let running = host.runtime.spawn_followed(sandbox, stdio, followed);
+    (running.unwrap(), output)
 }
 
 fn children_of(pid: u32) -> Vec<u32> {
@@ -99,7 +103,7 @@ fn becomes_the_next() {
         });
         fs::create_dir_all(host.path("layer/etc")).unwrap();
         fs::write(host.path("layer/etc/own"), "").unwrap();
-        let (mut running, output) = followed(&host, &second);
+        let (mut running, output) = start(&host, &second, false);
         assert_eq!(
             running.pid(),
             ahead,
