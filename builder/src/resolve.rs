@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use rbuild_cache::Store;
+use rbuild_cache::{DiffId, Store};
 use rbuild_parser::{ImageReference, Platform};
 use rbuild_registry::{Client, RegistryError};
 
@@ -93,8 +93,17 @@ impl<'a> ImageResolver<'a> {
         reference: &ImageReference,
         platform: &Platform,
     ) -> Result<BaseImage, BuildError> {
-        let stored = resolve_stored(self.store, reference, platform)
-            .and_then(|found| found.map_or(Ok(None), |image| complete(self.store, image)));
+        let stored =
+            resolve_stored(self.store, reference, platform).and_then(|found| match found {
+                Some(image) => {
+                    // Whoever removes the image now leaves its layers to this build.
+                    let layers: Vec<DiffId> =
+                        image.layers.iter().map(|layer| layer.diff_id).collect();
+                    self.store.protect_layers(&layers)?;
+                    complete(self.store, image)
+                }
+                None => Ok(None),
+            });
         let asks = self
             .outside
             .as_ref()

@@ -2,6 +2,8 @@
 
 use crate::digest::{DiffId, Digest};
 use crate::error::StoreError;
+use crate::lease;
+use crate::lock::Hold;
 use crate::records::{ImageEntry, ImageRecord};
 use crate::store::Store;
 
@@ -12,8 +14,10 @@ impl Store {
     /// complete on disk (unless durability is off). The image must be: its manifest has to be in
     /// the store.
     pub fn tag(&self, name: &str, image: &ImageRecord) -> Result<Option<ImageRecord>, StoreError> {
-        self.require_blob(&image.manifest)?;
         self.sync()?;
+        // Nothing is taken away between the look at it and the name.
+        let _hold = lease::hold(self.layout(), Hold::Shared)?;
+        self.require_blob(&image.manifest)?;
         if self.meta().image(name)?.as_ref() == Some(image) {
             return Ok(None);
         }
@@ -33,8 +37,9 @@ impl Store {
 
     /// Adds an image without a name; it stays listed until it is removed.
     pub fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
-        self.require_blob(&image.manifest)?;
         self.sync()?;
+        let _hold = lease::hold(self.layout(), Hold::Shared)?;
+        self.require_blob(&image.manifest)?;
         if self.meta().image_by_manifest(&image.manifest)?.as_ref() == Some(image) {
             return Ok(());
         }
@@ -48,7 +53,7 @@ impl Store {
 
     /// Removes an image and all its names; tells whether it was there.
     ///
-    /// Its blobs and layers stay until [`prune`](Store::prune).
+    /// Its blobs and layers stay until [`release`](Store::release) or [`prune`](Store::prune).
     pub fn remove_image(&self, manifest: &Digest) -> Result<bool, StoreError> {
         self.meta().remove_image(manifest)
     }

@@ -15,6 +15,8 @@ use crate::digest::{DiffId, Digest};
 use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
+use crate::prune::references;
+use crate::records::ImageRecord;
 use crate::session;
 use crate::store::Store;
 
@@ -145,6 +147,19 @@ impl Store {
             file: LeaseFile::new(self.layout())?,
             protected: Mutex::default(),
         })
+    }
+
+    /// Keeps all that an image needs from being pruned as if it had been published through this store;
+    /// what is there afterwards stays there.
+    pub fn protect_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
+        let needed: Vec<Digest> = references(self, image)?.into_iter().collect();
+        self.published().protect(self.layout(), &needed)
+    }
+
+    /// Keeps layers and their blobs in the same way.
+    pub fn protect_layers(&self, layers: &[DiffId]) -> Result<(), StoreError> {
+        let needed: Vec<Digest> = layers.iter().map(|layer| *layer.digest()).collect();
+        self.published().protect(self.layout(), &needed)
     }
 
     /// Has what was published through this store up to now stay only if something refers to it.

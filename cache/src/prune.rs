@@ -29,6 +29,7 @@ use crate::store::{Store, now_unix};
 mod condition;
 mod lower;
 mod reach;
+mod release;
 mod shares;
 mod survey;
 mod usage;
@@ -107,12 +108,20 @@ impl Store {
     /// Without options that is garbage: what no image, build record, pin or living process reaches.
     /// Build cache goes with `all`, with `unused_for`, or as far as `keep_bytes` demands.
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
-        let report = match self.prune_now(options) {
+        self.on_a_full_disk(|| self.prune_now(options))
+    }
+
+    /// Does what makes room; on a full disk with the space that is kept back for it.
+    fn on_a_full_disk(
+        &self,
+        make_room: impl Fn() -> Result<PruneReport, StoreError>,
+    ) -> Result<PruneReport, StoreError> {
+        let report = match make_room() {
             Err(error)
                 if DiskTrouble::of(&error) == Some(DiskTrouble::Full)
                     && disk::give_reserve_up(self.layout()) =>
             {
-                self.prune_now(options)
+                make_room()
             }
             result => result,
         };
@@ -170,13 +179,36 @@ impl Store {
             let blobs: Vec<Digest> = gone.iter().copied().collect();
             self.meta().forget_layer_blobs(&blobs)?;
         }
+        self.discard_all(
+            victims.items.into_iter(),
+            options.dry_run,
+            scratch,
+            &mut report,
+        )?;
+        let everything = options.all || options.is_by_size();
+        if options.only.is_empty() {
+            let (freed, left) = partial::prune(self.layout(), everything, options.dry_run)?;
+            report.reclaimed += freed;
+            report.left += left;
+        }
+        Ok(report)
+    }
+
+    /// Moves items into `scratch` and notes what was moved; those that lie over others come first.
+    fn discard_all<'i>(
+        &self,
+        items: impl Iterator<Item = &'i Item>,
+        dry_run: bool,
+        scratch: &Scratch,
+        report: &mut PruneReport,
+    ) -> Result<(), StoreError> {
         let mut spared = BTreeSet::new();
-        for (number, item) in victims.items.into_iter().enumerate() {
+        for (number, item) in items.enumerate() {
             let place = scratch.path().join(number.to_string());
             if spared.contains(&item.digest) {
                 continue;
             }
-            if !options.dry_run && !self.discard(item, &place)? {
+            if !dry_run && !self.discard(item, &place)? {
                 spared.extend(item.over);
                 continue;
             }
@@ -188,13 +220,7 @@ impl Store {
                 UsageKind::CacheMount => report.cache_mounts += 1,
             }
         }
-        let everything = options.all || options.is_by_size();
-        if options.only.is_empty() {
-            let (freed, left) = partial::prune(self.layout(), everything, options.dry_run)?;
-            report.reclaimed += freed;
-            report.left += left;
-        }
-        Ok(report)
+        Ok(())
     }
 
     fn prune_images(

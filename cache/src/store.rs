@@ -230,7 +230,7 @@ impl Store {
         &self.0.published
     }
 
-    /// To be called before a blob or layer with this digest is published or looked for to be used.
+    /// To be called before a blob or layer with this digest is published.
     pub(crate) fn protect_published(&self, digest: &Digest) -> Result<(), StoreError> {
         self.0.published.protect(&self.0.layout, &[*digest])
     }

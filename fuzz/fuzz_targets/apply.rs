@@ -118,6 +118,7 @@ fuzz_target!(|input: &[u8]| {
     fs::remove_dir_all(&upper).expect("what was unpacked can be removed");
 
     assert_eq!(look(&world.directory.join("outside")), world.canary);
+    world.store.release_published();
     let all = PruneOptions {
         all: true,
         ..PruneOptions::default()

@@ -112,8 +112,10 @@ fn object(
             Err(error) => return Err(error.into()),
         }
     }
-    let mut found = lookup::find(store, query)?
-        .ok_or_else(|| Failure::new(format!("No such object: {query}")))?;
+    let mut found = lookup::find(store, query)?.ok_or_else(|| {
+        let what = kind.unwrap_or("object");
+        Failure::new(format!("No such {what}: {query}"))
+    })?;
     let top = found.entry.record.clone();
     if let Some(platform) = platform {
         found.entry.record = lookup::variant(store, query, &found, platform)?.1;

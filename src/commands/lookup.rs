@@ -113,6 +113,33 @@ pub(crate) fn platform(text: Option<&str>) -> Result<Option<Platform>, Failure> 
     .transpose()
 }
 
+/// All names of a repository.
+pub(crate) fn all_tags(
+    store: &Store,
+    repository: &ImageReference,
+) -> Result<Vec<(ImageReference, Found)>, Failure> {
+    let mut found = Vec::new();
+    for entry in store.images()? {
+        for name in &entry.names {
+            let Ok(name) = ImageReference::parse(name) else {
+                continue;
+            };
+            if self::repository(&name) == self::repository(repository) {
+                let name = name.with_default_tag();
+                found.push((
+                    name.clone(),
+                    Found {
+                        entry: entry.clone(),
+                        name: Some(name),
+                    },
+                ));
+            }
+        }
+    }
+    found.sort_by_key(|(name, _)| name.canonical());
+    Ok(found)
+}
+
 /// Registry and path of a reference.
 pub(crate) fn repository(reference: &ImageReference) -> String {
     format!("{}/{}", reference.domain(), reference.path())

@@ -130,9 +130,9 @@ pub(crate) fn images(settings: &Settings, args: &ImagePruneArgs) -> Result<(), F
         confirm(warning(args.all))?;
     }
     let store = super::open_store(settings)?;
-    remove_images(settings, &store, args.all, &args.filter)?;
+    let released = remove_images(settings, &store, args.all, &args.filter)?;
     let report = store.prune(&PruneOptions::default())?;
-    total(report.reclaimed)
+    total(released + report.reclaimed)
 }
 
 /// Removes what nobody needs: containers, volumes, images and build cache, in this order, since each
@@ -166,7 +166,7 @@ pub(crate) fn system(settings: &Settings, args: &SystemPruneArgs) -> Result<(), 
     }
     super::networks::prune_all(settings, &args.filter)?;
     let store = super::open_store(settings)?;
-    remove_images(settings, &store, args.all, &args.filter)?;
+    reclaimed += remove_images(settings, &store, args.all, &args.filter)?;
     let report = store.prune(&PruneOptions {
         all: args.all,
         ..PruneOptions::default()
@@ -200,16 +200,17 @@ pub(super) fn confirm(warning: &str) -> Result<(), Failure> {
     Err(Failure::new("nothing was removed").hint("answer `y`, or add `--force`"))
 }
 
-/// Removes images that no container uses.
+/// Removes images that no container uses, and what only they needed; tells how many bytes that were.
 fn remove_images(
     settings: &Settings,
     store: &Store,
     all: bool,
     filters: &[String],
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let filters = Filters::parse(store, filters)?;
     let used = images::used_images(settings)?;
     let mut lines = String::new();
+    let mut removed = Vec::new();
     for entry in store.images()? {
         let id = entry.record.config.to_string();
         let wanted = (all || entry.names.is_empty()) && !used.contains(&id);
@@ -223,12 +224,17 @@ fn remove_images(
         lines.push_str(&format!("deleted: {id}\n"));
         let name = entry.names.first().map_or("", |name| name.as_str());
         events::note(settings, || Event::image("delete", &id, &familiar(name)));
+        removed.push(entry.record);
     }
-    if lines.is_empty() {
-        Ok(())
-    } else {
-        ui::print(&format!("Deleted Images:\n{lines}\n"))
+    if removed.is_empty() {
+        return Ok(0);
     }
+    let released = store.release(&removed)?;
+    for layer in released.layers.iter().rev() {
+        lines.push_str(&format!("deleted: {layer}\n"));
+    }
+    ui::print(&format!("Deleted Images:\n{lines}\n"))?;
+    Ok(released.reclaimed)
 }
 
 fn tell_cache(report: &PruneReport, dry_run: bool) -> Result<(), Failure> {

@@ -63,7 +63,7 @@ pub(crate) fn run(settings: &Settings, args: &PushArgs) -> Result<(), Failure> {
                 Failure::new("tag can't be used with --all-tags/-a").with_status(status::USAGE)
             );
         }
-        all_tags(&store, &name)?
+        lookup::all_tags(&store, &name)?
     } else {
         let found = lookup::find(&store, &args.image)?.ok_or_else(|| missing(&args.image))?;
         let name = match (&destination, &found.name) {
@@ -99,33 +99,6 @@ fn missing(image: &str) -> Failure {
         "An image does not exist locally with the tag: {image}"
     ))
     .hint("`rbuild images` lists what is there")
-}
-
-/// All names of a repository.
-fn all_tags(
-    store: &Store,
-    repository: &ImageReference,
-) -> Result<Vec<(ImageReference, Found)>, Failure> {
-    let mut found = Vec::new();
-    for entry in store.images()? {
-        for name in &entry.names {
-            let Ok(name) = ImageReference::parse(name) else {
-                continue;
-            };
-            if lookup::repository(&name) == lookup::repository(repository) {
-                let name = name.with_default_tag();
-                found.push((
-                    name.clone(),
-                    Found {
-                        entry: entry.clone(),
-                        name: Some(name),
-                    },
-                ));
-            }
-        }
-    }
-    found.sort_by_key(|(name, _)| name.canonical());
-    Ok(found)
 }
 
 /// Pushes one image and tells about it in Docker's words.

@@ -16,8 +16,8 @@ use crate::ui;
 
 /// Remove images
 ///
-/// A name is taken away; with its last name the image goes. Layers that the build cache still needs
-/// stay until `rbuild prune`.
+/// A name is taken away; with its last name the image goes, and with it what no other image and not the
+/// build cache needs. Layers that the build cache still needs stay until `rbuild prune`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   rbuild rmi app:1.1
@@ -120,12 +120,17 @@ fn remove(settings: &Settings, store: &Store, found: &Found, force: bool) -> Res
         )));
     }
     store.remove_image(&entry.record.manifest)?;
+    let released = store.release(std::slice::from_ref(&entry.record))?;
     for name in &entry.names {
         note("untag", name);
         ui::println(&format!("Untagged: {}", familiar(name)))?;
     }
     note("delete", entry.names.first().map_or("", String::as_str));
-    ui::println(&format!("Deleted: {}", entry.record.config))
+    ui::println(&format!("Deleted: {}", entry.record.config))?;
+    for layer in released.layers.iter().rev() {
+        ui::println(&format!("Deleted: {layer}"))?;
+    }
+    Ok(())
 }
 
 fn repositories(names: &[String]) -> usize {

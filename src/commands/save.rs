@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use rbuild_builder::image::{SaveItem, save_archive};
 use rbuild_builder::output::OutFile;
+use rbuild_cache::Store;
 use rbuild_parser::ImageReference;
 
-use super::lookup;
+use super::lookup::{self, Found};
 use crate::config::Settings;
 use crate::events::{self, Event};
 use crate::failure::Failure;
@@ -20,7 +21,7 @@ use crate::failure::Failure;
   rbuild save -o app.tar app:1.2
   rbuild save app:1.2 | zstd >app.tar.zst")]
 pub(crate) struct SaveArgs {
-    /// Names or IDs of images
+    /// Names or IDs of images; a name without tag stands for all tags
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
     /// Save only the image for this platform, of images for several
@@ -42,22 +43,23 @@ pub(crate) fn run(settings: &Settings, args: &SaveArgs) -> Result<(), Failure> {
     let store = super::open_store(settings)?;
     let mut items: Vec<SaveItem> = Vec::new();
     for image in &args.images {
-        let found = lookup::require_for(&store, image, platform.as_ref())?;
-        let item = SaveItem {
-            name: found.name,
-            record: found.entry.record,
-        };
-        let known = items
-            .iter()
-            .any(|other| other.name == item.name && other.record.manifest == item.record.manifest);
-        if !known {
-            let id = item.record.config.to_string();
-            let name = item
-                .name
-                .as_ref()
-                .map_or_else(|| id.clone(), ImageReference::familiar);
-            events::note(settings, || Event::image("save", &id, &name));
-            items.push(item);
+        for found in wanted(&store, image)? {
+            let record = match &platform {
+                Some(platform) => lookup::variant(&store, image, &found, platform)?.1,
+                None => found.entry.record,
+            };
+            let name = found.name;
+            let known = items
+                .iter()
+                .any(|other| other.name == name && other.record.manifest == record.manifest);
+            if !known {
+                let id = record.config.to_string();
+                let shown = name
+                    .as_ref()
+                    .map_or_else(|| id.clone(), ImageReference::familiar);
+                events::note(settings, || Event::image("save", &id, &shown));
+                items.push(SaveItem { name, record });
+            }
         }
     }
     let Some(path) = &args.output else {
@@ -80,4 +82,18 @@ pub(crate) fn run(settings: &Settings, args: &SaveArgs) -> Result<(), Failure> {
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
     file.commit().map_err(failed)
+}
+
+/// The image that is meant; by a name without a tag, all that have this name.
+fn wanted(store: &Store, query: &str) -> Result<Vec<Found>, Failure> {
+    if let Ok(name) = ImageReference::parse(query)
+        && name.tag().is_none()
+        && name.digest().is_none()
+    {
+        let found = lookup::all_tags(store, &name)?;
+        if !found.is_empty() {
+            return Ok(found.into_iter().map(|(_, found)| found).collect());
+        }
+    }
+    Ok(vec![lookup::require(store, query)?])
 }

@@ -1,5 +1,7 @@
 //! Commands on images: list, inspect, history, names, removal, archives.
 
+mod docker;
+
 use std::fs;
 
 use serde_json::{Value, json};

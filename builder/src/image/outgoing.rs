@@ -36,6 +36,7 @@ pub fn prepare_push(
     record: &ImageRecord,
     platform: Option<&Platform>,
 ) -> Result<PreparedPush, ImageError> {
+    store.protect_image(record)?;
     let name = record.config.to_string();
     let stored = Stored { store, name: &name };
     let top = descriptor_of(record);

@@ -42,6 +42,7 @@ pub fn save_archive(
     let mut bundle = Bundle::default();
     let mut docker: Vec<DockerImage> = Vec::new();
     for image in images {
+        store.protect_image(&image.record)?;
         let name = image.name.clone().map(ImageReference::with_default_tag);
         let shown = name
             .as_ref()

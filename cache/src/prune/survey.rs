@@ -9,6 +9,7 @@ use crate::digest::{DiffId, Digest};
 use crate::entry::Timestamp;
 use crate::error::StoreError;
 use crate::holes::SHORTEST_HOLE;
+use crate::layout::Layout;
 use crate::lease;
 use crate::records::{BuildRecord, ImageRecord};
 use crate::recover::{list, list_blobs, list_trees};
@@ -48,11 +49,63 @@ pub(super) struct Survey {
     pub(super) records: Vec<BuildRecord>,
 }
 
+impl Item {
+    /// A blob; none if it is not there.
+    pub(super) fn of_blob(digest: Digest, path: PathBuf) -> Option<Item> {
+        let found = path.symlink_metadata().ok()?;
+        Some(Item {
+            kind: UsageKind::Blob,
+            digest,
+            path,
+            size: on_disk(&found),
+            last_used: changed_at(&found),
+            sharing: Sharing::No,
+            over: None,
+        })
+    }
+
+    /// An unpacked layer.
+    pub(super) fn of_layer(layout: &Layout, diff_id: DiffId) -> Result<Item, StoreError> {
+        let seal = Seal::read(layout, &diff_id)?;
+        let path = layout.tree(&diff_id);
+        let dated = if seal.is_some() {
+            layout.seal(&diff_id)
+        } else {
+            path.clone()
+        };
+        let found = dated.symlink_metadata();
+        Ok(Item {
+            kind: UsageKind::Layer,
+            digest: *diff_id.digest(),
+            path,
+            size: seal.as_ref().map_or(0, |seal| seal.own_content()),
+            last_used: found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found)),
+            sharing: match &seal {
+                Some(seal) if seal.shares => Sharing::Yes,
+                Some(seal) if seal.canonical => Sharing::Perhaps,
+                _ => Sharing::No,
+            },
+            over: seal
+                .and_then(|seal| seal.over)
+                .map(|over| *over.layer.digest()),
+        })
+    }
+}
+
 impl Store {
     /// Looks at everything; `without`: images that are treated as removed.
     pub(super) fn survey(&self, without: &[ImageRecord]) -> Result<Survey, StoreError> {
+        let mut survey = self.users(without)?;
+        survey.items = self.items()?;
+        survey.lower_trees();
+        survey.share_out();
+        Ok(survey)
+    }
+
+    /// Finds out who needs what, without looking at what there is.
+    pub(super) fn users(&self, without: &[ImageRecord]) -> Result<Survey, StoreError> {
         let mut survey = Survey {
-            items: self.items()?,
+            items: Vec::new(),
             needed: BTreeMap::new(),
             cached: BTreeMap::new(),
             records: self.meta().all_records()?,
@@ -108,58 +161,24 @@ impl Store {
                 }
             }
         }
-        survey.lower_trees();
-        survey.share_out();
         Ok(survey)
+    }
+
+    /// The unpacked layers.
+    pub(super) fn unpacked_layers(&self) -> Result<Vec<Item>, StoreError> {
+        list_trees(self.layout())?
+            .into_iter()
+            .map(|diff_id| Item::of_layer(self.layout(), diff_id))
+            .collect()
     }
 
     /// Everything on disk that can be removed by itself.
     fn items(&self) -> Result<Vec<Item>, StoreError> {
         let mut items = Vec::new();
         for (digest, path) in list_blobs(self.layout())? {
-            let Ok(found) = path.symlink_metadata() else {
-                continue;
-            };
-            let (size, last_used) = (on_disk(&found), changed_at(&found));
-            items.push(Item {
-                kind: UsageKind::Blob,
-                digest,
-                path,
-                size,
-                last_used,
-                sharing: Sharing::No,
-                over: None,
-            });
+            items.extend(Item::of_blob(digest, path));
         }
-        for diff_id in list_trees(self.layout())? {
-            let seal = Seal::read(self.layout(), &diff_id)?;
-            let path = self.layout().tree(&diff_id);
-            let dated = if seal.is_some() {
-                self.layout().seal(&diff_id)
-            } else {
-                path.clone()
-            };
-            let found = dated.symlink_metadata();
-            let last_used = found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found));
-            let sharing = match &seal {
-                Some(seal) if seal.shares => Sharing::Yes,
-                Some(seal) if seal.canonical => Sharing::Perhaps,
-                _ => Sharing::No,
-            };
-            let over = seal.as_ref().and_then(|seal| seal.over);
-            let over = over.map(|over| *over.layer.digest());
-            let size = seal.map_or(0, |seal| seal.own_content());
-            let digest = *diff_id.digest();
-            items.push(Item {
-                kind: UsageKind::Layer,
-                digest,
-                path,
-                size,
-                last_used,
-                sharing,
-                over,
-            });
-        }
+        items.extend(self.unpacked_layers()?);
         for path in list(&self.layout().mounts())? {
             let name = path
                 .file_name()

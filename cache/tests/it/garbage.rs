@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rbuild_cache::{
     BuildRecord, CommitOptions, Compression, CompressionKind, DiffId, Digest, Layer, PruneOptions,
-    UsageKind,
+    PruneReport, UsageKind,
 };
 
 use crate::images::image;
@@ -141,6 +141,51 @@ fn fresh_things_without_an_owner_are_spared() {
     assert!(test.store.try_lock("x").unwrap().is_some());
     // The hold is shared again.
     drop(crate::support::open(test.store.root()));
+}
+
+#[test]
+fn what_only_a_removed_image_needed_goes_at_once() {
+    let test = TestStore::new();
+    let [own, shared, cached, leased] =
+        ["own", "shared", "cached", "leased"].map(|text| layer(&test, text));
+    let of = |name: &str, layers: &[&Layer]| {
+        let ids: Vec<DiffId> = layers.iter().map(|layer| *layer.diff_id()).collect();
+        let record = image(&test, name, &ids);
+        test.store.tag(name, &record).unwrap();
+        record
+    };
+    let removed = of("removed:1", &[&own, &shared, &cached, &leased]);
+    let kept = of("kept:1", &[&shared]);
+    remember(&test, "cached", &cached);
+    let compression = Compression {
+        kind: CompressionKind::Zstd,
+        level: None,
+        force: true,
+    };
+    let made = test.store.layer_blob(own.diff_id(), &compression).unwrap();
+    test.store.release_published();
+    let lease = test.store.lease().unwrap();
+    lease.protect_layer(leased.diff_id()).unwrap();
+    // As long as it has a name nothing of it goes.
+    let report = test.store.release(std::slice::from_ref(&removed)).unwrap();
+    assert_eq!(report, PruneReport::default());
+    test.store.remove_image(&removed.manifest).unwrap();
+    let report = test.store.release(std::slice::from_ref(&removed)).unwrap();
+    assert_eq!(report.layers, [*own.diff_id()]);
+    let mut blobs = vec![removed.manifest, removed.config, made.blob.digest];
+    blobs.sort();
+    assert_eq!(report.blobs, blobs);
+    assert!(report.reclaimed > 3);
+    for layer in [&shared, &cached, &leased] {
+        assert!(is_there(&test, layer));
+    }
+    assert!(test.store.has_blob(&kept.manifest));
+    assert_eq!(
+        test.store.fsck(false).unwrap().problems,
+        Vec::<String>::new()
+    );
+    // What is gone cannot get a name again.
+    assert!(test.store.tag("again:1", &removed).is_err());
 }
 
 /// Making a layer that is there already takes no time, and referring to it takes some.
