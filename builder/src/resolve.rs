@@ -93,17 +93,17 @@ impl<'a> ImageResolver<'a> {
         reference: &ImageReference,
         platform: &Platform,
     ) -> Result<BaseImage, BuildError> {
+        let stored = resolve_stored(self.store, reference, platform);
+        if let Ok(Some(image)) = &stored {
+            // Whoever removes the image now leaves its layers to this build.
+            let layers: Vec<DiffId> = image.layers.iter().map(|layer| layer.diff_id).collect();
+            let kept = self.store.protect_layers(&layers);
+            kept.map_err(|error| {
+                BuildError::io("could not keep the base image from being pruned", &error)
+            })?;
+        }
         let stored =
-            resolve_stored(self.store, reference, platform).and_then(|found| match found {
-                Some(image) => {
-                    // Whoever removes the image now leaves its layers to this build.
-                    let layers: Vec<DiffId> =
-                        image.layers.iter().map(|layer| layer.diff_id).collect();
-                    self.store.protect_layers(&layers)?;
-                    complete(self.store, image)
-                }
-                None => Ok(None),
-            });
+            stored.and_then(|found| found.map_or(Ok(None), |image| complete(self.store, image)));
         let asks = self
             .outside
             .as_ref()

@@ -78,7 +78,7 @@ impl Item {
             kind: UsageKind::Layer,
             digest: *diff_id.digest(),
             path,
-            size: seal.as_ref().map_or(0, |seal| seal.own_content()),
+            size: seal.as_ref().map_or(0, Seal::own_content),
             last_used: found.map_or_else(|_| Timestamp::default(), |found| changed_at(&found)),
             sharing: match &seal {
                 Some(seal) if seal.shares => Sharing::Yes,

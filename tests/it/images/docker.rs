@@ -127,7 +127,7 @@ impl Daemon {
             .spawn()
             .unwrap();
         let daemon = Daemon { child, socket };
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_mins(1);
         while UnixStream::connect(&daemon.socket).is_err() {
             assert!(Instant::now() < end, "{}", daemon.log());
             std::thread::sleep(Duration::from_millis(50));
