@@ -155,3 +155,43 @@ fn cve_2024_21626_nobody_starts_in_a_directory_of_the_host() {
     }
     canary.env.rbuild(["rm", "-f", "prey"]).run().ok();
 }
+
+/// A process that executes this program can be kept by its `exe`, and be written to when it has ended: only
+/// the mount that it was executed from refuses that.
+#[test]
+fn cve_2019_5736_what_makes_sandboxes_is_executed_from_a_mount_that_refuses_writes() {
+    let canary = Canary::new();
+    start(
+        &canary,
+        "busybox",
+        &["sh", "-c", "echo ready >&2; exec sleep 100000"],
+    );
+    let place = canary.env.path().to_str().unwrap().to_owned();
+    let of_this_test = |process: &str| {
+        let read = |file: &str| fs::read(format!("/proc/{process}/{file}")).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+        let parent = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1));
+        let its =
+            parent.map(|parent| fs::read(format!("/proc/{parent}/environ")).unwrap_or_default());
+        read("cmdline").starts_with(b"rbuild-spawner")
+            && its.is_some_and(|its| String::from_utf8_lossy(&its).contains(&place))
+    };
+    let mut kept = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if of_this_test(&name) {
+            kept.push(fs::File::open(format!("/proc/{name}/exe")).unwrap());
+        }
+    }
+    assert!(!kept.is_empty(), "there is no spawner");
+    canary.env.rbuild(["rm", "-f", "prey"]).run().ok();
+    for executable in kept {
+        let flags = rustix::fs::fstatvfs(&executable).unwrap().f_flag;
+        assert!(
+            flags.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+            "{flags:?}"
+        );
+    }
+}
