@@ -11,14 +11,19 @@ use crate::support::{Host, pipe, read};
 
 /// Starts a sandbox after which another one is expected; returns its output, too.
 fn followed(host: &Host, sandbox: &Sandbox) -> (Running, OwnedFd) {
-    start(host, sandbox, true)
+    start(host, sandbox, None, true)
 }
 
-fn start(host: &Host, sandbox: &Sandbox, followed: bool) -> (Running, OwnedFd) {
+fn start(
+    host: &Host,
+    sandbox: &Sandbox,
+    stdin: Option<OwnedFd>,
+    followed: bool,
+) -> (Running, OwnedFd) {
     let (output, stdout) = pipe();
     let stderr = stdout.try_clone().unwrap();
     let stdio = Stdio {
-        stdin: None,
+        stdin,
         stdout,
         stderr,
     };
@@ -86,7 +91,9 @@ fn becomes_the_next() {
         let (first, _output) = followed(&host, &sleeper(&host, &network));
         let ahead = waiting_beside(&first);
         end(first);
-        let script = "hostname; ls -A /dev/shm; ls /dev/left 2>/dev/null; ip addr | grep -c 10.9.9.9; echo $$; \
+        // It waits until it was looked at.
+        let (stdin, go) = pipe();
+        let script = "read go; hostname; ls -A /dev/shm; ls /dev/left 2>/dev/null; ip addr | grep -c 10.9.9.9; echo $$; \
                       mount | grep -c /proc/fs; ls /proc/self/fd | wc -l; id -u; cat /etc/own";
         let mut second = host.shell(script);
         second.hostname = "second".into();
@@ -103,12 +110,13 @@ fn becomes_the_next() {
         });
         fs::create_dir_all(host.path("layer/etc")).unwrap();
         fs::write(host.path("layer/etc/own"), "").unwrap();
-        let (mut running, output) = start(&host, &second, false);
+        let (mut running, output) = start(&host, &second, Some(stdin), false);
         assert_eq!(
             running.pid(),
             ahead,
             "{network:?}: another process was made"
         );
+        drop(go);
         // One mount on /proc/fs write-protects it, and the descriptor of the listing itself is the fourth.
         assert_eq!(read(output), "second\n0\n1\n1\n4\n0\nmine\n", "{network:?}");
         assert_eq!(running.wait().unwrap(), ExitStatus::Code(0));
