@@ -230,8 +230,9 @@ impl Store {
         &self.0.published
     }
 
-    /// To be called before a blob or layer with this digest is published.
-    pub(crate) fn protect_published(&self, digest: &Digest) -> Result<(), StoreError> {
+    /// Keeps a blob or layer from being pruned by others, from before it is published or read for a new
+    /// image until [`release_published`](Store::release_published) or the end.
+    pub fn protect_published(&self, digest: &Digest) -> Result<(), StoreError> {
         self.0.published.protect(&self.0.layout, &[*digest])
     }
 

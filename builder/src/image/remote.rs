@@ -268,6 +268,8 @@ struct RemoteDocuments<'a> {
 impl Documents for RemoteDocuments<'_> {
     fn bytes(&self, what: &'static str, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         let (digest, limit) = (&descriptor.digest, limits::DOCUMENT_BYTES);
+        // Another process may just be removing the image that it is of.
+        self.store.protect_published(digest)?;
         match self.store.read_blob(digest, limit) {
             Err(StoreError::MissingBlob { .. }) => {}
             other => return Ok(other?),
