@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::args;
@@ -43,8 +43,8 @@ impl Container {
             .status()
             .unwrap();
         assert!(unpacked.success());
+        // Without a single library: the program is linked statically.
         fs::copy(env!("CARGO_BIN_EXE_rbuild"), root.join("bin/rbuild")).unwrap();
-        copy_libraries(&root);
         Self {
             env,
             outside,
@@ -106,23 +106,5 @@ impl Container {
         self.rbuild(args!["import", archive, "busybox"].into())
             .run()
             .ok();
-    }
-}
-
-/// Copies what the binary is linked with, as built for tests.
-fn copy_libraries(root: &Path) {
-    let listed = Command::new(needs::program("ldd", "libc-bin"))
-        .arg(env!("CARGO_BIN_EXE_rbuild"))
-        .output()
-        .unwrap();
-    // A static binary has none.
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let paths = listed
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
-    for path in paths {
-        let target = root.join(path.trim_start_matches('/'));
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(path, target).unwrap();
     }
 }
