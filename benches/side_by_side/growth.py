@@ -35,7 +35,7 @@ def measure(scenarios, tool, rounds, small):
             before, action = timed(scenarios, tool, name, amount)
             if before:
                 before()
-            seconds = statistics.median(action()[0] for _ in range(rounds))
+            seconds = statistics.median(action().seconds for _ in range(rounds))
             print(f"  growth {name} {amount}: {seconds:.3f} s", flush=True)
             results[name].append((amount, seconds))
     return results

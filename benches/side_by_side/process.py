@@ -1,57 +1,92 @@
 """Commands with their time and memory, and the place where everything lies."""
 
+import atexit
 import contextlib
+import functools
 import os
 import shlex
 import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 import time
+import typing
 
 # Size of the image file that holds all stores, sparse.
 DISK = 40 << 30
+
+
+# Seconds after which nobody waits for a command any more.
+PATIENCE = 90
 
 
 class Failed(Exception):
     """A command of a scenario failed: its text tells how."""
 
 
-# A small process in between, since the memory of whoever starts a program counts as the program's.
-MEASURE = """
-import os, sys, time
-result = open(sys.argv[1], "w")
-start = time.monotonic()
-child = os.fork()
-if child == 0:
-    os.execvp(sys.argv[2], sys.argv[2:])
-_, status, usage = os.wait4(child, 0)
-result.write(f"{time.monotonic() - start} {usage.ru_maxrss}")
-result.close()
-sys.exit(os.waitstatus_to_exitcode(status) % 256)
-"""
+class Timing(typing.NamedTuple):
+    """What a command took. `over`: it was broken off, and would have taken longer."""
+
+    seconds: float
+    peak: int = 0
+    over: bool = False
+
+    def __add__(self, later):
+        """Two commands one after the other."""
+        return Timing(self.seconds + later.seconds, max(self.peak, later.peak), self.over or later.over)
+
+    def __str__(self):
+        return f"{'more than ' if self.over else ''}{self.seconds:.3f} s"
 
 
-def run(command, cwd=None, env=None, quiet=True):
-    """Runs a command; returns seconds and the peak memory in bytes of its largest process."""
-    if isinstance(command, str):
-        command = ["sh", "-c", command]
-    with tempfile.NamedTemporaryFile("r") as result:
-        done = subprocess.run(
-            [sys.executable, "-S", "-E", "-c", MEASURE, result.name, *command],
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if quiet else None,
-            stderr=subprocess.STDOUT if quiet else None,
-            check=False,
-        )
-        measured = result.read().split()
-    if done.returncode != 0:
-        output = (done.stdout or b"").decode(errors="replace")[-2000:]
-        raise Failed(f"{shlex.join(command)}: status {done.returncode}\n{output}")
-    seconds, kibibytes = measured
-    return float(seconds), int(kibibytes) * 1024
+def run(command, cwd=None, env=None, quiet=True, patience=None):
+    """Runs a command; returns its time and the peak memory in bytes of its largest process."""
+    reader, report = os.pipe()
+    with os.fdopen(reader) as measured:
+        try:
+            child = subprocess.Popen(
+                [launcher(), str(report), *command],
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if quiet else None,
+                stderr=subprocess.STDOUT if quiet else None,
+                pass_fds=[report],
+                start_new_session=True,
+            )
+        finally:
+            os.close(report)
+        try:
+            output, _ = child.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            return Timing(patience, over=True)
+        words = measured.read().split()
+    if child.returncode != 0:
+        text = (output or b"").decode(errors="replace")[-2000:]
+        raise Failed(f"{shlex.join(command)}: status {child.returncode}\n{text}")
+    return Timing(float(words[0]), int(words[1]))
+
+
+def released(root):
+    """Builds the program as it is released; returns where it lies."""
+    subprocess.run(["cargo", "build", "--release", "--bin", "rbuild"], cwd=root, check=True)
+    target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
+    asked = subprocess.run(["rustc", "-vV"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    host = next(line.split()[1] for line in asked.splitlines() if line.startswith("host:"))
+    return os.path.join(target, host, "release", "rbuild")
+
+
+@functools.cache
+def launcher():
+    """The program that times others, compiled for this run."""
+    directory = tempfile.mkdtemp(prefix="rbt-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    program = os.path.join(directory, "timed")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "timed.c")
+    subprocess.run(["cc", "-O2", "-o", program, source], check=True)
+    return program
 
 
 def write(directory, name, text):

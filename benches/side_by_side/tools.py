@@ -1,6 +1,6 @@
 """The builders that are compared, each with a store of its own.
 
-A method returns seconds and peak memory of the client's largest process, or None where the tool has
+A method returns time and peak memory of the client's largest process, or None where the tool has
 nothing of the kind.
 """
 
@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 
-from .process import Failed, run, server, write
+from .process import PATIENCE, Failed, run, server, write
 
 
 class Tool:
@@ -30,7 +30,7 @@ class Tool:
         }
 
     def run(self, *command):
-        return run(list(command), env=self.env)
+        return run(list(command), env=self.env, patience=PATIENCE)
 
     def base(self, rootfs, name):
         """Makes a base image of a tar."""
@@ -103,10 +103,9 @@ class Rbuild(Tool):
     def load_archive(self, path):
         empty = self.store + "-empty"
         shutil.rmtree(empty, ignore_errors=True)
-        seconds, peak = self.run(self.binary, "--root", empty, "load", "-q", "-i", path)
-        ran, peak_ran = self.run(self.binary, "--root", empty, "run", "--rm", "--network=none",
+        loaded = self.run(self.binary, "--root", empty, "load", "-q", "-i", path)
+        return loaded + self.run(self.binary, "--root", empty, "run", "--rm", "--network=none",
                                  "many", "true")
-        return seconds + ran, max(peak, peak_ran)
 
 
 class Buildah(Tool):
@@ -134,9 +133,8 @@ class Buildah(Tool):
 
     def blob(self, context, tag):
         layout = os.path.join(self.place, "layout-buildah")
-        built, peak = self.build(context, True, tag)
-        pushed, peak_pushed = self.run("buildah", *self.places, "push", "-q", tag, "oci:" + layout)
-        return built + pushed, max(peak, peak_pushed)
+        built = self.build(context, True, tag)
+        return built + self.run("buildah", *self.places, "push", "-q", tag, "oci:" + layout)
 
     def archive(self, image, path, compression):
         flags = {"plain": ["--disable-compression"],
