@@ -1,6 +1,7 @@
 //! Pruning removes what nobody needs and nothing else.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
 use rbuild_cache::{
@@ -19,7 +20,11 @@ fn age(test: &TestStore) {
         let within_tree = path.components().count() > test.store.root().components().count() + 2
             && path.starts_with(test.store.root().join("trees"));
         if !within_tree && !path.is_symlink() {
-            fs::File::open(&path).unwrap().set_modified(old).unwrap();
+            // Drafts that were committed are removed beside all else.
+            match fs::File::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                file => file.unwrap().set_modified(old).unwrap(),
+            }
         }
     }
 }

@@ -185,6 +185,14 @@ pub(crate) fn tree_of(path: &Path) -> Vec<PathBuf> {
     walkdir::WalkDir::new(path)
         .sort_by_file_name()
         .into_iter()
+        .filter(|entry| !entry.as_ref().is_err_and(vanished))
         .map(|entry| entry.unwrap().into_path())
         .collect()
+}
+
+/// Something was removed meanwhile: drafts are, beside all else.
+fn vanished(error: &walkdir::Error) -> bool {
+    error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
