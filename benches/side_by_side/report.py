@@ -44,8 +44,9 @@ def row(name, results):
     # All others were broken off.
     over = "> " if others and all(results[tool][-1].over for tool in ("docker", "buildah")
                                   if results.get(tool)) else ""
-    reached = [(seconds(aim.seconds), middle(own) <= aim.seconds),
-               (f"{aim.ratio:g}×", ratio is not None and ratio >= aim.ratio)]
+    reached = [(seconds(aim.seconds), middle(own) <= aim.seconds)]
+    if ratio:
+        reached.append((f"{aim.ratio:g}×", ratio >= aim.ratio))
     cells = [aim.title, *(cell(runs) for runs in results.values()),
              f"{over}{ratio:.1f}×" if ratio else "–",
              ", ".join(f"{what} {'yes' if met else 'no'}" for what, met in reached),
@@ -73,7 +74,10 @@ def derived(measured):
     step = {tool: (middle(measured["steps_20"][tool]) - middle(measured["trivial"][tool])) / 19
             for tool in ("rbuild", "docker", "buildah")
             if measured["steps_20"].get(tool) and measured["trivial"].get(tool)}
-    crun = middle(measured["container"]["crun"])
+    crun = measured["container"].get("crun")
+    if not crun:
+        return ""
+    crun = middle(crun)
     steps = ", ".join(f"{tool} {value * 1000:.1f} ms" for tool, value in step.items())
     return (f"\nOne `RUN true` more, from the first two rows: {steps}; `crun run` by itself "
             f"{crun * 1000:.1f} ms, {crun / step['rbuild']:.1f}× rbuild's whole step.\n")
