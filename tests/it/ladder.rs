@@ -2,6 +2,7 @@
 
 mod container;
 mod debian;
+mod names;
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: environments, base images, readers of images and of progress.
 
+pub(crate) mod apart;
 pub(crate) mod base;
 pub(crate) mod debian;
 pub(crate) mod disk;
@@ -7,6 +8,7 @@ pub(crate) mod env;
 pub(crate) mod git;
 pub(crate) mod layout;
 pub(crate) mod leftovers;
+pub(crate) mod name_server;
 pub(crate) mod needs;
 pub(crate) mod process;
 pub(crate) mod progress;

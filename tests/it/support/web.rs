@@ -89,7 +89,15 @@ pub(crate) struct WebServer {
 impl WebServer {
     /// A server on loopback that answers with what `handler` says.
     pub(crate) fn start(handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> WebServer {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(std::net::Ipv4Addr::LOCALHOST, handler)
+    }
+
+    /// The same on another address of this machine.
+    pub(crate) fn start_at(
+        address: std::net::Ipv4Addr,
+        handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    ) -> WebServer {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(AtomicBool::new(false));
@@ -114,7 +122,7 @@ impl WebServer {
         }
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `ADDRESS:PORT`.
     pub(crate) fn host(&self) -> String {
         self.address.to_string()
     }
