@@ -248,6 +248,20 @@ impl Cgroup {
         }
         Some(self)
     }
+
+    /// Removes groups as soon as the kernel has let go of their processes, which takes it some moments
+    /// after they were collected, and tells nobody for version 1. What is busy after two seconds is found
+    /// by its name one day.
+    pub(crate) fn remove_soon(mut groups: Vec<Self>) {
+        let pauses = (0..11).map(|doubled| std::time::Duration::from_millis(1 << doubled));
+        for pause in pauses {
+            groups = groups.into_iter().filter_map(Self::remove).collect();
+            if groups.is_empty() {
+                return;
+            }
+            std::thread::sleep(pause);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -428,12 +428,12 @@ impl Spawner {
         if !isolation().has_namespaces() {
             sys::kill_children(&[]);
         }
-        // What is still busy will be found by its name.
-        self.emptied
-            .drain(..)
-            .for_each(|cgroup| drop(cgroup.remove()));
-        if let Some(membership) = self.membership.take() {
-            if self.part().is_ok() {
+        let busy: Vec<Cgroup> = self.emptied.drain(..).filter_map(Cgroup::remove).collect();
+        let membership = self.membership.take();
+        let parted = (membership.is_some() || !busy.is_empty()) && self.part().is_ok();
+        Cgroup::remove_soon(busy);
+        if let Some(membership) = membership {
+            if parted {
                 std::thread::sleep(KEEP);
             }
             membership.leave();

@@ -8,6 +8,7 @@ use crate::args;
 use crate::support::{TestEnv, leftovers};
 
 mod anywhere;
+mod network;
 
 /// The step waits as long as the secret, which is no part of its identity, says so.
 const GATED: &str = "FROM busybox\n\

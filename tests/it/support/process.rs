@@ -180,6 +180,11 @@ impl Running {
         }
     }
 
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the program itself, and nothing else, with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
