@@ -17,6 +17,9 @@ pub(crate) struct LimitArgs {
     /// Most memory
     #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
     memory: Option<String>,
+    /// Memory that it keeps when the machine has little left
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    memory_reservation: Option<String>,
     /// Most memory and swap together; -1 for any amount [default: twice the memory]
     #[arg(
         long,
@@ -101,6 +104,17 @@ impl LimitArgs {
             return Err(Failure::new("Minimum memory limit allowed is 6MB"));
         }
         let invalid = |text: &str| Err(Failure::new(text.to_owned()));
+        let reservation = self.memory_reservation.as_deref();
+        let reservation = reservation.map(|size| bytes("--memory-reservation", size));
+        let reservation = reservation.transpose()?.filter(|bytes| *bytes > 0);
+        if reservation.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+            return invalid("Minimum memory reservation allowed is 6MB");
+        }
+        if reservation > memory && memory.is_some() {
+            return invalid(
+                "Minimum memory limit can not be less than memory reservation limit, see usage",
+            );
+        }
         if self
             .cpus
             .is_some_and(|cpus| !cpus.is_finite() || cpus < 0.0)
@@ -131,6 +145,7 @@ impl LimitArgs {
         }
         Ok(Limits {
             memory,
+            memory_reservation: reservation,
             swap: self.swap(memory)?,
             cpus,
             cpu_shares: self.cpu_shares.filter(|shares| *shares > 0),
@@ -150,6 +165,7 @@ impl LimitArgs {
     pub(crate) fn are_given(&self) -> bool {
         let LimitArgs {
             memory,
+            memory_reservation,
             memory_swap,
             cpus,
             cpu_shares,
@@ -160,7 +176,14 @@ impl LimitArgs {
             pids_limit,
             cgroup_parent,
         } = self;
-        let texts = [memory, memory_swap, cpuset_cpus, cpuset_mems, cgroup_parent];
+        let texts = [
+            memory,
+            memory_reservation,
+            memory_swap,
+            cpuset_cpus,
+            cpuset_mems,
+            cgroup_parent,
+        ];
         texts.iter().any(|text| text.is_some())
             || cpus.is_some()
             || cpu_shares.is_some()
@@ -180,6 +203,9 @@ impl LimitArgs {
         let mut new = old.clone();
         if self.memory.is_some() {
             (new.memory, new.swap) = (named.memory, named.swap);
+        }
+        if self.memory_reservation.is_some() {
+            new.memory_reservation = named.memory_reservation;
         }
         if self.cpus.is_some() {
             (new.cpus, new.cpu_period, new.cpu_quota) = (named.cpus, None, None);
@@ -208,6 +234,7 @@ impl LimitArgs {
     pub(crate) fn refuse_lifting(&self) -> Result<(), Failure> {
         let named = self.limits()?;
         let lifted = (self.memory.is_some() && named.memory.is_none())
+            || (self.memory_reservation.is_some() && named.memory_reservation.is_none())
             || (self.cpus.is_some() && named.cpus.is_none())
             || (self.pids_limit.is_some() && named.pids.is_none())
             || (self.cpu_quota.is_some() && named.cpu_quota.is_none());
@@ -295,6 +322,15 @@ mod tests {
         };
         assert!(with(&|args| args.memory = Some("1m".into())).is_err());
         assert!(with(&|args| args.memory_swap = Some("10m".into())).is_err());
+        assert!(with(&|args| args.memory_reservation = Some("1m".into())).is_err());
+        let both = |memory: &str| {
+            with(&|args| {
+                args.memory = Some(memory.into());
+                args.memory_reservation = Some("64m".into());
+            })
+        };
+        assert!(both("32m").is_err());
+        assert_eq!(both("64m").unwrap().memory_reservation, Some(64 << 20));
         assert!(with(&|args| args.cpus = Some(-1.0)).is_err());
         assert!(with(&|args| args.cpu_period = Some(10)).is_err());
         assert!(with(&|args| args.cpuset_cpus = Some("2-1".into())).is_err());

@@ -384,7 +384,10 @@ impl RlimitKind {
 pub struct Limits {
     /// Memory in bytes.
     pub memory: Option<u64>,
-    /// Swap beyond that; counts with a limit of memory only.
+    /// Bytes of memory that it keeps when the machine has little left.
+    #[serde(default)]
+    pub memory_reservation: Option<u64>,
+    /// Swap beyond the limit; counts with a limit of memory only.
     pub swap: Swap,
     /// Processor time as a number of processors, such as `1.5`.
     pub cpus: Option<f64>,

@@ -168,6 +168,7 @@ pub(super) struct Resources {
 #[serde(default)]
 pub(super) struct Memory {
     pub(super) limit: Option<i64>,
+    pub(super) reservation: Option<i64>,
     pub(super) swap: Option<i64>,
     #[serde(flatten)]
     pub(super) other: Other,

@@ -325,6 +325,7 @@ fn limits(config: &Config) -> Result<Limits, Failure> {
     }
     Ok(Limits {
         memory,
+        memory_reservation: positive(resources.memory.reservation),
         swap: match (memory, resources.memory.swap) {
             (_, Some(..0)) => Swap::Unlimited,
             (Some(memory), Some(both)) => Swap::Bytes(both.cast_unsigned().saturating_sub(memory)),

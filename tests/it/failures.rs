@@ -220,6 +220,68 @@ fn the_wrong_architecture() {
 }
 
 #[test]
+fn what_leads_to_no_program_is_told() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let cases = [
+        (
+            "rm /bin/sh && ln -s sh /bin/sh",
+            "true",
+            "/bin/sh is a symbolic link that leads back to itself",
+        ),
+        (
+            "ln -s b /bin/a && ln -s a /bin/b",
+            "[\"/bin/a\"]",
+            "/bin/a is a symbolic link that leads back to itself",
+        ),
+        (
+            "ln -s a /bin/a && printf '#!/bin/a\\n' >/bin/b && chmod +x /bin/b",
+            "[\"b\"]",
+            "/bin/b is there, but /bin/a of its `#!` line is a link that leads back to itself",
+        ),
+        (
+            "true",
+            "[\"/etc/passwd/sh\"]",
+            "/etc/passwd/sh leads through something that is there, but is no directory",
+        ),
+        (
+            "echo text >/bin/text && chmod +x /bin/text",
+            "[\"text\"]",
+            "exec format error: /bin/text is neither a program nor a script",
+        ),
+        (
+            "printf '#!/no/such\\n' >/bin/b && chmod +x /bin/b",
+            "[\"b\"]",
+            "/bin/b is there, but /no/such of its `#!` line is not",
+        ),
+        (
+            "mkdir /program",
+            "[\"/program\"]",
+            "/program is a directory, not a program",
+        ),
+    ];
+    for (before, command, hint) in cases {
+        let text = format!("FROM busybox\nRUN {before}\nRUN {command}\n");
+        let context = env.dockerfile("c", &text);
+        fails(
+            build(&env, &context),
+            "exit code: 1",
+            &[&format!("hint: {hint}")],
+        );
+    }
+    let context = env.dockerfile("c", "FROM busybox\nRUN ln -s loop /bin/loop\n");
+    env.rbuild(args!["-t", "x", context]).run().ok();
+    for (command, code, says) in [
+        ("loop", 126, "too many levels of symbolic links"),
+        ("/etc/passwd/sh", 126, "not a directory"),
+        ("/etc/none", 127, "no such file or directory"),
+    ] {
+        let run = env.rbuild(["run", "--rm", "--network=none", "x", command]);
+        run.run().exits(code).says(says);
+    }
+}
+
+#[test]
 fn a_bad_base() {
     let env = TestEnv::new();
     let context = env.dockerfile("c", "FROM Debian:12\nRUN true\n");

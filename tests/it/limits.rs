@@ -37,10 +37,12 @@ fn steps_have_the_limits_that_were_asked_for() {
         own("cpu", "cpu.cfs_quota_us", "cpu.max"),
         own("cpu", "cpu.shares", "cpu.weight"),
         own("cpuset", "cpuset.cpus", "cpuset.cpus"),
+        own("memory", "memory.soft_limit_in_bytes", "memory.low"),
     ]
     .join("\n");
     let flags = [
         "--memory=64m",
+        "--memory-reservation=32m",
         "--resource=pids=50,cpu-shares=512",
         "--cpus=0.5",
         "--cpuset-cpus=0",
@@ -51,6 +53,7 @@ fn steps_have_the_limits_that_were_asked_for() {
     assert!(lines[2].starts_with("50000"), "{lines:?}");
     assert!(lines[3] == "512" || lines[3] == "20", "{lines:?}");
     assert_eq!(lines[4], "0");
+    assert_eq!(lines[5], "33554432");
     // The same limits for a container; they change no result, so the step above is known.
     let ran = env
         .rbuild([

@@ -18,7 +18,7 @@ pub(super) struct Setting {
 
 pub(super) fn concerns(controller: Controller, limits: &Limits) -> bool {
     match controller {
-        Controller::Memory => limits.memory.is_some(),
+        Controller::Memory => limits.memory.is_some() || limits.memory_reservation.is_some(),
         Controller::Cpu => {
             limits.cpus.is_some()
                 || limits.cpu_shares.is_some()
@@ -67,6 +67,21 @@ pub(super) fn settings(
 }
 
 fn memory_settings(limits: &Limits, unified: bool) -> Vec<Setting> {
+    let mut settings = memory_limits(limits, unified);
+    // Not quite the same: what is taken back from others first, or what is not taken back from this one.
+    let name = if unified {
+        "memory.low"
+    } else {
+        "memory.soft_limit_in_bytes"
+    };
+    settings.extend(limits.memory_reservation.map(|bytes| Setting {
+        name,
+        value: bytes.to_string(),
+    }));
+    settings
+}
+
+fn memory_limits(limits: &Limits, unified: bool) -> Vec<Setting> {
     let Some(bytes) = limits.memory else {
         return Vec::new();
     };
@@ -141,6 +156,7 @@ mod tests {
     fn limits_are_written_in_the_words_of_each_version() {
         let limits = Limits {
             memory: Some(100),
+            memory_reservation: Some(50),
             swap: Swap::Bytes(20),
             cpus: Some(1.5),
             cpu_shares: Some(1024),
@@ -154,13 +170,14 @@ mod tests {
         };
         assert_eq!(
             written(Controller::Memory, true),
-            ["memory.max=100", "memory.swap.max=20"]
+            ["memory.max=100", "memory.swap.max=20", "memory.low=50"]
         );
         assert_eq!(
             written(Controller::Memory, false),
             [
                 "memory.limit_in_bytes=100",
-                "memory.memsw.limit_in_bytes=120"
+                "memory.memsw.limit_in_bytes=120",
+                "memory.soft_limit_in_bytes=50"
             ]
         );
         assert_eq!(

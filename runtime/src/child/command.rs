@@ -86,7 +86,7 @@ pub(super) fn look_for(process: &Process) -> Step<()> {
     for candidate in candidates(program, &process.env) {
         let found = rustix::fs::stat(&candidate);
         match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
-            Err(_) => {}
+            Err(error) => best = why_not_found(&candidate, program, error).unwrap_or(best),
             Ok(FileType::RegularFile)
                 if rustix::fs::access(&candidate, rustix::fs::Access::EXEC_OK).is_ok() =>
             {
@@ -125,7 +125,8 @@ pub(super) fn execute(process: &Process) -> Failure {
             Err(error) => return Failure::new(step, &error.into()),
         };
         // A failed attempt to execute costs twenty times as much as this look.
-        if let Err(Errno::NOENT | Errno::NOTDIR) = rustix::fs::stat(&path) {
+        if let Err(error @ (Errno::NOENT | Errno::NOTDIR)) = rustix::fs::stat(&path) {
+            best = why_not_found(&candidate, program, error).unwrap_or(best);
             continue;
         }
         let error = sys::execute(&path, &args, &env);
@@ -137,6 +138,14 @@ pub(super) fn execute(process: &Process) -> Failure {
         }
     }
     best
+}
+
+/// Why the one file that was named is not there; none where a later directory of `PATH` may have one, or
+/// when it is simply missing.
+fn why_not_found(candidate: &Path, program: &OsStr, error: Errno) -> Option<Failure> {
+    let is_named = candidate.as_os_str() == program;
+    let told = is_named && error != Errno::NOENT;
+    told.then(|| Failure::new("", &error.into()).at(candidate))
 }
 
 /// Where a program may be, in the order in which a shell looks.

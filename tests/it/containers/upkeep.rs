@@ -195,6 +195,16 @@ fn limits_and_restarts_are_changed() {
     told(&env, &["update", "-m", "32m", "box"]);
     let seen = env.rbuild(["exec", "box", "sh", "-c", read]).run().out();
     assert_eq!(seen, "33554432\n");
+    told(&env, &["update", "--memory-reservation", "16m", "box"]);
+    let kept = "cat /sys/fs/cgroup/memory.low /sys/fs/cgroup/memory/memory.soft_limit_in_bytes \
+                2>/dev/null";
+    let seen = env.rbuild(["exec", "box", "sh", "-c", kept]).run().out();
+    assert_eq!(seen, "16777216\n");
+    let shown_kept = "{{.HostConfig.MemoryReservation}}";
+    assert_eq!(
+        told(&env, &["inspect", "-f", shown_kept, "box"]),
+        "16777216"
+    );
     let update = |args: &[&str]| env.rbuild(["update"]).args(args).run();
     update(&["--cpus", "1", "box"]).fails_with("started without a limit of cpu");
     update(&["--pids-limit", "-1", "box"]).fails_with("not taken away");

@@ -85,7 +85,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, Value)> {
         ("CpuQuota", number(limits.cpu_quota)),
         ("CpusetCpus", text(&limits.cpuset_cpus)),
         ("CpusetMems", text(&limits.cpuset_mems)),
-        ("MemoryReservation", Value::Int(0)),
+        ("MemoryReservation", number(limits.memory_reservation)),
         ("MemorySwap", Value::Int(swap)),
         ("PidsLimit", number(limits.pids)),
     ]
