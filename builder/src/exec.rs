@@ -20,9 +20,9 @@ use rbuild_cache::{
 };
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{
-    CapabilitySet, ExitStatus, Frame, Isolation, KernelSettings, Limits, Network, OfHost, Process,
-    RootFs, Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir, User,
-    has_private_network, isolation,
+    CapabilitySet, DeviceSet, ExitStatus, Frame, Isolation, KernelSettings, Limits, Network,
+    OfHost, Process, RootFs, Runtime, Sandbox, SandboxError, Seccomp, Security, Stdio, UpperDir,
+    User, has_private_network, isolation,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -351,8 +351,14 @@ fn network(mode: NetworkMode) -> Network {
 }
 
 fn security(operation: &ExecOp) -> Security {
+    let privileged = operation.security == SecurityMode::Insecure;
     let mut security = Security {
-        privileged: operation.security == SecurityMode::Insecure,
+        privileged,
+        devices: if privileged {
+            DeviceSet::OfSteps
+        } else {
+            DeviceSet::Usual
+        },
         ..Security::default()
     };
     if let Some(rights) = &operation.rights {

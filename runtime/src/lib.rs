@@ -58,10 +58,10 @@ pub use running::{Connections, ExitStatus, Running, Stdio};
 pub use runtime::{Runtime, RuntimeOptions};
 pub use seccomp::{ProfileError, SeccompProfile};
 pub use spec::{
-    Attached, CapabilitySet, Connected, Frame, Interface, Joining, KernelSettings, Lan, LanKind,
-    Limits, MacvlanMode, Mount, MountSource, NAME_SERVER, Network, OfHost, Owner, Process, Rlimit,
-    RlimitKind, RootFs, Sandbox, Seccomp, Security, Subnet, Swap, TmpfsOptions, UpperDir, User,
-    is_own_sysctl,
+    Attached, CapabilitySet, Connected, DeviceSet, Frame, Interface, Joining, KernelSettings, Lan,
+    LanKind, Limits, MacvlanMode, Mount, MountSource, NAME_SERVER, Network, OfHost, Owner, Process,
+    Rlimit, RlimitKind, RootFs, Sandbox, Seccomp, Security, Subnet, Swap, TmpfsOptions, UpperDir,
+    User, is_own_sysctl,
 };
 pub use upper::overlay_refusal;
 pub use usage::Usage;

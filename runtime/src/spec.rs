@@ -295,6 +295,22 @@ pub struct Security {
     /// `--security=insecure`: all capabilities, no filter, no masks, writable `/sys`, device nodes
     /// work everywhere.
     pub privileged: bool,
+    /// Devices in `/dev` beside those that everybody has. They work in privileged sandboxes only.
+    #[serde(default)]
+    pub devices: DeviceSet,
+}
+
+/// Devices that a privileged sandbox finds in its `/dev`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceSet {
+    /// Those that everybody has: `null`, `zero`, `full`, `random`, `urandom`, `tty`.
+    #[default]
+    Usual,
+    /// With those that `BuildKit` gives to `RUN --security=insecure`: `kmsg`, `fuse`, `cuse`, `kvm`, the
+    /// tunnel and loop devices. None of them in a user namespace, as there.
+    OfSteps,
+    /// With all that the host has in its own; in a user namespace those that its user may open.
+    OfHost,
 }
 
 impl Default for Security {
@@ -305,6 +321,7 @@ impl Default for Security {
             no_new_privileges: false,
             masked_paths: true,
             privileged: false,
+            devices: DeviceSet::Usual,
         }
     }
 }

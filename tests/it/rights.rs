@@ -1,9 +1,10 @@
 //! What a container may do and what it sees, value by value as Docker has it for the same flags.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::TestEnv;
+use crate::args;
 use crate::support::process::Outcome;
+use crate::support::{TestEnv, needs};
 
 /// Capabilities of the default set.
 const USUAL: &str = "00000000a80425fb";
@@ -235,4 +236,141 @@ fn labels_and_profiles_that_do_not_exist_here_are_refused_by_name() {
         assert_ne!(outcome.status.code(), Some(0), "{option}");
         outcome.says(option);
     }
+}
+
+/// The devices in `/dev` and where they lie: type, numbers, mode and owner of each.
+const DEVICES: &str = "cd /dev; find . -xdev -type c -o -xdev -type b | \
+                       xargs stat -c '%n %F %t:%T %a %u:%g' | sort";
+
+#[test]
+fn privileged_containers_have_the_devices_of_this_machine() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let of_host = || -> BTreeSet<String> {
+        let sh = needs::program("sh", "dash");
+        let told = env.host(sh).args(["-c", DEVICES]).run().ok();
+        let own = |line: &&str| !line.starts_with("./pts/") && !line.starts_with("./console ");
+        // Those that every container has are made for it; who owns terminals changes.
+        let usual = |line: &&str| {
+            let name = line.split(' ').next().unwrap();
+            [
+                "./null",
+                "./zero",
+                "./full",
+                "./random",
+                "./urandom",
+                "./tty",
+                "./ptmx",
+            ]
+            .contains(&name)
+                || name.starts_with("./tty")
+        };
+        let out = told.out();
+        let lines = out.lines().filter(own).filter(|line| !usual(line));
+        lines.map(str::to_owned).collect()
+    };
+    let run = |options: &[&str], script: &str| {
+        let start = env.rbuild(["run", "--rm", "--network=none"]).args(options);
+        start.args(["busybox", "sh", "-c", script]).run().ok().out()
+    };
+    // Loop devices come and go with other tests.
+    let before = of_host();
+    let seen = run(&["--privileged"], DEVICES);
+    let after = of_host();
+    let seen: BTreeSet<String> = seen.lines().map(str::to_owned).collect();
+    let missing: Vec<_> = before
+        .intersection(&after)
+        .filter(|line| !seen.contains(*line))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}\n{seen:#?}");
+    assert!(
+        !before.is_empty(),
+        "this machine has no devices to look for"
+    );
+    // They are its own: what it does to them is not seen outside.
+    let change =
+        format!("chmod 777 /dev/loop-control /dev/fuse; rm -f /dev/loop-control; {DEVICES}");
+    let changed = run(&["--privileged"], &change);
+    assert!(!changed.contains("loop-control"), "{changed}");
+    assert_eq!(
+        before.intersection(&of_host()).count(),
+        before.intersection(&after).count()
+    );
+    let usual = run(&[], DEVICES);
+    assert_eq!(
+        usual
+            .lines()
+            .filter(|line| !line.starts_with("./pts/"))
+            .count(),
+        6,
+        "{usual}"
+    );
+    // A node that says so works.
+    let script = "mknod /mine c 1 5 && head -c 3 /mine | wc -c; dd if=/dev/zero bs=5 count=1 2>/dev/null | wc -c";
+    assert_eq!(run(&["--privileged"], script), "3\n5\n");
+}
+
+#[test]
+fn privileged_steps_have_the_devices_that_buildkit_gives() {
+    let env = TestEnv::new();
+    env.import_busybox();
+    let text = format!(
+        "# syntax=docker/dockerfile:1-labs\nFROM busybox\nRUN --security=insecure <<EOF\n{DEVICES}\nEOF\n\
+         RUN <<EOF\n{DEVICES}\nEOF\n"
+    );
+    let context = env.dockerfile("c", &text);
+    let allow = "--allow=security.insecure";
+    let told = env.rbuild(args!["--progress=plain", allow, context]).run();
+    let steps = crate::support::progress::parse(&told.ok().stderr);
+    let log = |name: &str| crate::support::progress::step(&steps, name).log.clone();
+    let privileged = log("RUN --security=insecure");
+    for device in [
+        "./kmsg character special file 1:b 666 0:0",
+        "./cuse character special file a:cb 666 0:0",
+        "./fuse character special file a:e5 666 0:0",
+        "./kvm character special file a:e8 666 0:0",
+        "./net/tun character special file a:c8 666 0:0",
+        "./loop-control character special file a:ed 666 0:0",
+        "./loop0 block special file 7:0 666 0:0",
+        "./loop7 block special file 7:7 666 0:0",
+    ] {
+        assert!(
+            privileged.iter().any(|line| line == device),
+            "{device}: {privileged:#?}"
+        );
+    }
+    let usual = log("RUN <<EOF");
+    assert!(
+        !usual
+            .iter()
+            .any(|line| line.contains("loop") || line.contains("fuse")),
+        "{usual:#?}"
+    );
+}
+
+#[test]
+fn privileged_containers_of_a_user_have_the_devices_that_the_user_may_open() {
+    let user = crate::rootless::User::new("rbuild-test:300000:65536\n");
+    user.import_busybox();
+    let run = args![
+        "run",
+        "--rm",
+        "--network=none",
+        "--privileged",
+        "busybox",
+        "sh",
+        "-c",
+        DEVICES
+    ];
+    let told = user.rbuild_after(crate::rootless::OPEN_TUN, run).run().ok();
+    let seen = told.out();
+    assert!(
+        seen.contains("./net/tun character special file a:c8 666 "),
+        "{seen}"
+    );
+    assert!(
+        !seen.contains("./kmsg ") || seen.contains("./kmsg character special file 1:b 64"),
+        "{seen}"
+    );
+    assert!(!seen.contains("./loop-control"), "{seen}");
 }

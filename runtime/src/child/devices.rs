@@ -4,6 +4,8 @@
 //! devices; the six nodes are bound one by one from the stage, where devices work and nobody else
 //! gets. They are nodes of our own: those of the host could be changed with `chmod` from inside.
 
+mod more;
+
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -60,6 +62,9 @@ pub(super) fn make(frame: &Frame, stage: &mut Stage) -> Step<Devices> {
     }
     for (name, content) in LINKS {
         symlinkat(content, &dev, name).step_at("make the link", format!("/dev/{name}"))?;
+    }
+    if frame.privileged {
+        more::make(dev.as_fd(), frame.devices)?;
     }
     let pts = mount_pts(dev.as_fd())?;
     let shm = FileSystem::new("tmpfs")?;

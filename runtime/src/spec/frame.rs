@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Network, OfHost, Sandbox, Security};
+use super::{DeviceSet, Limits, Network, OfHost, Sandbox, Security};
 
 /// What of a sandbox does not depend on its root and its command, and can be made before they are known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,8 @@ pub struct Frame {
     pub(crate) network: Network,
     /// See [`Security::privileged`].
     pub(crate) privileged: bool,
+    /// See [`Security::devices`].
+    pub(crate) devices: DeviceSet,
     /// See [`Security::masked_paths`].
     pub(crate) masked_paths: bool,
     /// See [`Sandbox::shm_size`].
@@ -33,6 +35,7 @@ impl Frame {
         (alone && limits.is_empty()).then(|| Self {
             network: network.clone(),
             privileged: security.privileged,
+            devices: security.devices,
             masked_paths: security.masked_paths,
             shm_size,
             of_host: OfHost::default(),
@@ -44,6 +47,7 @@ impl Frame {
         Self {
             network: sandbox.network.clone(),
             privileged: sandbox.security.privileged,
+            devices: sandbox.security.devices,
             masked_paths: sandbox.security.masked_paths,
             shm_size: sandbox.shm_size,
             of_host: sandbox.of_host,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use rbuild_parser::parse_size;
 use rbuild_runtime::{
-    KernelSettings, Network, OfHost, Rlimit, RlimitKind, Seccomp, Security, is_own_sysctl,
+    DeviceSet, KernelSettings, Network, OfHost, Rlimit, RlimitKind, Seccomp, Security,
+    is_own_sysctl,
 };
 
 use super::life::LifeArgs;
@@ -347,6 +348,7 @@ impl RunArgs {
             security.capabilities = capabilities::combine(&["ALL".into()], &self.rights.cap_drop)?;
             security.seccomp = Seccomp::Unconfined;
             security.masked_paths = false;
+            security.devices = DeviceSet::OfHost;
         }
         self.rights.apply_options(&mut security)?;
         Ok(security)
