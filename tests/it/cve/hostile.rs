@@ -1,13 +1,21 @@
 //! A step that tries everything at once changes nothing outside and leaves nothing behind.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
-use super::Canary;
+use crate::args;
+use crate::rootless::User;
+use crate::support::process::Invocation;
+use crate::support::progress::{parse, step};
+use crate::support::{TestEnv, debian, leftovers};
 
 /// Each line says `held` or what got through.
 const SCRIPT: &str = r#"
 try() { what=$1; shift; if "$@" >/dev/null 2>&1; then echo "THROUGH $what"; else echo "held $what"; fi; }
 write() { echo "$2" >"$1"; }
+# With a single id a device that is made is noted down, and is an empty file here.
+readable() { test "$(head -c 1 "$1" | wc -c)" = 1; }
 try mount mount -t tmpfs none /mnt
 try bind mount --bind / /mnt
 try remount mount -o remount,rw /sys
@@ -34,9 +42,9 @@ try swapoff swapoff -a
 try module insmod /evil.ko
 try nice renice -n -10 1
 try reboot reboot -f
-mknod /disk b 254 0 && try disk head -c 1 /disk
-mknod /mem c 1 1 && try mem head -c 1 /mem
-mknod /vda b 252 0 && try vda head -c 1 /vda
+mknod /disk b 254 0 && try disk readable /disk
+mknod /mem c 1 1 && try mem readable /mem
+mknod /vda b 252 0 && try vda readable /vda
 try shm dd if=/dev/zero of=/dev/shm/fill bs=1M count=100
 df -k /dev/shm | tail -1 | awk '{print "shm", $2}'
 (sleep 1000 &)
@@ -44,22 +52,64 @@ df -k /dev/shm | tail -1 | awk '{print "shm", $2}'
 echo end
 "#;
 
+/// One rung: its world, and how the binary is run there.
+struct Rung<'a> {
+    name: &'a str,
+    env: &'a TestEnv,
+    rbuild: &'a dyn Fn(Vec<OsString>) -> Invocation,
+}
+
+/// Calls `check` for root, for a user with ranges of ids and for one with a single id.
+#[track_caller]
+fn on_every_rung(check: impl Fn(&Rung<'_>)) {
+    let env = TestEnv::new();
+    env.import_busybox();
+    check(&Rung {
+        name: "root",
+        env: &env,
+        rbuild: &|args| env.rbuild(args),
+    });
+    for (name, ranges) in [
+        ("rootless", "rbuild-test:300000:65536\n"),
+        ("single-id", "somebody:1000:10\n"),
+    ] {
+        let user = User::new(ranges);
+        user.import_busybox();
+        let rbuild = |args: Vec<OsString>| user.rbuild(args);
+        check(&Rung {
+            name,
+            env: &user.env,
+            rbuild: &rbuild,
+        });
+    }
+}
+
 #[test]
 fn a_step_that_tries_everything_changes_nothing() {
-    let canary = Canary::new();
-    let before = host();
-    let text = format!("FROM busybox\nRUN mkdir /mnt\nRUN <<EOF{SCRIPT}EOF\n");
-    let lines = canary.lines(&text, "RUN <<EOF");
-    let through: Vec<_> = lines
-        .iter()
-        .filter(|line| line.contains("THROUGH"))
-        .collect();
-    assert!(through.is_empty(), "{through:#?}");
-    assert!(lines.len() > 20, "{lines:#?}");
-    assert_eq!(&lines[lines.len() - 2..], ["shm 65536", "end"]);
-    assert_eq!(host(), before);
-    let left = crate::support::leftovers::wait_until_gone(canary.env.path());
-    assert!(left.is_empty(), "{left:?}");
+    on_every_rung(|rung| {
+        let name = rung.name;
+        let canary = super::listing(&rung.env.files("outside", &[("canary", "untouched")]));
+        let before = host();
+        let text = format!("FROM busybox\nRUN mkdir /mnt\nRUN <<EOF{SCRIPT}EOF\n");
+        let context = rung.env.dockerfile("c", &text);
+        let build = args!["build", "--progress=plain", "--no-cache", context];
+        let told = (rung.rbuild)(build.into()).run().ok();
+        let is_named = told.stderr.contains(&format!("isolation {name}:"));
+        assert_eq!(is_named, name != "root", "{}", told.stderr);
+        let steps = parse(&told.stderr);
+        let lines = &step(&steps, "RUN <<EOF").log;
+        let through: Vec<_> = lines
+            .iter()
+            .filter(|line| line.contains("THROUGH"))
+            .collect();
+        assert!(through.is_empty(), "{name}: {through:#?}");
+        assert!(lines.len() > 20, "{name}: {lines:#?}");
+        assert_eq!(&lines[lines.len() - 2..], ["shm 65536", "end"], "{name}");
+        assert_eq!(host(), before, "{name}");
+        assert_eq!(super::listing(&rung.env.join("outside")), canary, "{name}");
+        let left = leftovers::wait_until_gone(rung.env.path());
+        assert!(left.is_empty(), "{name}: {left:?}");
+    });
 }
 
 /// System calls that no program of busybox makes, made by Python.
@@ -89,36 +139,31 @@ fn system_calls_that_reach_the_kernel_are_denied() {
         })
         .collect();
     let perl = lines.concat();
-    let canary = Canary::new();
-    let env = &canary.env;
-    env.rbuild(crate::args![
-        "import",
-        crate::support::debian::rootfs(),
-        "debian:bookworm"
-    ])
-    .timeout(300)
-    .run()
-    .ok();
-    let ran = env
-        .rbuild([
+    on_every_rung(|rung| {
+        let copy = rung.env.join("debian.tar");
+        fs::copy(debian::rootfs(), &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
+        let import = args!["import", copy, "debian:bookworm"];
+        (rung.rbuild)(import.into()).timeout(300).run().ok();
+        let run = args![
             "run",
             "--rm",
             "--network=none",
             "debian:bookworm",
             "perl",
             "-e",
-            &perl,
-        ])
-        .run()
-        .ok();
-    let out = ran.out();
-    for line in out.lines() {
-        let error = line.rsplit(' ').next().unwrap();
-        // EPERM, ENOSYS; ptrace is allowed, but there is nobody in reach.
-        let held = ["1", "38"].contains(&error) || line.starts_with("ptrace") && error != "0";
-        assert!(held, "{out}");
-    }
-    assert_eq!(out.lines().count(), calls.len(), "{out}");
+            &perl
+        ];
+        let ran = (rung.rbuild)(run.into()).run().ok();
+        let out = ran.out();
+        for line in out.lines() {
+            let error = line.rsplit(' ').next().unwrap();
+            // EPERM, ENOSYS; ptrace is allowed, but there is nobody in reach.
+            let held = ["1", "38"].contains(&error) || line.starts_with("ptrace") && error != "0";
+            assert!(held, "{}: {out}", rung.name);
+        }
+        assert_eq!(out.lines().count(), calls.len(), "{}: {out}", rung.name);
+    });
 }
 
 /// What a step might have changed.
