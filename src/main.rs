@@ -29,6 +29,7 @@ mod rights;
 mod signals;
 mod terminal;
 mod time;
+mod truth;
 mod ui;
 
 use std::process::ExitCode;

@@ -14,21 +14,14 @@ use rbuild_registry::{
 
 use crate::config::Settings;
 use crate::failure::{Failure, plain_words, status};
+use crate::truth::Truth as _;
 use crate::ui;
 
 /// Options of every command that speaks with registries.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct RegistryArgs {
     /// Check the certificates of registries; without, plain http is spoken too
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true,
-        help_heading = "Registries"
-    )]
+    #[arg(long, truth = "BOOL", help_heading = "Registries")]
     pub(crate) tls_verify: Option<bool>,
     /// File with credentials, instead of Docker's and Podman's own
     #[arg(long, value_name = "FILE", help_heading = "Registries")]

@@ -105,16 +105,8 @@ mod tests {
 
     use rustix::fs::{CWD, Mode};
 
+    use super::super::file::tests::names;
     use super::*;
-
-    fn names(directory: &Path) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
 
     fn put(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
         write_to(&Destination::File(path.to_path_buf()), None, &mut |out| {

@@ -8,6 +8,7 @@ use crate::limits::LimitArgs;
 use crate::refused::{Refused, RefusedList, RefusedOption, flag, value};
 use crate::registries::RegistryArgs;
 use crate::rights::RightsArgs;
+use crate::truth::Truth as _;
 use crate::ui::progress::ProgressMode;
 
 const WHAT: &str = "What to build";
@@ -130,11 +131,7 @@ pub(crate) struct BuildArgs {
     /// Show RUN the proxies that the environment names
     #[arg(
         long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true,
+        truth = "BOOL",
         help_heading = STEPS
     )]
     pub(super) http_proxy: Option<bool>,
@@ -223,11 +220,7 @@ pub(crate) struct BuildArgs {
     /// `--layers=false`: one layer for the whole build, as with `--squash`
     #[arg(
         long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true,
+        truth = "BOOL",
         help_heading = RESULT
     )]
     pub(super) layers: Option<bool>,
@@ -243,11 +236,7 @@ pub(crate) struct BuildArgs {
     /// `--inherit-labels=false`: leave the base image's labels out
     #[arg(
         long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true,
+        truth = "BOOL",
         help_heading = RESULT
     )]
     pub(super) inherit_labels: Option<bool>,

@@ -20,6 +20,7 @@ use super::KILL;
 use crate::config::Settings;
 use crate::failure::{Failure, status};
 use crate::terminal::{DetachKeys, RawMode, Typed, copy_in_thread};
+use crate::truth::Truth as _;
 use crate::ui;
 
 /// How long a container has to end after its terminal has gone.
@@ -32,14 +33,7 @@ pub(crate) struct AttachingArgs {
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
     /// Pass signals on
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true
-    )]
+    #[arg(long, truth = "BOOL")]
     sig_proxy: Option<bool>,
 }
 

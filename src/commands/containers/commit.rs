@@ -11,6 +11,7 @@ use crate::container::details::Details;
 use crate::container::{protect, unpack};
 use crate::events::{self, Event};
 use crate::failure::Failure;
+use crate::truth::Truth as _;
 use crate::ui;
 
 /// Make an image of what a container changed
@@ -36,15 +37,7 @@ pub(crate) struct CommitArgs {
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
     /// Let it stand still meanwhile [default: true]
-    #[arg(
-        short,
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_possible_values = true
-    )]
+    #[arg(short, long, truth = "BOOL")]
     pause: Option<bool>,
     /// Do not let it stand still meanwhile
     #[arg(long, conflicts_with = "pause")]
