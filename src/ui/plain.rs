@@ -243,6 +243,10 @@ impl Renderer for Plain {
         }
     }
 
+    fn changes_with_time(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     fn finish(&mut self, journal: &Journal, _at: Duration) {
         while !self.waiting.is_empty() {
             self.continue_with_oldest(journal);

@@ -1,10 +1,11 @@
 //! Brings the events of a build to a renderer.
 //!
-//! Events come from many threads; one thread owns the renderer and the terminal. The channel
-//! between them is bounded, so that a slow reader slows the build instead of filling the memory.
+//! Events come from many threads; whoever brings one renders it, one after the other, so that a slow
+//! reader slows the build instead of filling the memory, and nobody is woken to write a line. Only what
+//! changes with time alone has a thread, which starts when there is such a thing.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,6 @@ use super::rawjson::RawJson;
 use super::style::Palette;
 use super::tty::Tty;
 
-/// Events on their way to the renderer.
-const IN_FLIGHT: usize = 256;
 /// Time between two ticks of a renderer.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -43,6 +42,10 @@ pub(crate) trait Renderer: Send {
     fn notes(&mut self, journal: &Journal, notes: &[Note], at: Duration);
     /// Time went on.
     fn tick(&mut self, journal: &Journal, at: Duration);
+    /// Whether time alone may change what is shown.
+    fn changes_with_time(&self) -> bool {
+        false
+    }
     /// The build is over.
     fn finish(&mut self, journal: &Journal, at: Duration);
 }
@@ -68,13 +71,25 @@ pub(crate) struct Display {
 }
 
 /// Takes the events of one build.
-pub(crate) struct Progress {
-    sender: SyncSender<(Instant, Event)>,
-    thread: JoinHandle<Journal>,
+pub(crate) struct Progress(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// The build is over.
+    ended: Condvar,
+    began: Instant,
+}
+
+struct State {
+    renderer: Box<dyn Renderer>,
+    journal: Journal,
+    /// The thread that tells the renderer of time, once there is one.
+    ticker: Option<JoinHandle<()>>,
+    is_over: bool,
 }
 
 impl Progress {
-    /// Starts the thread that shows the progress on standard error.
+    /// Shows the progress on standard error from now on.
     pub(crate) fn start(mode: ProgressMode, display: Display) -> io::Result<Progress> {
         let out: Box<dyn Write + Send> = Box::new(io::BufWriter::new(io::stderr()));
         Progress::with(match mode {
@@ -88,26 +103,91 @@ impl Progress {
         })
     }
 
-    /// Starts the thread that writes the progress to a file, as plain lines.
+    /// Writes the progress to a file from now on, as plain lines.
     pub(crate) fn to_file(file: std::fs::File) -> io::Result<Progress> {
         let out = Box::new(io::BufWriter::new(file));
         Progress::with(Box::new(Plain::new(out, Palette::default(), false)))
     }
 
     fn with(renderer: Box<dyn Renderer>) -> io::Result<Progress> {
-        let (sender, receiver) = sync_channel(IN_FLIGHT);
-        let began = Instant::now();
-        let thread = std::thread::Builder::new()
-            .name("progress".into())
-            .spawn(move || show(renderer, &receiver, began))?;
-        Ok(Progress { sender, thread })
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                renderer,
+                journal: Journal::default(),
+                ticker: None,
+                is_over: false,
+            }),
+            ended: Condvar::new(),
+            began: Instant::now(),
+        });
+        shared.lock().keep_time(&shared)?;
+        Ok(Progress(shared))
     }
 
     /// Shows what is left; returns all that was seen.
     pub(crate) fn finish(self) -> Journal {
-        drop(self.sender);
-        // A renderer that panicked has said so itself; the build's result still counts.
-        self.thread.join().unwrap_or_default()
+        self.end();
+        std::mem::take(&mut self.0.lock().journal)
+    }
+
+    /// Ends the thread and the renderer, once.
+    fn end(&self) {
+        let mut state = self.0.lock();
+        if std::mem::replace(&mut state.is_over, true) {
+            return;
+        }
+        let ticker = state.ticker.take();
+        drop(state);
+        self.0.ended.notify_all();
+        if let Some(thread) = ticker {
+            // A renderer that panicked has said so itself; the build's result still counts.
+            let _ = thread.join();
+        }
+        let State {
+            renderer, journal, ..
+        } = &mut *self.0.lock();
+        renderer.finish(journal, self.0.began.elapsed());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // What a renderer that panicked has left is good enough to go on with.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the renderer of time until the build is over.
+    fn tick(&self) {
+        let mut state = self.lock();
+        while !state.is_over {
+            let waited = self.ended.wait_timeout(state, TICK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if !state.is_over {
+                let State {
+                    renderer, journal, ..
+                } = &mut *state;
+                renderer.tick(journal, self.began.elapsed());
+            }
+        }
+    }
+}
+
+impl State {
+    /// Starts the thread that tells the renderer of time, if it is to be told.
+    fn keep_time(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+        if self.ticker.is_some() || self.is_over || !self.renderer.changes_with_time() {
+            return Ok(());
+        }
+        let shared = Arc::clone(shared);
+        let thread = std::thread::Builder::new().name("progress".into());
+        self.ticker = Some(thread.spawn(move || shared.tick())?);
+        Ok(())
     }
 }
 
@@ -115,36 +195,16 @@ fn tty(display: Display) -> Tty {
     Tty::new(display.palette, display.log_lines)
 }
 
-fn show(
-    mut renderer: Box<dyn Renderer>,
-    receiver: &Receiver<(Instant, Event)>,
-    began: Instant,
-) -> Journal {
-    let mut journal = Journal::default();
-    let mut last_tick = Instant::now();
-    loop {
-        let event = receiver.recv_timeout(TICK.saturating_sub(last_tick.elapsed()));
-        match event {
-            Ok((at, event)) => {
-                let at = at.saturating_duration_since(began);
-                let notes = journal.apply(at, event);
-                renderer.notes(&journal, &notes, at);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        if last_tick.elapsed() >= TICK {
-            renderer.tick(&journal, began.elapsed());
-            last_tick = Instant::now();
-        }
-    }
-    renderer.finish(&journal, began.elapsed());
-    journal
-}
-
 impl EventSink for Progress {
     fn event(&self, event: Event) {
-        // The receiver lives as long as its thread; if that died there is nobody to tell.
-        let _ = self.sender.send((Instant::now(), event));
+        let mut state = self.0.lock();
+        let at = self.0.began.elapsed();
+        let State {
+            renderer, journal, ..
+        } = &mut *state;
+        let notes = journal.apply(at, event);
+        renderer.notes(journal, &notes, at);
+        // Without the thread what waits is shown later, with what comes next.
+        let _ = state.keep_time(&self.0);
     }
 }

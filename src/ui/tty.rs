@@ -57,6 +57,10 @@ impl Renderer for Tty {
         self.screen.draw(measured.collect(), size);
     }
 
+    fn changes_with_time(&self) -> bool {
+        true
+    }
+
     fn finish(&mut self, journal: &Journal, at: Duration) {
         let size = Size::of_stderr();
         let lines = self.view(size, 0, at).whole(journal);
