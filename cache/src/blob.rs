@@ -4,9 +4,8 @@
 //! or not at all. Until the file system has been flushed its mode is 0400, afterwards 0444: that is
 //! how the first command after another boot knows which ones it has to check.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,15 +14,10 @@ use rustix::fs::Mode;
 
 use crate::digest::{Digest, DigestWriter};
 use crate::error::StoreError;
+use crate::flush::{self, UNFLUSHED};
 use crate::holes::HoleWriter;
 use crate::session;
 use crate::store::{Store, check_stop};
-
-/// Mode of a blob that has been flushed to disk.
-pub(crate) const FLUSHED: u32 = 0o444;
-
-/// Mode of a blob that a power cut may still damage.
-pub(crate) const UNFLUSHED: u32 = 0o400;
 
 /// Bytes gathered before they are hashed and written.
 const BUFFER: usize = 128 << 10;
@@ -228,17 +222,27 @@ impl Store {
 
     /// Tells whether a blob is there.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        std::fs::symlink_metadata(self.layout().blob(digest)).is_ok_and(|found| found.is_file())
+        self.look_at_blob(digest).is_ok_and(|found| found.is_file())
     }
 
     /// Returns the size of a blob in bytes, none if it is not there.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        let path = self.layout().blob(digest);
-        match std::fs::symlink_metadata(&path) {
+        match self.look_at_blob(digest) {
             Ok(found) => Ok(Some(found.len())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("look at", &path)(error)),
+            Err(error) => Err(StoreError::io("look at", &self.layout().blob(digest))(
+                error,
+            )),
         }
+    }
+
+    /// Looks at a blob; one that nobody has flushed yet is flushed with what is ours.
+    fn look_at_blob(&self, digest: &Digest) -> io::Result<Metadata> {
+        let found = std::fs::symlink_metadata(self.layout().blob(digest))?;
+        if !flush::is_marked(&found) {
+            self.pending_blob(*digest);
+        }
+        Ok(found)
     }
 
     /// If the blob is there, notes that it was needed now; false if it is not there.
@@ -277,9 +281,4 @@ impl Store {
         self.pending_blob(*digest);
         Ok(())
     }
-}
-
-/// Marks a blob as flushed.
-pub(crate) fn mark_flushed(path: &std::path::Path) -> io::Result<()> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(FLUSHED))
 }

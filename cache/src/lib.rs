@@ -18,6 +18,7 @@ mod entry;
 mod error;
 mod extract;
 mod fixed_times;
+mod flush;
 mod fsck;
 mod hash_beside;
 mod held;

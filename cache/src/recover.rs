@@ -1,6 +1,6 @@
 //! What is done once after each boot: find what a power cut may have damaged.
 //!
-//! Blobs with mode 0400 and trees whose seal is not `durable` were published but not flushed by
+//! Blobs and seals that are not marked as flushed by their mode, 0444, were published but not flushed by
 //! anyone. If the machine has booted since, their names may be there without their bytes. Each is
 //! checked here, under a lock, before any command uses the store in this boot. Layers that came
 //! from outside cannot be checked against their diff ID; they are dropped and unpacked again when
@@ -9,20 +9,19 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use rustix::fs::{CWD, Mode};
 
-use crate::blob::{self, FLUSHED};
 use crate::digest::{DiffId, Digest, DigestWriter};
 use crate::error::StoreError;
+use crate::flush;
 use crate::layout::Layout;
 use crate::lock::{Hold, StoreLock};
 use crate::remove::remove_tree;
 use crate::session;
-use crate::store::{Durability, flush};
+use crate::store::Durability;
 use crate::sys;
 use crate::tar_write::PaxWriter;
 use crate::tree::Seal;
@@ -45,13 +44,10 @@ pub(crate) fn after_boot(
     let seals = check_trees(layout, warnings)?;
     crate::stack::keep::remove_all(layout)?;
     if durability == Durability::Full && !(blobs.is_empty() && seals.is_empty()) {
-        flush(layout)?;
-        for path in &blobs {
-            blob::mark_flushed(path).map_err(StoreError::io("set the mode of", path))?;
-        }
-        for mut seal in seals {
-            seal.durable = true;
-            seal.write(layout)?;
+        flush::everything(layout)?;
+        let seals = seals.iter().map(|seal| layout.seal(&seal.diff_id));
+        for path in blobs.into_iter().chain(seals) {
+            flush::mark(&path).map_err(StoreError::io("set the mode of", &path))?;
         }
     }
     let (mut file, temporary) = session::temporary_file(layout)?;
@@ -139,8 +135,7 @@ fn check_blobs(layout: &Layout, warnings: &mut Vec<String>) -> Result<Vec<PathBu
     let suspects: Vec<(Digest, PathBuf)> = list_blobs(layout)?
         .into_iter()
         .filter(|(_, path)| {
-            std::fs::symlink_metadata(path)
-                .is_ok_and(|found| found.permissions().mode() & 0o777 != FLUSHED)
+            std::fs::symlink_metadata(path).is_ok_and(|found| !flush::is_marked(&found))
         })
         .collect();
     let checked: Vec<(Digest, PathBuf, Result<Digest, StoreError>)> = suspects

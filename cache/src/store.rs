@@ -8,20 +8,19 @@
 //! first command in the new boot removes what is not whole (see `recover.rs`), and a record whose
 //! outputs are not all there is a miss.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::CWD;
-
-use crate::blob;
 use crate::digest::{DiffId, Digest};
 use crate::disk;
 use crate::error::StoreError;
+use crate::flush::{self, Unflushed};
 use crate::held::Held;
 use crate::layout::Layout;
 use crate::lease::Published;
@@ -32,7 +31,6 @@ use crate::owners;
 use crate::recover;
 use crate::session::{self, Scratch};
 use crate::sweep::Sweeper;
-use crate::sys;
 use crate::tree::Seal;
 
 /// Version of the store's layout.
@@ -81,8 +79,23 @@ struct Inner {
 
 #[derive(Default)]
 struct Pending {
-    blobs: Vec<Digest>,
-    trees: Vec<DiffId>,
+    blobs: BTreeSet<Digest>,
+    /// With how many entries each has.
+    trees: BTreeMap<DiffId, u64>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && self.trees.is_empty()
+    }
+
+    fn unflushed(&self) -> Unflushed {
+        Unflushed {
+            blobs: self.blobs.iter().copied().collect(),
+            trees: self.trees.keys().copied().collect(),
+            entries: self.trees.values().sum(),
+        }
+    }
 }
 
 /// A persistent directory of `RUN --mount=type=cache`.
@@ -292,46 +305,43 @@ impl Store {
         })
     }
 
-    pub(crate) fn pending_blob(&self, digest: Digest) {
-        self.0
-            .pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .blobs
-            .push(digest);
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        let pending = self.0.pending.lock();
+        pending.unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn pending_tree(&self, diff_id: DiffId) {
-        self.0
-            .pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .trees
-            .push(diff_id);
+    pub(crate) fn pending_blob(&self, digest: Digest) {
+        self.pending().blobs.insert(digest);
+    }
+
+    pub(crate) fn pending_tree(&self, seal: &Seal) {
+        self.pending().trees.insert(seal.diff_id, seal.entries);
     }
 
     /// Flushes everything that this process wrote or used, so that it survives a power cut.
     ///
-    /// [`tag`](Store::tag) does this by itself. It costs one flush of the file system, and nothing
-    /// if there is nothing to flush.
+    /// [`tag`](Store::tag) does this by itself. It costs one flush, of what is to be flushed where that is
+    /// little, else of the file system; and nothing if there is nothing to flush.
     pub fn sync(&self) -> Result<(), StoreError> {
         if self.0.durability == Durability::None {
             return Ok(());
         }
-        let pending = std::mem::take(
-            &mut *self
-                .0
-                .pending
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        if pending.blobs.is_empty() && pending.trees.is_empty() {
+        let pending = std::mem::take(&mut *self.pending());
+        if pending.is_empty() {
             return Ok(());
         }
-        flush(&self.0.layout)?;
-        for digest in &pending.blobs {
-            let path = self.0.layout.blob(digest);
-            match blob::mark_flushed(&path) {
+        let layout = &self.0.layout;
+        if let Err(error) = flush::only(layout, &pending.unflushed()) {
+            // Whoever asks again must not be told that there was nothing to flush.
+            let mut now = self.pending();
+            now.blobs.extend(pending.blobs);
+            now.trees.extend(pending.trees);
+            return Err(error);
+        }
+        let blobs = pending.blobs.iter().map(|digest| layout.blob(digest));
+        let seals = pending.trees.keys().map(|diff_id| layout.seal(diff_id));
+        for path in blobs.chain(seals) {
+            match flush::mark(&path) {
                 Ok(()) => {}
                 // Removed in the meantime, or somebody else's: he marks it.
                 Err(error)
@@ -340,14 +350,6 @@ impl Store {
                         std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
                     ) => {}
                 Err(error) => return Err(StoreError::io("set the mode of", &path)(error)),
-            }
-        }
-        for diff_id in &pending.trees {
-            if let Some(mut seal) = Seal::read(&self.0.layout, diff_id)?
-                && !seal.durable
-            {
-                seal.durable = true;
-                seal.write(&self.0.layout)?;
             }
         }
         Ok(())
@@ -360,13 +362,6 @@ pub fn check_stop(flag: Option<&AtomicBool>) -> std::io::Result<()> {
         Some(flag) if flag.load(Ordering::Relaxed) => Err(std::io::Error::other("cancelled")),
         _ => Ok(()),
     }
-}
-
-/// Flushes the file system that the store is on.
-pub(crate) fn flush(layout: &Layout) -> Result<(), StoreError> {
-    let root = rustix::fs::openat(CWD, layout.root(), sys::LIST, rustix::fs::Mode::empty())
-        .map_err(StoreError::io("open", layout.root()))?;
-    rustix::fs::syncfs(&root).map_err(StoreError::io("flush the file system of", layout.root()))
 }
 
 /// Makes the directories and, last, the `format` file.

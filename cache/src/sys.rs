@@ -15,6 +15,9 @@ use crate::entry::{FileKind, Metadata, Timestamp};
 use crate::marks;
 use crate::owners;
 
+mod range;
+pub(crate) use range::write_content;
+
 /// Flags to open a directory only to name things below it.
 pub(crate) const DIRECTORY: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)

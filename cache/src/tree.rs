@@ -10,13 +10,12 @@
 //! Whoever removes trees keeps the lower one as long as there is one over it; a layer whose lower tree
 //! is missing does not count.
 //!
-//! A seal first says `durable: false` together with the boot in which it was written. As long as
-//! that boot lasts, the page cache vouches for the tree. [`Store::sync`](crate::Store::sync) flushes
-//! the file system and then rewrites the seals; after another boot, seals that are still not
-//! durable are checked or dropped before anyone may use the store.
+//! A seal tells the boot in which it was written. As long as that boot lasts, the page cache vouches for
+//! the tree. [`Store::sync`](crate::Store::sync) flushes seal and tree and then sets the seal's mode to 0444;
+//! after another boot, those with another mode are checked or dropped before anyone may use the store.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, Metadata as FileMetadata};
 use std::io::{Read as _, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +28,7 @@ use crate::blob::BlobInfo;
 use crate::compress::CompressionKind;
 use crate::digest::{DiffId, Digest};
 use crate::error::{StoreError, ViewError};
+use crate::flush;
 use crate::layout::Layout;
 use crate::live::LiveDirectory;
 use crate::lock::{Hold, StoreLock};
@@ -74,7 +74,9 @@ pub(crate) struct Seal {
     pub(crate) headers: Digest,
     /// Boot in which it was written.
     pub(crate) boot: String,
-    /// Whether tree and seal have been flushed.
+    /// Whether tree and seal have been flushed. The file's mode says so; what is written in it is of stores
+    /// where the seal was written anew.
+    #[serde(default)]
     pub(crate) durable: bool,
 }
 
@@ -144,34 +146,39 @@ impl Seal {
 
     /// Reads a seal; none if it is missing, torn, of another version or of another tree.
     pub(crate) fn read(layout: &Layout, diff_id: &DiffId) -> Result<Option<Seal>, StoreError> {
-        Seal::read_file(layout, diff_id).map(|read| read.map(|(seal, _)| seal))
+        Seal::read_file(layout, diff_id).map(|read| read.map(|(seal, ..)| seal))
     }
 
-    /// Reads a seal; returns it with its file.
-    fn read_file(layout: &Layout, diff_id: &DiffId) -> Result<Option<(Seal, File)>, StoreError> {
+    /// Reads a seal; returns it with its file and what is known of that.
+    fn read_file(
+        layout: &Layout,
+        diff_id: &DiffId,
+    ) -> Result<Option<(Seal, File, FileMetadata)>, StoreError> {
         let path = layout.seal(diff_id);
         let mut bytes = Vec::with_capacity(USUAL_SIZE);
         let file = File::open(&path).and_then(|file| {
-            (&file).take(LARGEST).read_to_end(&mut bytes)?;
-            Ok(file)
+            // As much as there is: no second call to learn that there is no more.
+            let found = file.metadata()?;
+            (&file)
+                .take(found.len().min(LARGEST))
+                .read_to_end(&mut bytes)?;
+            Ok((file, found))
         });
-        let file = match file {
-            Ok(file) => file,
+        let (file, found) = match file {
+            Ok(read) => read,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read the seal", &path)(error)),
         };
         let seal = serde_json::from_slice::<Seal>(&bytes).ok();
-        Ok(seal
-            .filter(|seal| seal.is_known() && seal.diff_id == *diff_id)
-            .map(|seal| (seal, file)))
+        let seal = seal.filter(|seal| seal.is_known() && seal.diff_id == *diff_id);
+        Ok(seal.map(|mut seal| {
+            seal.durable |= flush::is_marked(&found);
+            (seal, file, found)
+        }))
     }
 
-    /// Writes the seal so that it is there whole or not at all.
-    pub(crate) fn write(&self, layout: &Layout) -> Result<(), StoreError> {
-        self.write_with(layout, || Ok(()))
-    }
-
-    /// Does something when all that is left to do is to give the seal its name.
+    /// Writes the seal so that it is there whole or not at all, and does something when all that is left to
+    /// do is to give it its name.
     fn write_with(
         &self,
         layout: &Layout,
@@ -376,7 +383,7 @@ impl Store {
             return Ok(Some(layer));
         }
         let held = self.held().is_held(diff_id);
-        let Some((seal, file)) = Seal::read_file(self.layout(), diff_id)? else {
+        let Some((seal, file, found)) = Seal::read_file(self.layout(), diff_id)? else {
             return Ok(None);
         };
         let path = self.layout().tree(diff_id);
@@ -392,9 +399,9 @@ impl Store {
             },
         };
         if !seal.durable {
-            self.pending_tree(*diff_id);
+            self.pending_tree(&seal);
         }
-        note_use_of(&file);
+        note_use_of(&file, &found);
         let layer = Layer::new(seal, path, under);
         self.held().found(&layer, held);
         Ok(Some(layer))
@@ -428,27 +435,26 @@ impl Store {
             // If this fails as well, it is garbage like that of a killed process.
             let _ = remove_tree(&path);
         })?;
-        self.pending_tree(diff_id);
+        self.pending_tree(&seal);
         Ok(Layer::new(seal, path, under))
     }
 }
 
 /// Notes in a file's time that it was used.
 pub(crate) fn note_use(path: &Path) {
-    if let Ok(file) = File::open(path) {
-        note_use_of(&file);
+    if let Ok(file) = File::open(path)
+        && let Ok(found) = file.metadata()
+    {
+        note_use_of(&file, &found);
     }
 }
 
-fn note_use_of(file: &File) {
+fn note_use_of(file: &File, found: &FileMetadata) {
     let now = SystemTime::now();
-    let recent = file
-        .metadata()
-        .and_then(|found| found.modified())
-        .is_ok_and(|then| {
-            now.duration_since(then)
-                .is_ok_and(|age| age < USE_RESOLUTION)
-        });
+    let recent = found.modified().is_ok_and(|then| {
+        now.duration_since(then)
+            .is_ok_and(|age| age < USE_RESOLUTION)
+    });
     if !recent {
         // Only decides what is pruned first; a read-only store works all the same.
         let _ = file.set_modified(now);

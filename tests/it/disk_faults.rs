@@ -16,13 +16,14 @@ use crate::support::{TestEnv, needs};
 const USUAL: u64 = 24;
 
 /// Calls that write, in the names of `strace`.
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 15] = [
     "write",
     "pwrite64",
     "writev",
     "ftruncate",
     "fsync,fdatasync",
     "syncfs",
+    "sync_file_range",
     "rename,renameat,renameat2",
     "linkat",
     "mkdir,mkdirat",

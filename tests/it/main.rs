@@ -48,6 +48,7 @@ mod options;
 mod outputs;
 mod peers;
 mod plain_progress;
+mod power_cut;
 mod rebuild;
 mod registry;
 mod remote;

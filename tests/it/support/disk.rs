@@ -44,6 +44,20 @@ impl Disk {
                  mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none \"$1\""
             ),
         };
+        Disk::mounted(mount, &script)
+    }
+
+    /// The disk of [`Kind::Ext4`] as it would be found if the power went now: with what has reached the device.
+    pub(crate) fn after_power_cut(&self, env: &TestEnv) -> Disk {
+        let mount = env.join("after");
+        std::fs::create_dir(&mount).unwrap();
+        let image = |mount: &Path| mount.with_extension("img");
+        std::fs::copy(image(&self.mount), image(&mount)).unwrap();
+        Disk::mounted(mount, "mount -o loop \"$1.img\" \"$1\"")
+    }
+
+    /// Mounts with a script that gets the place as its argument.
+    fn mounted(mount: PathBuf, script: &str) -> Disk {
         let mut holder = Command::new(needs::program("unshare", "util-linux"))
             .args(["--mount", "--propagation", "private", "sh", "-c"])
             .arg(format!("{script} && echo ready && read -r end"))
