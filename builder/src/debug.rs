@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::{BuildDirectory, Draft, FileKind, Follow, Layer, Lease, RootView, Store};
+use rbuild_cache::{
+    BuildDirectory, DiffId, Draft, FileKind, Follow, Layer, Lease, RootView, Store,
+};
 use rbuild_parser::{NetworkMode, SecurityMode};
 use rbuild_runtime::{Mount, MountSource, Runtime, Sandbox};
 
@@ -16,7 +18,7 @@ use crate::error::{BuildError, chain};
 use crate::event::{Event, EventSink, VertexId};
 use crate::exec::{self, ExecContext, PlainStep, Ready};
 use crate::ops::{ExecMountKind, ExecOp, Setting};
-use crate::recipe::{self, DiffIdText, Recipe, Work};
+use crate::recipe::{self, Recipe, Work};
 use crate::report::{BuildReport, StepReport, StepState};
 use crate::request::{NameResolution, SecretSource, SshSource};
 use crate::users::lookup_user;
@@ -102,7 +104,7 @@ pub fn open(
     let lease = store
         .lease()
         .map_err(|error| BuildError::io("could not begin to use the store", &error))?;
-    let layers = |texts: &[DiffIdText]| layers(store, &lease, texts);
+    let layers = |ids: &[DiffId]| layers(store, &lease, ids);
     let mut root = layers(&recipe.below)?;
     let failed = request.step.state == StepState::Failed && request.moment == Moment::After;
     let upper = build.failed_upper().filter(|_| failed);
@@ -196,8 +198,7 @@ fn find(store: &Store, request: &DebugRequest<'_>) -> Result<(BuildDirectory, Re
         .map_err(|error| BuildError::io("could not read the steps of the build", &error))?
         .ok_or_else(gone)?;
     let recipe = recipes
-        .get(&request.step.vertex)
-        .cloned()
+        .get(request.step.vertex)
         .ok_or_else(|| not_run(request.step))?;
     Ok((build, recipe))
 }
@@ -208,15 +209,12 @@ fn not_run(step: &StepReport) -> BuildError {
 }
 
 /// The layers, which must be in the store, and stay there.
-fn layers(store: &Store, lease: &Lease, texts: &[DiffIdText]) -> Result<Vec<Layer>, BuildError> {
-    let mut layers = Vec::with_capacity(texts.len());
-    for text in texts {
-        let diff_id = text
-            .parse()
-            .ok_or_else(|| BuildError::user("the record of the step is damaged"))?;
+fn layers(store: &Store, lease: &Lease, ids: &[DiffId]) -> Result<Vec<Layer>, BuildError> {
+    let mut layers = Vec::with_capacity(ids.len());
+    for diff_id in ids {
         let layer = lease
-            .protect_layer(&diff_id)
-            .and_then(|()| store.layer(&diff_id))
+            .protect_layer(diff_id)
+            .and_then(|()| store.layer(diff_id))
             .map_err(|error| BuildError::io("could not open a layer", &error))?;
         layers.push(layer.ok_or_else(|| {
             BuildError::user(format!("layer {diff_id} of the step is not in the store")).with_help(

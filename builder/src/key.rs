@@ -38,9 +38,8 @@ impl Parts {
     /// The key.
     pub(crate) fn digest(&self) -> Digest {
         let mut hasher = Sha256::new();
-        for text in self.entries.iter().flat_map(|(name, value)| [name, value]) {
-            hasher.update((text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
+        for (name, value) in &self.entries {
+            part(&mut hasher, name, value);
         }
         Digest::from_bytes(hasher.finalize().into())
     }
@@ -51,6 +50,14 @@ impl Parts {
             .iter()
             .map(|(name, value)| (name.clone(), shorten(value)))
             .collect()
+    }
+}
+
+/// Adds a part to a key.
+pub(crate) fn part(hasher: &mut Sha256, name: &str, value: &str) {
+    for text in [name, value] {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
     }
 }
 

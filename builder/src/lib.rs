@@ -205,6 +205,8 @@ fn build_with(
             mounts: &mounts,
             lost: &lost,
             beside: &beside,
+            chains: solve::Chains::default(),
+            ahead: OnceLock::new(),
             foreseen: OnceLock::new(),
             runtime: engine.runtime.as_ref(),
             remote: &engine.remote,

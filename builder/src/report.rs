@@ -268,14 +268,12 @@ impl Recorder {
 
     /// Notes how a step can be looked into.
     pub(crate) fn recipe(&self, id: VertexId, recipe: Recipe) {
-        lock(&self.recipes).insert(id.0, recipe);
+        lock(&self.recipes).add(id.0, recipe);
     }
 
     /// Notes the layer that a step gave.
     pub(crate) fn result(&self, id: VertexId, layer: &rbuild_cache::DiffId) {
-        if let Some(recipe) = lock(&self.recipes).get_mut(&id.0) {
-            recipe.layer = Some(layer.into());
-        }
+        lock(&self.recipes).result(id.0, *layer);
     }
 
     /// A step that will have to be done.

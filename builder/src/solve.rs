@@ -4,6 +4,8 @@
 //! processes a lock named by the key keeps two from doing the same work. The first failure stops
 //! what runs and leaves what waits.
 
+mod ahead;
+mod chain;
 mod findings;
 mod foresee;
 mod images;
@@ -33,6 +35,8 @@ use crate::report::Recorder;
 use crate::request::BuildRequest;
 use crate::source::Remote;
 
+pub(crate) use ahead::Ahead;
+pub(crate) use chain::Chains;
 pub(crate) use foresee::foreseen;
 pub(crate) use schedule::solve;
 
@@ -56,6 +60,10 @@ pub(crate) struct SolveContext<'a> {
     pub lost: &'a Lost,
     /// Sends results while the build goes on.
     pub beside: &'a Beside,
+    /// Identities of root file systems.
+    pub chains: Chains,
+    /// What the store knew before the first step.
+    pub ahead: OnceLock<Ahead>,
     /// Keys that need no results; see [`foreseen`].
     pub foreseen: OnceLock<Vec<Option<Digest>>>,
     /// Starts sandboxes; none on hosts where nothing can run.
@@ -126,15 +134,6 @@ impl VertexOutput {
             Value::Local(_) => &[],
         }
     }
-}
-
-/// Identity of a root file system: a digest over its diff IDs, bottom first.
-fn chain_identity(layers: &[LayerRef]) -> String {
-    let mut parts = crate::key::Parts::new();
-    for layer in layers {
-        parts.push("layer", layer.diff_id.to_string());
-    }
-    parts.digest().to_string()
 }
 
 /// Makes sure that layers are unpacked in the store.

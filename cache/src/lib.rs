@@ -78,6 +78,7 @@ pub use lease::Lease;
 pub use limits::Limits;
 pub use live::{LiveDirectory, LiveName, LiveTree, metadata_of};
 pub use lock::StoreLock;
+pub use meta::RecordReader;
 pub use pack::pack;
 pub use plain::{PlainRoot, copy_tree};
 pub use prune::{ItemCondition, PruneOptions, PruneReport, Usage, UsageItem, UsageKind};

@@ -26,6 +26,7 @@ mod layer_blobs;
 pub(crate) use layer_blobs::KnownBlob;
 mod pins;
 mod records;
+pub use records::RecordReader;
 
 /// Version of the tables, kept in `PRAGMA user_version`.
 const SCHEMA_VERSION: i64 = 1;

@@ -3,6 +3,7 @@
 use crate::digest::{DiffId, Digest};
 use crate::error::StoreError;
 use crate::lease::Lease;
+use crate::meta::RecordReader;
 use crate::records::BuildRecord;
 use crate::store::Store;
 
@@ -24,12 +25,31 @@ impl Store {
         lease: &Lease,
         key: &Digest,
     ) -> Result<Option<BuildRecord>, StoreError> {
-        let Some(record) = self.meta().record(key)? else {
-            return Ok(None);
-        };
+        match self.meta().record(key)? {
+            Some(record) => self.record_of(lease, record),
+            None => Ok(None),
+        }
+    }
+
+    /// The same of a record that was looked up before.
+    pub fn record_of(
+        &self,
+        lease: &Lease,
+        record: BuildRecord,
+    ) -> Result<Option<BuildRecord>, StoreError> {
         let digests: Vec<Digest> = record.layers.iter().map(|layer| *layer.digest()).collect();
         lease.protect_all(&digests)?;
         self.if_there(record)
+    }
+
+    /// Asks for many records with one look at the database.
+    ///
+    /// What they gave may be gone: see [`record_of`](Store::record_of).
+    pub fn look_up_records<T>(
+        &self,
+        ask: impl FnMut(&RecordReader<'_>) -> T,
+    ) -> Result<T, StoreError> {
+        self.meta().look_up_records(ask)
     }
 
     fn if_there(&self, record: BuildRecord) -> Result<Option<BuildRecord>, StoreError> {

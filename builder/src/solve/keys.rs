@@ -5,7 +5,7 @@ use std::path::Path;
 use rbuild_cache::{Follow, RootView};
 use rbuild_parser::IgnoreMatcher;
 
-use super::{SolveContext, Value, VertexOutput, chain_identity, view_of};
+use super::{SolveContext, Value, VertexOutput, view_of};
 use crate::error::BuildError;
 use crate::file::{missing_source, not_found};
 use crate::key::{CONTENT, PARENT, Parts};
@@ -47,9 +47,9 @@ pub(super) fn early_parts(
 }
 
 /// The identity of an input that is a root file system.
-fn layers_of(input: Option<&VertexOutput>) -> Option<String> {
+fn layers_of(context: &SolveContext<'_>, input: Option<&VertexOutput>) -> Option<String> {
     match &input?.value {
-        Value::Rootfs(layers) => Some(format!("layers {}", chain_identity(layers))),
+        Value::Rootfs(layers) => Some(format!("layers {}", context.chains.identity(layers))),
         Value::Local(_) => None,
     }
 }
@@ -66,7 +66,7 @@ fn all_parts(
     };
     match &vertex.op {
         Op::Exec(exec) => {
-            key.parts.push(PARENT, identity(inputs.first()));
+            key.parts.push(PARENT, identity(context, inputs.first()));
             for mount in &exec.mounts {
                 let read = match &mount.kind {
                     ExecMountKind::Bind {
@@ -80,7 +80,7 @@ fn all_parts(
                     _ => None,
                 };
                 if let Some((input, source)) = read {
-                    if early && let Some(layers) = layers_of(inputs.get(input)) {
+                    if early && let Some(layers) = layers_of(context, inputs.get(input)) {
                         let name = format!("{CONTENT}{source} at {}", mount.target);
                         key.parts.push(name, layers);
                         continue;
@@ -93,7 +93,7 @@ fn all_parts(
         }
         Op::File(file) => {
             if !file.detached {
-                key.parts.push(PARENT, identity(inputs.first()));
+                key.parts.push(PARENT, identity(context, inputs.first()));
             }
             for action in &file.actions {
                 if let FileAction::Copy(copy) = action {
@@ -106,8 +106,8 @@ fn all_parts(
     Ok(key)
 }
 
-fn identity(input: Option<&VertexOutput>) -> String {
-    input.map_or_else(String::new, |input| chain_identity(input.layers()))
+fn identity(context: &SolveContext<'_>, input: Option<&VertexOutput>) -> String {
+    input.map_or_else(String::new, |input| context.chains.identity(input.layers()))
 }
 
 /// The tree behind an input.
@@ -146,7 +146,7 @@ fn copy_parts(
             }
             continue;
         };
-        if early && let Some(layers) = layers_of(inputs.get(*input)) {
+        if early && let Some(layers) = layers_of(context, inputs.get(*input)) {
             key.parts.push(format!("{CONTENT}{path}"), layers);
             continue;
         }

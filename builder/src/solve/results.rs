@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rbuild_cache::{BuildRecord, Digest, Layer};
+use rbuild_cache::{BuildRecord, Digest, Layer, StoreError};
 
+use super::ahead::Foreknown;
 use super::{LayerRef, SolveContext, Value, VertexOutput, foreseen};
 use crate::error::BuildError;
 use crate::event::{Event, VertexId};
@@ -92,10 +93,34 @@ pub(super) fn look_up(
     if vertex.meta.ignore_cache {
         return Ok(None);
     }
-    let record = context
-        .store
-        .record_for(context.lease, key)
-        .map_err(|error| BuildError::io("could not read the build cache", &error))?;
+    let ahead = context.ahead.get();
+    let record = match ahead.map_or(Foreknown::Unknown, |ahead| ahead.get(key)) {
+        Foreknown::Miss => return Ok(None),
+        Foreknown::Hit(record) => context.store.record_of(context.lease, record.clone()),
+        Foreknown::Unknown => context.store.record_for(context.lease, key),
+    };
+    if_whole(context, record)
+}
+
+/// The same, not as it was before the first step but as it is now.
+pub(super) fn look_up_again(
+    context: &SolveContext<'_>,
+    vertex: &Vertex,
+    key: &Digest,
+) -> Result<Option<BuildRecord>, BuildError> {
+    if vertex.meta.ignore_cache {
+        return Ok(None);
+    }
+    if_whole(context, context.store.record_for(context.lease, key))
+}
+
+/// The record, if its layers are unpacked.
+fn if_whole(
+    context: &SolveContext<'_>,
+    record: Result<Option<BuildRecord>, StoreError>,
+) -> Result<Option<BuildRecord>, BuildError> {
+    let record =
+        record.map_err(|error| BuildError::io("could not read the build cache", &error))?;
     let Some(record) = record else {
         return Ok(None);
     };

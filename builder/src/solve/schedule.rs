@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::ahead::look_ahead;
 use super::vertex::run_vertex;
 use super::{SolveContext, VertexOutput};
 use crate::error::{BuildError, BuildErrorKind};
@@ -32,6 +33,7 @@ pub(crate) fn solve(
             context.recorder.planned(id, &vertex.meta, inputs);
         }
     }
+    context.ahead.get_or_init(|| look_ahead(context));
     let pool = Pool::new(context, &needed);
     let jobs = context
         .request

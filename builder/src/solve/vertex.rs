@@ -7,7 +7,7 @@ use rbuild_cache::{BuildRecord, Layer};
 use super::images::image_output;
 use super::keys::{Key, early_parts, key, tree_of};
 use super::reason::tell_reason;
-use super::results::{cached, imported, look_up, output, record, taken};
+use super::results::{cached, imported, look_up, look_up_again, output, record, taken};
 use super::{LayerRef, SolveContext, Value, VertexOutput, make_room, materialize, protect};
 use super::{findings, reuse};
 use crate::error::{BuildError, BuildErrorKind};
@@ -161,7 +161,7 @@ fn keyed(
             context.events.event(Event::Waiting { vertex: id, what });
         },
     )?;
-    if let Some(record) = look_up(context, vertex, &key)? {
+    if let Some(record) = look_up_again(context, vertex, &key)? {
         return Ok(cached(context, id, vertex, below, &record).known_as(keys));
     }
     if !waited {
@@ -235,15 +235,15 @@ fn run_and_keep(
 
 /// How a step can be looked into afterwards.
 fn recipe(vertex: &Vertex, inputs: &[VertexOutput], below: &[LayerRef]) -> Option<Recipe> {
-    let texts = |layers: &[LayerRef]| layers.iter().map(|l| (&l.diff_id).into()).collect();
+    let ids = |layers: &[LayerRef]| layers.iter().map(|layer| layer.diff_id).collect();
     let work = match (&vertex.op, &vertex.meta.setting) {
         (Op::Exec(exec), _) => Work::Command(exec.clone()),
         (_, Some(setting)) => Work::Files(Setting::clone(setting)),
         _ => return None,
     };
     Some(Recipe {
-        below: texts(below),
-        inputs: inputs.iter().map(|input| texts(input.layers())).collect(),
+        below: ids(below),
+        inputs: inputs.iter().map(|input| ids(input.layers())).collect(),
         layer: None,
         work,
     })

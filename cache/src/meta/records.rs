@@ -1,6 +1,8 @@
 //! Build records.
 
-use rusqlite::{OptionalExtension, Row, params};
+use std::cell::RefCell;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Meta;
 use super::images::{damaged, digest_at, layers_at, layers_text};
@@ -27,13 +29,82 @@ fn record(row: &Row<'_>) -> rusqlite::Result<BuildRecord> {
     })
 }
 
+fn by_key(connection: &Connection, key: &Digest) -> rusqlite::Result<Option<BuildRecord>> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE key = ?1"))?
+        .query_row([key.hex()], record)
+        .optional()
+}
+
+/// The last records of a step, most recent first.
+fn by_step(connection: &Connection, step: &str, most: u32) -> rusqlite::Result<Vec<BuildRecord>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM records WHERE step = ?1 \
+             ORDER BY created DESC, rowid DESC LIMIT {most}"
+        ))?
+        .query_map([step], record)?
+        .collect()
+}
+
+/// Reads build records in one state of the database.
+#[derive(Debug)]
+pub struct RecordReader<'c> {
+    connection: &'c Connection,
+    /// The first thing that went wrong; from then on nothing is found.
+    error: RefCell<Option<rusqlite::Error>>,
+}
+
+impl RecordReader<'_> {
+    /// What a build key gave.
+    pub fn record(&self, key: &Digest) -> Option<BuildRecord> {
+        self.read(|connection| by_key(connection, key))
+    }
+
+    /// What a step gave when it last ran.
+    pub fn last(&self, step: &str) -> Option<BuildRecord> {
+        self.read(|connection| Ok(by_step(connection, step, 1)?.pop()))
+    }
+
+    fn read(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<Option<BuildRecord>>,
+    ) -> Option<BuildRecord> {
+        let before = self.error.take();
+        let result = match before {
+            None => query(self.connection),
+            Some(error) => Err(error),
+        };
+        result.unwrap_or_else(|error| {
+            self.error.replace(Some(error));
+            None
+        })
+    }
+}
+
 impl Meta {
     pub(crate) fn record(&self, key: &Digest) -> Result<Option<BuildRecord>, StoreError> {
         self.run("look a build record up", |connection| {
-            connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE key = ?1"))?
-                .query_row([key.hex()], record)
-                .optional()
+            by_key(connection, key)
+        })
+    }
+
+    /// Reads several records in one transaction.
+    pub(crate) fn look_up_records<T>(
+        &self,
+        mut ask: impl FnMut(&RecordReader<'_>) -> T,
+    ) -> Result<T, StoreError> {
+        self.run("look build records up", |connection| {
+            let transaction = connection.transaction()?;
+            let reader = RecordReader {
+                connection: &transaction,
+                error: RefCell::new(None),
+            };
+            let answer = ask(&reader);
+            match reader.error.into_inner() {
+                None => Ok(answer),
+                Some(error) => Err(error),
+            }
         })
     }
 
@@ -66,13 +137,7 @@ impl Meta {
     /// Records of a step, most recent first.
     pub(crate) fn records_by_name(&self, step: &str) -> Result<Vec<BuildRecord>, StoreError> {
         self.run("list build records", |connection| {
-            connection
-                .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM records WHERE step = ?1 \
-                     ORDER BY created DESC, rowid DESC LIMIT {HISTORY}"
-                ))?
-                .query_map([step], record)?
-                .collect()
+            by_step(connection, step, HISTORY)
         })
     }
 
