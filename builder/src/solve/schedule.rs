@@ -35,19 +35,11 @@ pub(crate) fn solve(
     }
     context.ahead.get_or_init(|| look_ahead(context));
     let pool = Pool::new(context, &needed);
-    let jobs = context
-        .request
-        .jobs
-        .filter(|jobs| *jobs > 0)
-        .unwrap_or_else(|| {
-            thread::available_parallelism()
-                .map_or(LEAST_JOBS, usize::from)
-                .max(LEAST_JOBS)
-        });
     thread::scope(|scope| {
         let workers = Workers {
             scope,
-            most: jobs.min(needed.len()),
+            jobs: context.request.jobs.filter(|jobs| *jobs > 0),
+            needed: needed.len(),
         };
         pool.work(context, workers);
     });
@@ -78,8 +70,23 @@ fn needed(context: &SolveContext<'_>, roots: &[VertexId]) -> HashSet<VertexId> {
 #[derive(Clone, Copy)]
 struct Workers<'scope, 'env> {
     scope: &'scope thread::Scope<'scope, 'env>,
-    /// With the first one.
-    most: usize,
+    /// How many there may be at most, with the first one, if the user says so.
+    jobs: Option<usize>,
+    /// How many vertices there are in all.
+    needed: usize,
+}
+
+impl Workers<'_, '_> {
+    /// Whether there may be one more.
+    fn are_fewer(&self, workers: usize) -> bool {
+        // The kernel is asked in a dozen calls, and most builds never have so much to do at once.
+        let jobs = match self.jobs {
+            Some(jobs) => jobs,
+            None if workers < LEAST_JOBS => LEAST_JOBS,
+            None => thread::available_parallelism().map_or(LEAST_JOBS, usize::from),
+        };
+        workers < jobs.min(self.needed)
+    }
 }
 
 struct Pool {
@@ -204,7 +211,7 @@ impl Pool {
     ) {
         if state.idle > 0 {
             self.changed.notify_one();
-        } else if state.workers < workers.most {
+        } else if workers.are_fewer(state.workers) {
             let work = move || self.work(context, workers);
             // Without it, those that are there do its work.
             let started = thread::Builder::new().spawn_scoped(workers.scope, work);
