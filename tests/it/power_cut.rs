@@ -88,3 +88,33 @@ fn a_small_build_does_not_wait_for_what_others_have_written() {
     assert!(log.contains("fsync("), "nothing is flushed: {log}");
     assert!(!log.contains("syncfs("), "everything is flushed: {log}");
 }
+
+#[test]
+fn what_cannot_be_flushed_gets_no_name() {
+    let (env, disk) = world();
+    let context = env.dockerfile("c", "FROM busybox\nRUN echo 1 >/result\n");
+    let build = |inject: &str| {
+        disk.run(
+            &env,
+            &[needs::program("strace", "strace").to_str().unwrap()],
+        )
+        .args(["-f", "-qq", "-e", "trace=sync_file_range,fsync", "-e"])
+        .arg(format!("inject={inject}"))
+        .arg("-o")
+        .arg(env.join("strace.log"))
+        .arg(env!("CARGO_BIN_EXE_rbuild"))
+        .args(args!["build", "-t", "built", context])
+        .run()
+    };
+    for call in ["sync_file_range", "fsync"] {
+        let outcome = build(&format!("{call}:error=EIO"));
+        let text = outcome.text().to_lowercase();
+        assert_eq!(outcome.code(), 1, "{call}: {text}");
+        assert!(text.contains("input/output error"), "{call}: {text}");
+        let named = disk.rbuild(&env, ["images", "-q", "built"]).run().ok();
+        assert_eq!(named.stdout, b"", "{call}");
+    }
+    // Where the call is not there the file system is flushed as a whole.
+    build("sync_file_range:error=ENOSYS").ok();
+    disk.rbuild(&env, ["fsck"]).run().ok();
+}
