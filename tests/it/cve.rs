@@ -1,11 +1,10 @@
 //! Attacks that other engines have fallen for, each named by its number, against the real binary.
 //!
-//! The canary is a directory outside every root; it must be the same afterwards. What stands elsewhere:
-//! CVE-2020-15157 (credentials for another host) and CVE-2024-23650 (malformed answers) in `registry`,
-//! CVE-2026-33747 (names as paths) in the store's unit tests, bombs in `bad_input` and the store's,
-//! CVE-2022-39253 and CVE-2026-33748 (git) in `remote`, log injection in the units of `src/ui`. CVE-2026-39822
-//! (a slash at the end of a name) in the store's hostile layers. CVE-2018-15664, CVE-2019-10152, CVE-2023-0778,
-//! CVE-2026-41568 and CVE-2026-42306 (`cp` and `export` while a container swaps links) in `containers::copy`.
+//! The canary is a directory outside every root; it must be the same afterwards. The table in
+//! `docs/manual/security.md` names the tests of all attacks, also of those that stand elsewhere. Beside it:
+//! bombs in `bad_input` and the store's hostile layers, CVE-2022-39253 (repositories are fetched by protocol,
+//! never cloned from a directory), log injection in the units of `src/ui`, CVE-2026-39822 (a slash at the end
+//! of a name) in the store's hostile layers.
 
 mod archives;
 mod hostile;
@@ -13,6 +12,7 @@ mod joining;
 mod mounts;
 mod starting;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -101,4 +101,63 @@ fn listing(directory: &Path) -> Vec<String> {
         .collect();
     lines.sort();
     lines
+}
+
+/// The manual's table of attacks names every test of them, and no test that is not there.
+#[test]
+fn the_manual_names_the_test_of_every_attack() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = fs::read_to_string(root.join("docs/manual/security.md")).unwrap();
+    let rows: Vec<&str> = manual
+        .lines()
+        .filter(|line| line.starts_with("| CVE-"))
+        .collect();
+    let named: BTreeSet<&str> = rows
+        .iter()
+        .flat_map(|row| {
+            row.rsplit('|')
+                .nth(1)
+                .unwrap()
+                .split('`')
+                .skip(1)
+                .step_by(2)
+        })
+        .collect();
+    let mut there = BTreeSet::new();
+    for place in ["tests", "cache", "registry"] {
+        let files = walkdir::WalkDir::new(root.join(place)).into_iter();
+        let files = files.map(Result::unwrap);
+        for file in files.filter(|file| file.path().extension().is_some_and(|end| end == "rs")) {
+            let text = fs::read_to_string(file.path()).unwrap();
+            let functions = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("fn "));
+            there.extend(functions.map(|line| line.split('(').next().unwrap().to_owned()));
+        }
+    }
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| !there.contains(**name))
+        .collect();
+    assert!(missing.is_empty(), "not there: {missing:#?}");
+    let attacks = there.iter().filter(|name| name.starts_with("cve_"));
+    for attack in attacks {
+        assert!(
+            named.contains(attack.as_str()),
+            "{attack} is not in the manual"
+        );
+        // `cve_2022_2989_cve_2022_2990_words` is about both.
+        for number in attack.split("cve_").skip(1) {
+            let mut words = number.split('_');
+            let advisory = format!("CVE-{}-{}", words.next().unwrap(), words.next().unwrap());
+            let row = rows
+                .iter()
+                .find(|row| row.contains(attack.as_str()))
+                .unwrap();
+            assert!(
+                row.contains(&advisory),
+                "{advisory} is not in the row of {attack}"
+            );
+        }
+    }
 }

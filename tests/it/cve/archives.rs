@@ -240,6 +240,8 @@ fn cve_2021_41190_a_document_is_a_manifest_or_an_index_and_not_both() {
     );
     let flag = format!("base=oci-layout://{}", layout.display());
     let context = canary.env.dockerfile("c", "FROM base\nCOPY Dockerfile /\n");
-    let told = canary.build(&context, &["--build-context", &flag]).exits(1);
-    assert!(!told.text().contains("no such file"), "{}", told.text());
+    canary
+        .build(&context, &["--build-context", &flag])
+        .exits(1)
+        .says("for a manifest and for an index");
 }

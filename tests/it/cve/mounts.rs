@@ -232,7 +232,8 @@ fn cve_2024_9676_files_of_users_are_small_and_regular() {
             .rbuild(args!["build", &context])
             .timeout(60)
             .run()
-            .exits(1);
+            .exits(1)
+            .says("could not read /etc/passwd");
     }
 }
 
