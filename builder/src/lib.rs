@@ -64,6 +64,7 @@ use outside::Clients;
 use plan::{PlanInput, plan};
 use rbuild_registry::ClientOptions;
 use report::Recorder;
+use request::OutputKind;
 use resolve::{ImageResolver, Outside};
 
 /// What builds run with.
@@ -117,6 +118,10 @@ pub fn build(
     cancel: &Cancel,
 ) -> Result<BuildResult, BuildError> {
     engine.store.stop_with(cancel.flag());
+    let named = |output: &request::Output| matches!(output.kind, OutputKind::Image { .. });
+    if request.outputs.iter().any(named) {
+        engine.store.expect_name();
+    }
     let options = engine.registries.clone();
     let listener = Listener {
         events,

@@ -136,6 +136,7 @@ impl Write for BlobWriter {
             }
         };
         self.bytes += taken as u64;
+        self.store.wrote(taken as u64);
         Ok(taken)
     }
 

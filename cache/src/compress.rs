@@ -6,6 +6,8 @@
 use std::io::Write;
 use std::num::NonZero;
 
+use zstd::stream::raw::CParameter;
+
 use crate::error::StoreError;
 
 mod cut;
@@ -17,6 +19,10 @@ mod known;
 pub use detect::{StreamKind, detect_and_decompress, detect_and_decompress_within};
 pub(crate) use gzip::Blocks;
 pub(crate) use known::{Block, KnownBlocks, Shared, list};
+
+/// Bytes that a thread of zstd compresses at once: the library would take four times the window, of which
+/// each thread holds several, and most of the memory of a build would be theirs.
+const ZSTD_JOB: u32 = 1 << 20;
 
 /// How a layer blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +125,9 @@ fn zstd<W: Write, T>(
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     encoder
         .multithread(workers.try_into().unwrap_or(1))
+        .map_err(starting)?;
+    encoder
+        .set_parameter(CParameter::JobSize(ZSTD_JOB))
         .map_err(starting)?;
     let value = produce(&mut encoder)?;
     let out = encoder

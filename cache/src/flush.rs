@@ -103,7 +103,8 @@ fn moment(nanoseconds: i64) -> Timespec {
     }
 }
 
-fn open_root(layout: &Layout) -> Result<OwnedFd, StoreError> {
+/// Opens the root of the store.
+pub(crate) fn open_root(layout: &Layout) -> Result<OwnedFd, StoreError> {
     rustix::fs::openat(CWD, layout.root(), sys::LIST, Mode::empty())
         .map_err(StoreError::io("open", layout.root()))
 }

@@ -21,6 +21,7 @@ use crate::digest::{DiffId, Digest};
 use crate::disk;
 use crate::error::StoreError;
 use crate::flush::{self, Unflushed};
+use crate::flush_ahead::FlushAhead;
 use crate::held::Held;
 use crate::layout::Layout;
 use crate::lease::Published;
@@ -68,6 +69,7 @@ struct Inner {
     durability: Durability,
     /// Written by this process and not flushed yet.
     pending: Mutex<Pending>,
+    ahead: FlushAhead,
     held: Held,
     published: Published,
     warnings: Mutex<Vec<String>>,
@@ -134,6 +136,7 @@ impl Store {
             meta,
             durability: options.durability,
             pending: Mutex::default(),
+            ahead: FlushAhead::default(),
             held: Held::default(),
             published: Published::default(),
             warnings: Mutex::new(warnings),
@@ -229,6 +232,14 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.0.layout
+    }
+
+    pub(crate) fn ahead(&self) -> &FlushAhead {
+        &self.0.ahead
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.0.durability
     }
 
     pub(crate) fn sweeper(&self) -> &Sweeper {
@@ -331,7 +342,11 @@ impl Store {
             return Ok(());
         }
         let layout = &self.0.layout;
-        if let Err(error) = flush::only(layout, &pending.unflushed()) {
+        self.0.ahead.finish();
+        let early = self.0.ahead.failure();
+        let early = early.map_err(StoreError::io("flush the file system of", self.root()));
+        let flushed = early.and_then(|()| flush::only(layout, &pending.unflushed()));
+        if let Err(error) = flushed {
             // Whoever asks again must not be told that there was nothing to flush.
             let mut now = self.pending();
             now.blobs.extend(pending.blobs);

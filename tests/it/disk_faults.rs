@@ -7,10 +7,11 @@
 use std::fs;
 
 use crate::args;
+use crate::support::disk::{Disk, Kind};
 use crate::support::process::with_path;
 use crate::support::random::{Random, setting};
 use crate::support::registry::Registry;
-use crate::support::{TestEnv, needs};
+use crate::support::{TestEnv, base, needs};
 
 /// Faults of an ordinary test run.
 const USUAL: u64 = 24;
@@ -153,4 +154,47 @@ fn whatever_call_fails_the_store_stays_sound() {
     }
     eprintln!("{results:?}");
     assert!(results.contains_key("failed"), "{results:?}");
+}
+
+#[test]
+fn a_disk_that_fails_while_steps_are_flushed_ahead_gives_no_name() {
+    let env = TestEnv::new();
+    // Nobody else writes to it, so that every step is seen to have written much.
+    let disk = Disk::new(&env, Kind::Tmpfs, 256 << 20);
+    let import = args!["import", base::busybox_rootfs(), "busybox"];
+    disk.rbuild(&env, import).run().ok();
+    let step = "RUN dd if=/dev/zero of=/big bs=1M count=24\n";
+    let context = env.dockerfile("c", &format!("FROM busybox\n{}", step.repeat(4)));
+    let log = env.join("strace.log");
+    let strace = needs::program("strace", "strace");
+    // Calls are counted in each thread: the flush at the end is the first of its own.
+    let outcome = disk
+        .run(&env, &[strace.to_str().unwrap()])
+        .args(["-f", "-qq", "-e", "trace=syncfs"])
+        .args(["-e", "inject=syncfs:error=EIO:when=2", "-o"])
+        .arg(&log)
+        .arg(env!("CARGO_BIN_EXE_rbuild"))
+        .args(args!["build", "-t", "built", context])
+        .run();
+    let log = fs::read_to_string(&log).unwrap();
+    let flushes: Vec<bool> = log.lines().map(|line| line.contains("INJECTED")).collect();
+    let failed = flushes.iter().filter(|injected| **injected).count();
+    assert_eq!(
+        (failed, flushes.get(..2)),
+        (1, Some(&[false, true][..])),
+        "{log}"
+    );
+    // What an earlier flush met is remembered, for the kernel tells it once.
+    assert_ne!(outcome.code(), 0, "{}", outcome.text());
+    let told = outcome.stderr.to_lowercase();
+    assert!(
+        told.contains("could not flush the file system of"),
+        "{told}"
+    );
+    assert!(told.contains("input/output error"), "{told}");
+    let images = disk.rbuild(&env, ["images", "-q", "built"]).run();
+    assert!(images.stdout.is_empty(), "{}", images.text());
+    disk.rbuild(&env, ["fsck"]).run().ok();
+    let again = args!["build", "-t", "built", context];
+    disk.rbuild(&env, again).run().ok();
 }

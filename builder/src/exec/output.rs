@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rbuild_cache::SpaceWatch;
 use rbuild_runtime::Running;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read};
 
 use super::ExecContext;
@@ -45,8 +47,11 @@ pub(super) fn pump(
     let mut buffer = vec![0; CHUNK];
     let mut exited = false;
     let mut killed = false;
+    let mut written = Written::new(context);
     while !exited || pipes.iter().any(|(_, pipe)| pipe.is_some()) {
-        let (ready, now_exited, cancelled) = wait(context, &pipes, running, exited, killed)?;
+        let (ready, now_exited, cancelled) =
+            wait(context, &pipes, running, (exited, killed), written.pause())?;
+        written.look();
         exited |= now_exited;
         if cancelled && !killed {
             killed = true;
@@ -75,7 +80,47 @@ pub(super) fn pump(
             }
         }
     }
+    written.end();
     Ok(log.tail)
+}
+
+/// What a command writes is flushed while it still runs, if that has to be done at the end.
+struct Written {
+    watch: Option<SpaceWatch>,
+    next: Instant,
+}
+
+impl Written {
+    fn new(context: &ExecContext<'_>) -> Written {
+        Written {
+            watch: context.store.watch_space(),
+            next: Instant::now() + SpaceWatch::INTERVAL,
+        }
+    }
+
+    /// Time until the next look.
+    fn pause(&self) -> Option<Duration> {
+        let left = || self.next.saturating_duration_since(Instant::now());
+        self.watch.is_some().then(left)
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.look();
+        }
+        self.next = now + SpaceWatch::INTERVAL;
+    }
+
+    /// The command has ended.
+    fn end(self) {
+        if let Some(watch) = self.watch {
+            watch.end();
+        }
+    }
 }
 
 /// Keeps the whole output of a command in a file, and its end in memory.
@@ -138,13 +183,13 @@ impl<'a> Log<'a> {
     }
 }
 
-/// Waits for output, the end of the command, or cancellation.
+/// Waits for output, the end of the command, or cancellation, and no longer than `pause`.
 fn wait(
     context: &ExecContext<'_>,
     pipes: &[(Stream, Option<OwnedFd>); 2],
     running: &Running,
-    exited: bool,
-    killed: bool,
+    (exited, killed): (bool, bool),
+    pause: Option<Duration>,
 ) -> Result<([bool; 2], bool, bool), BuildError> {
     let mut fds = Vec::with_capacity(4);
     let mut places = [None; 2];
@@ -165,8 +210,9 @@ fn wait(
         ));
         fds.len() - 1
     });
+    let pause = pause.and_then(|pause| Timespec::try_from(pause).ok());
     loop {
-        match poll(&mut fds, None) {
+        match poll(&mut fds, pause.as_ref()) {
             Ok(_) => break,
             Err(Errno::INTR) => {}
             Err(error) => {

@@ -50,6 +50,7 @@ pub fn load_archive(
     reader: &mut dyn Read,
     platform: Option<&Platform>,
 ) -> Result<Vec<Loaded>, ImageError> {
+    store.expect_name();
     let lease = store.lease()?;
     let files = pump(reader, |stream| Files::read(store, &lease, stream))?;
     let images = files.images(store, platform)?;

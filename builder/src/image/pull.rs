@@ -33,6 +33,7 @@ pub fn pull_image(
     let known = store.image(&reference.canonical())?;
     let found = resolve_remote(store, client, reference, platform)?;
     news(&PullNews::Found(&found));
+    store.expect_name();
     let lease = store.lease()?;
     let mut protected = vec![found.top.digest, found.image.manifest, found.config];
     for layer in &found.image.layers {
