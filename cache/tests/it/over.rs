@@ -9,6 +9,7 @@ use rbuild_cache::{
     CommitOptions, Compression, ItemCondition, Layer, PruneOptions, RootView, UsageKind,
 };
 
+use crate::recovery::{boot, flip};
 use crate::support::{Overlay, TestStore, need_root};
 
 /// Files in a layer, and the directories that they are in.
@@ -278,4 +279,68 @@ fn the_blob_of_a_version_takes_blocks_over_unless_they_are_damaged() {
         let made = test.store.layer_blob(layer.diff_id(), &compression);
         assert_eq!(made.unwrap().blob.digest, expected, "damaged: {damaged}");
     }
+}
+
+#[test]
+fn versions_are_checked_with_what_they_lie_over_after_a_boot() {
+    /// What happens to the older and the newer version, and which of them are there after the boot.
+    type Case = (&'static str, fn(&Layer, &Layer), [bool; 2]);
+    let cases: [Case; 4] = [
+        ("nothing", |_, _| {}, [true, true]),
+        (
+            "the newer has another byte",
+            |_, new| flip(&new.path().join("d3/f30")),
+            [true, false],
+        ),
+        (
+            "the older has another byte where it shows through",
+            |old, _| flip(&old.path().join("d0/f0")),
+            [false, false],
+        ),
+        (
+            "the older is gone",
+            |old, _| fs::remove_dir_all(old.path()).unwrap(),
+            [false, false],
+        ),
+    ];
+    for (what, damage, expected) in cases {
+        let test = TestStore::new();
+        let old = first(&test);
+        let new = next(&test, &old, &[30]);
+        boot(&test);
+        damage(&old, &new);
+        let store = crate::support::open(test.store.root());
+        let there = [&old, &new].map(|layer| store.layer(layer.diff_id()).unwrap().is_some());
+        assert_eq!(there, expected, "{what}");
+        for (layer, there) in [&old, &new].into_iter().zip(expected) {
+            assert_eq!(layer.path().exists(), there, "{what}");
+        }
+        let lost = expected.iter().filter(|there| !**there).count();
+        assert_eq!(
+            store.warnings().len(),
+            lost,
+            "{what}: {:?}",
+            store.warnings()
+        );
+        // What was lost is made again, over what is left.
+        let old = first(&test);
+        let new = next(&test, &old, &[30]);
+        assert!(new.under().is_some());
+        assert_eq!(new.diff_id(), whole(&[30]).1.diff_id(), "{what}");
+        assert_eq!(store.fsck(false).unwrap().problems, [""; 0], "{what}");
+    }
+}
+
+#[test]
+fn a_checked_version_is_trusted_after_the_next_boot() {
+    let test = TestStore::new();
+    let old = first(&test);
+    let new = next(&test, &old, &[30]);
+    boot(&test);
+    drop(crate::support::open(test.store.root()));
+    flip(&old.path().join("d0/f0"));
+    boot(&test);
+    let store = crate::support::open(test.store.root());
+    assert_eq!(store.warnings(), [""; 0]);
+    assert!(store.layer(new.diff_id()).unwrap().is_some());
 }

@@ -10,7 +10,8 @@ use crate::archive::{Archive, file};
 use crate::images::image;
 use crate::support::{TestStore, need_root, open};
 
-fn flip(path: &Path) {
+/// Changes a byte of a file, so that only its content tells.
+pub(crate) fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x40;
@@ -32,7 +33,7 @@ fn blob_path(test: &TestStore, digest: &Digest) -> PathBuf {
 }
 
 /// Makes the store believe that the machine has booted since.
-fn boot(test: &TestStore) {
+pub(crate) fn boot(test: &TestStore) {
     let root = test.store.root();
     fs::write(root.join("boot"), "another boot").unwrap();
     for entry in fs::read_dir(root.join("trees")).unwrap() {
