@@ -34,11 +34,11 @@ ROWS = {
     "parallel_8": Row("8 stages of `sleep 1` and a join", 3, 1.05, 1.4),
     "run_1gb": Row("`RUN` that writes 1 GB, image stored", 3, 4.4, 1.8, "the command in a `chroot`"),
     "archive_plain": Row("that image as OCI archive, uncompressed", 2, 3.5, 3.2, "`cat`"),
-    "archive_gzip1": Row("that image as OCI archive, gzip level 1", 1, 4.0, 2.3, "`pigz -1`"),
+    "archive_gzip1": Row("that image as OCI archive, gzip level 1", 2, 4.0, 2.3, "`pigz -1`"),
     "archive_gzip6": Row("that image as OCI archive, gzip level 6", 1, 8.0, 1, "`pigz -6`"),
     "archive_zstd": Row("that image as OCI archive, zstd level 1", 2, 2.2, 3.2, "`zstd -1 -T2`"),
-    "push_1gb": Row("push of it, gzip", 1, 4.2, 2.5, "`pigz -1` and `sha256sum`"),
-    "pull_1gb": Row("pull of it into an empty store", 1, 5.0, 2.4, "`tar -xz`"),
+    "push_1gb": Row("push of it into an empty registry, gzip", 2, 4.2, 2.5, "`pigz -1` and `sha256sum`"),
+    "pull_1gb": Row("pull of it into an empty store", 2, 5.0, 2.4, "`tar -xz`"),
     "container": Row("`run --rm busybox true`, no network", 20, 0.006, 25, "bubblewrap"),
     "container_bridge": Row("the same on a bridge network", 10, 0.015, 22),
     "unpack_files": Row("load and unpack 100,000 empty files", 1, 3.0, 6.7, "`tar -x`"),
@@ -142,6 +142,7 @@ class Scenarios:
 
         def prepare():
             self.big(tool)
+            tool.forget()
             if os.path.exists(target):
                 os.unlink(target)
 
@@ -161,7 +162,14 @@ class Scenarios:
 
     def push_1gb(self, tool):
         address = f"{self.registry}/{tool.name}/big:latest"
-        return (lambda: self.big(tool)), lambda: tool.push("big", address)
+
+        def prepare():
+            self.big(tool)
+            tool.forget()
+            # Nobody finds a layer there that somebody else has pushed, or he himself in the last round.
+            shutil.rmtree(os.path.join(self.place, "registry/docker"), ignore_errors=True)
+
+        return prepare, lambda: tool.push("big", address)
 
     def pull_1gb(self, tool):
         address = f"{self.registry}/{tool.name}/big:latest"

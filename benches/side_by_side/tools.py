@@ -5,12 +5,16 @@ nothing of the kind.
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
 import subprocess
 
 from .process import PATIENCE, Failed, run, server, write
+
+# Bytes of a blob that is no document.
+LARGE = 1 << 20
 
 
 class Tool:
@@ -45,6 +49,9 @@ class Tool:
     def archive(self, image, path, compression):
         """Writes an OCI archive; `compression` is plain, gzip1, gzip6 or zstd."""
         return None
+
+    def forget(self):
+        """Throws away layers that were compressed for an archive or a registry, if the tool keeps them."""
 
     def push(self, image, address):
         return None
@@ -87,6 +94,12 @@ class Rbuild(Tool):
         write(context, "Dockerfile", f"FROM {image}\n")
         output = f"type=oci,dest={path},{flags},force-compression=true"
         return self.run(self.binary, "build", "-o", output, context)
+
+    def forget(self):
+        for path in glob.glob(os.path.join(self.store, "blobs/sha256/*/*")):
+            # Documents stay; a layer whose blob is not there is compressed again.
+            if os.path.getsize(path) > LARGE:
+                os.unlink(path)
 
     def push(self, image, address):
         return self.run(self.binary, "push", "--tls-verify=false", image, address)
