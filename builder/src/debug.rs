@@ -157,6 +157,7 @@ pub fn open(
         events,
         cancel,
         own_mounts: None,
+        scaffolds: None,
         mounts: None,
         vertex: VertexId(request.step.vertex),
         followed: false,

@@ -9,11 +9,13 @@ mod mask;
 mod mounts;
 mod output;
 mod plain;
+mod scaffolds;
 mod secret;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbuild_cache::{
     CommitOptions, DiskTrouble, Follow, Layer, Lease, RootView, Scratch, Store, overlay_lowers,
@@ -40,6 +42,7 @@ use crate::users::{ResolvedUser, UserError, lookup_user};
 pub use depth::shorten_roots;
 pub(crate) use diagnose::is_static_program;
 pub use plain::{PlainStep, overlay_view, why_roots_are_copied};
+pub(crate) use scaffolds::Scaffolds;
 pub(crate) use secret::read_secret;
 
 /// What executing needs besides the operation.
@@ -62,6 +65,8 @@ pub(crate) struct ExecContext<'a> {
     pub cancel: &'a Cancel,
     /// Where cache mounts live that are thrown away with the build; none for those of the store.
     pub own_mounts: Option<&'a Scratch>,
+    /// Mount points that steps have in common, if there are others.
+    pub scaffolds: Option<&'a Scaffolds>,
     /// What new cache mounts are filled from, if from anywhere.
     pub mounts: Option<&'a MountSources>,
     /// The vertex, for events.
@@ -213,6 +218,7 @@ pub(crate) struct Ready {
     secrets: mask::Secrets,
     _locks: Vec<rbuild_cache::StoreLock>,
     _agents: Vec<AgentSocket>,
+    _scaffold: Option<Arc<scaffolds::Shared>>,
     scratch: Scratch,
 }
 
@@ -245,7 +251,9 @@ pub(crate) fn prepare(
         .store
         .scratch()
         .map_err(|error| BuildError::io("could not make a scratch directory", &error))?;
-    let prepared = mounts::prepare(context, operation, view, inputs, &scratch)?;
+    // It has been made just now, and directories alone were made in it since.
+    let sealed = draft.is_empty().then_some(lowers.as_slice());
+    let prepared = mounts::prepare(context, operation, view, inputs, sealed, &scratch)?;
     let mut sandbox = Sandbox {
         root: RootFs {
             lowers: std::iter::once(prepared.scaffold).chain(lowers).collect(),
@@ -276,6 +284,7 @@ pub(crate) fn prepare(
         secrets: prepared.secrets,
         _locks: prepared.locks,
         _agents: prepared.agents,
+        _scaffold: prepared.shared,
         scratch,
     })
 }
@@ -438,6 +447,7 @@ fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
         Err(error @ SandboxError::Exec { .. }) => return Err(Ended::NotStarted(error)),
         Err(error) => return Err(spawn_error(&error).into()),
     };
+    running.keep_remains();
     for warning in running.warnings() {
         warn(context, warning);
     }
@@ -445,6 +455,9 @@ fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
     let status = running
         .wait()
         .map_err(|error| BuildError::io("could not wait for the command", &error))?;
+    if let Some(remains) = running.take_remains() {
+        context.store.drop_beside(remains);
+    }
     if let (Some(recorder), Some(cpu)) = (context.recorder, running.cpu_time()) {
         let cpu = u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX);
         recorder.step(context.vertex, |step| step.cpu_ms = Some(cpu));
@@ -469,6 +482,8 @@ fn spawn_error(error: &SandboxError) -> BuildError {
 pub(crate) struct Prepared {
     pub(crate) mounts: Vec<rbuild_runtime::Mount>,
     pub(crate) scaffold: PathBuf,
+    /// The same, where steps share it.
+    pub(crate) shared: Option<Arc<scaffolds::Shared>>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) locks: Vec<rbuild_cache::StoreLock>,
     /// Sockets that must answer while the command runs.

@@ -190,6 +190,7 @@ fn build_with(
         .store
         .lease()
         .map_err(|error| BuildError::io("could not begin to use the store", &error))?;
+    let scaffolds = exec::Scaffolds::default();
     let own_mounts = request
         .fresh_cache_mounts
         .then(|| engine.store.scratch())
@@ -223,6 +224,7 @@ fn build_with(
             cancel,
             findings: &findings,
             own_mounts: own_mounts.as_ref(),
+            scaffolds: &scaffolds,
             recorder: &recorder,
             collector: &engine.collector,
         };

@@ -27,6 +27,7 @@ use crate::beside::Beside;
 use crate::cancel::Cancel;
 use crate::error::{BuildError, SourceFile};
 use crate::event::{Event, EventSink, VertexId, Warning};
+use crate::exec::Scaffolds;
 use crate::image::BaseImage;
 use crate::locals::Locals;
 use crate::ops::OpGraph;
@@ -84,6 +85,8 @@ pub(crate) struct SolveContext<'a> {
     pub cancel: &'a Cancel,
     /// Where cache mounts live that are thrown away with the build; none for those of the store.
     pub own_mounts: Option<&'a Scratch>,
+    /// Mount points that steps have in common.
+    pub scaffolds: &'a Scaffolds,
     /// Collects the report.
     pub recorder: &'a Recorder,
     /// Keeps the store within its bounds.

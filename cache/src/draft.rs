@@ -116,6 +116,11 @@ impl Draft {
         &self.upper
     }
 
+    /// Tells whether nothing was made in the upper directory; if that cannot be seen, something may be there.
+    pub fn is_empty(&self) -> bool {
+        std::fs::read_dir(&self.upper).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
     /// Returns the work directory of the overlay mount; empty at first, on the same file system.
     pub fn work(&self) -> &Path {
         &self.work

@@ -1,7 +1,7 @@
 //! Removing what is done with, beside other work.
 //!
-//! What a step leaves in its scratch directories takes a hundred system calls to remove, and the next step
-//! need not wait for them.
+//! What a step leaves in its scratch directories takes a hundred system calls to remove, its mounts some waits
+//! of the kernel, and the next step need not wait for them.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -10,25 +10,28 @@ use std::thread::{Builder, JoinHandle};
 use crate::session::Scratch;
 use crate::store::Store;
 
-/// Removes in a thread, which starts with the first directory; dropping it waits until all are gone.
+/// What is gone when it was dropped.
+type Remains = Box<dyn Send>;
+
+/// Removes in a thread, which starts with the first of it; dropping it waits until all is gone.
 #[derive(Default)]
-pub(crate) struct Sweeper(Mutex<Option<(Sender<Scratch>, JoinHandle<()>)>>);
+pub(crate) struct Sweeper(Mutex<Option<(Sender<Remains>, JoinHandle<()>)>>);
 
 impl Sweeper {
-    fn take(&self, scratch: Scratch) {
+    fn take(&self, remains: Remains) {
         let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            let (sender, receiver) = channel::<Scratch>();
+            let (sender, receiver) = channel::<Remains>();
             let started = Builder::new().name("sweeper".to_owned()).spawn(move || {
                 // To drop one is to remove it.
                 receiver.into_iter().for_each(drop);
             });
-            // Without it the directory is removed here and now.
+            // Without it everything is removed here and now.
             *thread = started.ok().map(|handle| (sender, handle));
         }
         if let Some((sender, _)) = &*thread {
             // It comes back, and is dropped here, if the thread has ended.
-            let _ = sender.send(scratch);
+            let _ = sender.send(remains);
         }
     }
 }
@@ -47,6 +50,11 @@ impl Drop for Sweeper {
 impl Store {
     /// Removes a scratch directory beside what else is done; it is gone when the last handle of the store is.
     pub fn remove_beside(&self, scratch: Scratch) {
-        self.sweeper().take(scratch);
+        self.sweeper().take(Box::new(scratch));
+    }
+
+    /// Drops something beside what else is done; it is dropped when the last handle of the store is.
+    pub fn drop_beside(&self, remains: impl Send + 'static) {
+        self.sweeper().take(Box::new(remains));
     }
 }

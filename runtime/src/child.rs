@@ -39,7 +39,7 @@ use crate::cgroup::Cgroup;
 use crate::held::Held;
 use crate::isolation::isolation;
 use crate::mount::{Detached, READ_ONLY, Stage};
-use crate::net::Outlet;
+use crate::net::{Outlet, Spare};
 use crate::overlay;
 use crate::spec::{Connected, Frame, Network, OfHost, Sandbox};
 use crate::sys::{self, CloneFlags};
@@ -117,13 +117,25 @@ pub(crate) fn run(
 }
 
 /// The same for a child that is made ahead: its request comes when it is needed.
-pub(crate) fn run_ahead(frame: &Frame, requests: BorrowedFd<'_>, outlet: &Outlet<'_>) -> ! {
+pub(crate) fn run_ahead(
+    frame: &Frame,
+    requests: BorrowedFd<'_>,
+    outlet: &Outlet<'_>,
+    network: Option<&Spare>,
+) -> ! {
     sys::unblock_signals();
-    let attempt = std::panic::AssertUnwindSafe(|| make_half(frame, outlet));
+    let attempt = std::panic::AssertUnwindSafe(|| {
+        network::enter_ahead(&frame.network, outlet, network, requests)?;
+        no_umask();
+        Half::make(frame, None)
+    });
     let half = std::panic::catch_unwind(attempt);
-    let Ok(Some(request)) = Request::receive(requests) else {
+    let request = match Request::receive(requests) {
+        Ok(Some(request)) => request,
         // Nobody needs it any more.
-        sys::exit_now(0)
+        Ok(None) => sys::exit_now(0),
+        // What was asked for was not done.
+        Err(_) => sys::exit_now(127),
     };
     // What went wrong is told as if it had been done now.
     let attempt = half.and_then(|half| {
@@ -131,12 +143,6 @@ pub(crate) fn run_ahead(frame: &Frame, requests: BorrowedFd<'_>, outlet: &Outlet
         std::panic::catch_unwind(attempt)
     });
     fail(&request, attempt)
-}
-
-fn make_half(frame: &Frame, outlet: &Outlet<'_>) -> Step<Half> {
-    network::enter_alone(&frame.network, outlet)?;
-    no_umask();
-    Half::make(frame, None)
 }
 
 fn finish_half(half: Half, request: &Request) -> Step<Never> {

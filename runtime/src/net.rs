@@ -39,6 +39,7 @@ mod netlink;
 mod nft;
 mod router;
 mod shared;
+mod spare;
 mod tunnel;
 
 use std::fs::File;
@@ -59,6 +60,7 @@ use shared::Bridge;
 pub(crate) use leases::{Lease, find as find_leases, rename as rename_in_leases};
 pub(crate) use router::{Router, program as uplink_program};
 pub(crate) use shared::{Membership, sweep};
+pub(crate) use spare::{FRESH, Lent, Spare, Spares, hand_out};
 pub(crate) use tunnel::Tunnel;
 
 /// Where bridges are, and where is noted what was made.
@@ -146,6 +148,7 @@ pub(crate) fn connect(place: &Place) -> Step<Option<OwnedFd>> {
     let bridge = shared::ensure(place, None, &mut rules)?;
     let mut host = Links::open().step("open a netlink socket")?;
     let namespace = new_namespace()?;
+    inside::without_ipv6();
     let address = claim_shared(&mut host, &bridge, &namespace, None, "eth0", true)?;
     let mut inside = Links::open().step("open a netlink socket")?;
     inside::configure(&mut inside, "eth0", address, bridge.subnet().prefix())?;

@@ -59,6 +59,8 @@ pub struct Running {
     pub(crate) status: Option<ExitStatus>,
     pub(crate) cpu_time: Option<Duration>,
     pub(crate) out_of_memory: bool,
+    pub(crate) keeps_remains: bool,
+    pub(crate) remains: Option<OwnedFd>,
     /// Keeps the spawner alive.
     pub(crate) _spawner: Arc<runtime::Spawner>,
 }
@@ -81,7 +83,12 @@ impl Running {
     fn receive(&mut self, flags: RecvFlags) -> Result<Option<ExitStatus>, SandboxError> {
         if self.status.is_none() {
             match wire::hear::<Status>(&self.status_socket, flags) {
-                Ok(Some((Status::Exited(exit), _))) => {
+                Ok(Some((Status::Exited(exit), descriptors))) => {
+                    // Otherwise they are taken apart here and now: whoever asks next may use the directories.
+                    self.remains = descriptors
+                        .into_iter()
+                        .next()
+                        .filter(|_| self.keeps_remains);
                     self.cpu_time = Some(Duration::from_millis(exit.cpu_ms));
                     self.out_of_memory = exit.out_of_memory;
                     self.status = Some(exit.into());
@@ -146,6 +153,17 @@ impl Running {
     /// Returns what the sandbox was connected with, once.
     pub fn take_connections(&mut self) -> Connections {
         std::mem::take(&mut self.connections)
+    }
+
+    /// Keeps the mounts of the sandbox, which nobody sees any more when it has ended, for
+    /// [`take_remains`](Self::take_remains). To take them apart takes the kernel some tenths of a millisecond.
+    pub fn keep_remains(&mut self) {
+        self.keeps_remains = true;
+    }
+
+    /// Returns what was kept of a sandbox that has ended, once; it is gone when it was dropped, in any thread.
+    pub fn take_remains(&mut self) -> Option<OwnedFd> {
+        self.remains.take()
     }
 
     /// Returns the processor time of the process and of what it had waited for, once it has ended.

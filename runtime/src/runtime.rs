@@ -290,6 +290,8 @@ fn follow(
         status: None,
         cpu_time: None,
         out_of_memory: false,
+        keeps_remains: false,
+        remains: None,
         _spawner: Arc::clone(spawner),
     };
     match failure {

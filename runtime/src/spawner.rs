@@ -21,7 +21,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use crate::cgroup::Cgroup;
 use crate::child;
 use crate::isolation::{self, isolation};
-use crate::net::{self, Outlet, Router};
+use crate::net::{self, FRESH, Lent, Outlet, Router, Spare, Spares};
 use crate::running::pid_of;
 use crate::spec::{Frame, Joining, Network, Sandbox};
 use crate::sys::{self, Birth, Cloned};
@@ -34,6 +34,41 @@ struct Child {
     pidfd: OwnedFd,
     status: OwnedFd,
     cgroup: Option<Cgroup>,
+    /// What the last of its processes would wait for to be taken apart at its end.
+    mounts: Option<OwnedFd>,
+    /// Where its request came from, if it was made ahead. To close that while something of the other side is
+    /// unread would break it before the request was read.
+    requests: Option<OwnedFd>,
+    /// A network that may be used again.
+    network: Option<Lent>,
+}
+
+impl Child {
+    fn new(pid: i32, pidfd: OwnedFd, status: OwnedFd) -> Self {
+        Self {
+            pid,
+            pidfd,
+            status,
+            cgroup: None,
+            mounts: None,
+            requests: None,
+            network: None,
+        }
+    }
+
+    /// The network that it leaves, if that may be used again.
+    fn take_network(&mut self) -> Option<Spare> {
+        match self.network.take()? {
+            Lent::New(made) => Spare::receive(self.requests.as_ref()?.as_fd(), made),
+            Lent::Again(spare) => Some(spare),
+        }
+    }
+
+    /// Keeps its mounts until somebody has the time to let go of them, where the kernel has a way to.
+    fn keep_mounts(mut self) -> Self {
+        self.mounts = sys::mount_namespace_of(self.pidfd.as_fd()).ok();
+        self
+    }
 }
 
 /// A sandbox that is half made, and waits for its root and its command.
@@ -42,17 +77,15 @@ struct Child {
 struct Ahead {
     pid: i32,
     pidfd: OwnedFd,
-    /// Where it waits for the request.
+    /// Where it waits for the request, and tells of its network.
     requests: OwnedFd,
+    /// The network, if others had it before.
+    network: Option<Spare>,
     frame: Frame,
     made: Instant,
 }
 
 impl Ahead {
-    /// After so long it is not used any more: what it was connected with may have changed. A command that took
-    /// so long does not mind the milliseconds.
-    const FRESH: Duration = Duration::from_secs(5);
-
     /// Kills it. It remains to be reaped.
     fn give_up(self) -> i32 {
         // An error means that it has ended already.
@@ -67,6 +100,8 @@ struct Spawner {
     ended: OwnedFd,
     children: Vec<Child>,
     ahead: Option<Ahead>,
+    /// Networks for sandboxes that are made ahead.
+    spares: Spares,
     /// Control groups that could not be removed yet.
     emptied: Vec<Cgroup>,
     /// For the shared network.
@@ -101,6 +136,7 @@ pub(crate) fn run(birth: Birth) {
         ended,
         children: Vec::new(),
         ahead: None,
+        spares: Spares::default(),
         emptied: Vec::new(),
         state_dir: hello.state_dir,
         membership: None,
@@ -162,9 +198,10 @@ impl Spawner {
             let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
             for index in (0..self.children.len()).rev() {
                 if ready[index + 3] {
-                    let child = self.children.swap_remove(index);
-                    let pid = child.pid;
+                    let mut child = self.children.swap_remove(index);
+                    let (pid, network) = (child.pid, child.take_network());
                     self.emptied.extend(reap(child, || self.kill_strays(pid)));
+                    self.spares.put(network);
                 }
             }
             self.reap_strays();
@@ -234,7 +271,7 @@ impl Spawner {
         let frame = Frame::ahead(network, security, limits, sandbox.shm_size)
             .filter(|frame| *frame == Frame::of(&sandbox));
         let gone_on = match &frame {
-            Some(frame) => self.go_on(frame, request)?,
+            Some(frame) => self.go_on(frame, &sandbox, request)?,
             None => false,
         };
         if !gone_on {
@@ -244,11 +281,11 @@ impl Spawner {
     }
 
     /// Lets the sandbox that is half made go on, if it is one like this.
-    fn go_on(&mut self, frame: &Frame, request: &Request) -> Step<bool> {
+    fn go_on(&mut self, frame: &Frame, sandbox: &Sandbox, request: &Request) -> Step<bool> {
         let Some(ahead) = self.ahead.take_if(|ahead| ahead.frame == *frame) else {
             return Ok(false);
         };
-        let fresh = ahead.made.elapsed() < Ahead::FRESH;
+        let fresh = ahead.made.elapsed() < FRESH;
         if !fresh || request.send(ahead.requests.as_fd()).is_err() {
             ahead.give_up();
             return Ok(false);
@@ -256,12 +293,13 @@ impl Spawner {
         let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
         // An error means that the program has gone, which the loop will notice.
         let _ = wire::tell(&status, &Status::Started, &[ahead.pidfd.as_fd()]);
-        self.children.push(Child {
-            pid: ahead.pid,
-            pidfd: ahead.pidfd,
-            status,
-            cgroup: None,
-        });
+        let mut child = Child::new(ahead.pid, ahead.pidfd, status).keep_mounts();
+        child.requests = Some(ahead.requests);
+        if frame.network == Network::Private && Lent::may_come_back(sandbox) {
+            let new = Lent::New(ahead.made);
+            child.network = Some(ahead.network.map_or(new, Lent::Again));
+        }
+        self.children.push(child);
         Ok(true)
     }
 
@@ -280,21 +318,34 @@ impl Spawner {
         let Ok((ours, its)) = wire::pair() else {
             return;
         };
+        let network = match frame.network {
+            Network::Private => self.spares.take(),
+            _ => None,
+        };
         match sys::clone_process(child::namespaces_ahead(&frame)) {
             Ok(Cloned::Child) => {
                 drop(ours);
-                child::run_ahead(&frame, its.as_fd(), &self.outlet())
+                self.let_go_of_mounts();
+                child::run_ahead(&frame, its.as_fd(), &self.outlet(), network.as_ref())
             }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 self.ahead = Some(Ahead {
                     pid,
                     pidfd,
                     requests: ours,
+                    network,
                     frame,
                     made: Instant::now(),
                 });
             }
             Err(_) => {}
+        }
+    }
+
+    /// In a new child: it has copies of what is kept of other sandboxes, and would be the one to wait.
+    fn let_go_of_mounts(&mut self) {
+        for child in &mut self.children {
+            child.mounts = None;
         }
     }
 
@@ -321,16 +372,16 @@ impl Spawner {
         };
         let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
         match sys::clone_process(child::namespaces(sandbox)) {
-            Ok(Cloned::Child) => child::run(sandbox, request, cgroup.as_ref(), &self.outlet()),
+            Ok(Cloned::Child) => {
+                self.let_go_of_mounts();
+                child::run(sandbox, request, cgroup.as_ref(), &self.outlet())
+            }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 // An error means that the program has gone, which the loop will notice.
                 let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
-                self.children.push(Child {
-                    pid,
-                    pidfd,
-                    status,
-                    cgroup,
-                });
+                let mut child = Child::new(pid, pidfd, status).keep_mounts();
+                child.cgroup = cgroup;
+                self.children.push(child);
                 Ok(())
             }
             Err(error) => {
@@ -345,6 +396,8 @@ impl Spawner {
         if in_user_namespace() {
             if self.router.as_ref().is_none_or(Router::is_dead) {
                 self.router = None;
+                // They led through the one that has died.
+                self.spares = Spares::default();
                 self.router = Some(Router::start(&self.state_dir)?);
             }
         } else if self.membership.is_none() {
@@ -376,12 +429,14 @@ impl Spawner {
         let pid = pid_of(target);
         let sandbox = self
             .children
-            .iter()
+            .iter_mut()
             .find(|child| pid_of(&child.pidfd) == pid);
         let Some(sandbox) = sandbox.filter(|_| pid != 0) else {
             let gone = io::Error::from_raw_os_error(libc::ESRCH);
             return Err(Failure::new("join the sandbox", &gone).because("it has ended"));
         };
+        // Who joins may have more rights.
+        sandbox.network = None;
         let status = rustix::io::fcntl_dupfd_cloexec(&request.status, 0).step("duplicate")?;
         match sys::clone_process(0) {
             Ok(Cloned::Child) => {
@@ -390,12 +445,7 @@ impl Spawner {
             Ok(Cloned::Parent { pid, pidfd }) => {
                 // An error means that the program has gone, which the loop will notice.
                 let _ = wire::tell(&status, &Status::Started, &[pidfd.as_fd()]);
-                self.children.push(Child {
-                    pid,
-                    pidfd,
-                    status,
-                    cgroup: None,
-                });
+                self.children.push(Child::new(pid, pidfd, status));
                 Ok(())
             }
             Err(error) => Err(Failure::new("clone a process", &error)),
@@ -499,8 +549,9 @@ fn reap(child: Child, kill_strays: impl FnOnce()) -> Option<Cgroup> {
     }
     let cpu = sys::children_cpu_time().saturating_sub(before);
     exit.cpu_ms = u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX);
+    let mounts: Vec<_> = child.mounts.iter().map(|mounts| mounts.as_fd()).collect();
     // An error means that the program does not care any more.
-    let _ = wire::tell(&child.status, &Status::Exited(exit), &[]);
+    let _ = wire::tell(&child.status, &Status::Exited(exit), &mounts);
     child.cgroup
 }
 

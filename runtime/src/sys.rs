@@ -17,8 +17,8 @@ pub(crate) use birth::{Birth, execute_read_only, spawn_spawner};
 pub(crate) use calls::{
     Filter, Instruction, children_cpu_time, close_on_exec_from, die_with_parent,
     enable_extended_acks, execute, exit_now, install_seccomp, is_known, join_new_session_keyring,
-    mount_setattr, reset_signals, send_signal, try_in_child, unshare, unshare_file_system,
-    wait_and_end_alike,
+    mount_namespace_of, mount_setattr, reset_signals, send_signal, try_in_child, unshare,
+    unshare_file_system, wait_and_end_alike,
 };
 pub(crate) use clone::{CloneFlags, Cloned, clone_process};
 pub(crate) use init::{

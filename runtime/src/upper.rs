@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::statfs;
 use rustix::io::Errno;
@@ -58,6 +59,11 @@ pub fn overlay_refusal(directory: &Path) -> io::Result<Option<String>> {
 
 /// Whether the kernel knows overlay, as far as this process may ask.
 fn is_known() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(look_for_it)
+}
+
+fn look_for_it() -> bool {
     // To let go of what the other way opens takes a grace period of the kernel.
     let listed = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if listed.lines().any(|line| line == "nodev\toverlay") {

@@ -60,7 +60,7 @@ pub(crate) enum Ready {
 pub(crate) enum Status {
     /// The child exists; comes with its pidfd.
     Started,
-    /// The child and its pid namespace are gone.
+    /// The child and its pid namespace are gone; comes with its mount namespace where the kernel can open it.
     Exited(Exit),
 }
 

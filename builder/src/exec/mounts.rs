@@ -22,17 +22,20 @@ use crate::source::AgentSocket;
 use crate::tree::SourceTree;
 use crate::turn::turn;
 
-/// Everything that is mounted, with its targets made sure of.
+/// Everything that is mounted, with its targets made sure of. `sealed`: the directories of the root, if there is
+/// nothing in it but these layers.
 pub(super) fn prepare(
     context: &ExecContext<'_>,
     operation: &ExecOp,
     view: &RootView,
     inputs: &[Vec<Layer>],
+    sealed: Option<&[PathBuf]>,
     scratch: &Scratch,
 ) -> Result<Prepared, BuildError> {
     let mut prepared = Prepared {
         mounts: Vec::new(),
-        scaffold: sub_directory(scratch, "scaffold")?,
+        scaffold: PathBuf::new(),
+        shared: None,
         env: Vec::new(),
         locks: lock_caches(context, operation)?,
         agents: Vec::new(),
@@ -49,7 +52,13 @@ pub(super) fn prepare(
         };
         place.add(mount, &mut prepared, &mut targets)?;
     }
-    resolve_targets(view, &targets, &mut prepared)?;
+    let layers = Layers {
+        context,
+        view,
+        sealed,
+        scratch,
+    };
+    layers.resolve_targets(&targets, &mut prepared)?;
     Ok(prepared)
 }
 
@@ -119,32 +128,51 @@ fn add_system_files(operation: &ExecOp, mounts: &mut Vec<Mount>, targets: &mut V
     }
 }
 
-/// Makes the missing targets in the scaffold layer and takes over their resolved paths.
-fn resolve_targets(
-    view: &RootView,
-    kinds: &[TargetKind],
-    prepared: &mut Prepared,
-) -> Result<(), BuildError> {
-    let mut wanted = Vec::new();
-    let mut places = Vec::new();
-    for (index, (mount, kind)) in prepared.mounts.iter().zip(kinds).enumerate() {
-        if !in_kernel_tree(&mount.target.to_string_lossy()) {
-            if matches!(kind, TargetKind::Directory) {
-                refuse_file(view, &mount.target)?;
+/// Where mount targets have to be.
+struct Layers<'a> {
+    context: &'a ExecContext<'a>,
+    view: &'a RootView,
+    sealed: Option<&'a [PathBuf]>,
+    scratch: &'a Scratch,
+}
+
+impl Layers<'_> {
+    /// Makes the missing targets in the scaffold layer and takes over their resolved paths.
+    fn resolve_targets(
+        &self,
+        kinds: &[TargetKind],
+        prepared: &mut Prepared,
+    ) -> Result<(), BuildError> {
+        let mut wanted = Vec::new();
+        let mut places = Vec::new();
+        for (index, (mount, kind)) in prepared.mounts.iter().zip(kinds).enumerate() {
+            if !in_kernel_tree(&mount.target.to_string_lossy()) {
+                if matches!(kind, TargetKind::Directory) {
+                    refuse_file(self.view, &mount.target)?;
+                }
+                wanted.push(ScaffoldTarget {
+                    path: mount.target.clone(),
+                    kind: *kind,
+                });
+                places.push(index);
             }
-            wanted.push(ScaffoldTarget {
-                path: mount.target.clone(),
-                kind: *kind,
-            });
-            places.push(index);
         }
+        let failed = |error| BuildError::io("could not prepare the mount targets", &error);
+        if let (Some(scaffolds), Some(lowers)) = (self.context.scaffolds, self.sealed) {
+            let shared = scaffolds.of(self.context.store, self.view, lowers, &wanted);
+            if let Some(shared) = shared? {
+                shared.path().clone_into(&mut prepared.scaffold);
+                prepared.shared = Some(shared);
+                return Ok(());
+            }
+        }
+        prepared.scaffold = sub_directory(self.scratch, "scaffold")?;
+        let resolved = scaffold(self.view, &wanted, &prepared.scaffold).map_err(failed)?;
+        for (index, path) in places.into_iter().zip(resolved) {
+            prepared.mounts[index].target = path;
+        }
+        Ok(())
     }
-    let resolved = scaffold(view, &wanted, &prepared.scaffold)
-        .map_err(|error| BuildError::io("could not prepare the mount targets", &error))?;
-    for (index, path) in places.into_iter().zip(resolved) {
-        prepared.mounts[index].target = path;
-    }
-    Ok(())
 }
 
 /// A directory cannot be mounted on a file.

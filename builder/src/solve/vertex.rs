@@ -356,6 +356,7 @@ fn run_command(
         events: context.events,
         cancel: context.cancel,
         own_mounts: context.own_mounts,
+        scaffolds: Some(context.scaffolds),
         mounts: Some(context.mounts),
         vertex: id,
         followed: is_followed(context, id),

@@ -1,11 +1,11 @@
 //! The network of a sandbox, made from inside of its process.
 
 use std::borrow::Cow;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use super::Report;
-use crate::net::{self, Outlet};
+use crate::net::{self, Outlet, Spare};
 use crate::spec::{Attached, Connected, Mount, MountSource, Network, Sandbox};
 use crate::wire::{self, InStep as _, Setup, Step};
 
@@ -18,17 +18,29 @@ pub(super) fn enter(
     match network {
         Network::Joined(pid) => net::join(*pid)?,
         Network::Attached(attached) => return attach(attached, outlet, report),
-        alone => enter_alone(alone, outlet)?,
+        Network::None => net::loopback_up()?,
+        Network::Private => outlet.keep(net::connect(&outlet.place()?)?),
+        Network::Host => {}
     }
     Ok(Vec::new())
 }
 
-/// The same where others have nothing to do with it.
-pub(super) fn enter_alone(network: &Network, outlet: &Outlet<'_>) -> Step<()> {
-    match network {
-        Network::None => net::loopback_up()?,
-        Network::Private => outlet.keep(net::connect(&outlet.place()?)?),
-        Network::Host | Network::Joined(_) | Network::Attached(_) => {}
+/// The same where others have nothing to do with it, for a sandbox that is made ahead: in a network that
+/// nobody has used, or in a new one, which the spawner gets to know of.
+pub(super) fn enter_ahead(
+    network: &Network,
+    outlet: &Outlet<'_>,
+    spare: Option<&Spare>,
+    spawner: BorrowedFd<'_>,
+) -> Step<()> {
+    match (network, spare) {
+        (Network::None, _) => net::loopback_up()?,
+        (Network::Private, Some(spare)) => spare.enter()?,
+        (Network::Private, None) => {
+            outlet.keep(net::connect(&outlet.place()?)?);
+            net::hand_out(spawner);
+        }
+        (Network::Host | Network::Joined(_) | Network::Attached(_), _) => {}
     }
     Ok(())
 }

@@ -14,6 +14,13 @@ use crate::wire::{InStep as _, Step};
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 
+/// Interfaces that come into the current network namespace get no address of IPv6, which leads nowhere. With
+/// one the kernel sends some packets of its own in the first seconds.
+pub(super) fn without_ipv6() {
+    // A kernel without IPv6 has no such file.
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+}
+
 /// Gives an interface its address and brings it up.
 pub(super) fn configure(inside: &mut Links, name: &str, address: Ipv4Addr, prefix: u8) -> Step<()> {
     let step = "connect the sandbox to the network";

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_int};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// One instruction of classic BPF, as `struct sock_filter`.
 pub(crate) use libc::sock_filter as Instruction;
@@ -189,6 +189,17 @@ pub(crate) fn mount_setattr(
         )
     };
     check(result).map(drop)
+}
+
+/// Opens the mount namespace of a process (Linux 6.11).
+pub(crate) fn mount_namespace_of(pidfd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `PIDFD_GET_MNT_NAMESPACE`, `_IO(0xff, 3)`; see `linux/pidfd.h`.
+    const GET_MOUNT_NAMESPACE: libc::c_ulong = 0xff03;
+    // SAFETY: the descriptor is borrowed for the call, which takes no argument.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_MOUNT_NAMESPACE as _, 0) };
+    let fd = check(result.into())?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
 }
 
 /// Asks for error texts in the answers of a netlink socket (Linux 4.12).

@@ -178,3 +178,133 @@ fn root_a_sandbox_that_was_killed_while_it_waited_is_made_anew() {
     end(first);
     assert_eq!(host.sh("echo made"), "made");
 }
+
+/// Runs a command with a network of its own, after which others follow; returns what it wrote.
+fn networked(host: &Host, script: &str, change: impl Fn(&mut Sandbox)) -> String {
+    let mut sandbox = host.shell(&format!("{script} && echo ran"));
+    sandbox.network = Network::Private;
+    change(&mut sandbox);
+    let (mut running, output) = followed(host, &sandbox);
+    let text = read(output);
+    assert_eq!(running.wait().unwrap(), ExitStatus::Code(0), "{text}");
+    assert!(text.ends_with("ran\n"), "it was not started: {text}");
+    text.trim_end_matches("ran\n").trim().to_owned()
+}
+
+/// Tells the number of the other end of the way out, which the kernel gives only once.
+const WIRE: &str = "cat /sys/class/net/eth0/iflink";
+
+/// More sandboxes than networks are kept.
+const TURNS: usize = 20;
+
+/// In a network of its own, as above.
+fn alone(test: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(|| {
+        new_network();
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn root_a_network_that_nobody_has_used_is_given_on() {
+    alone(|| {
+        let host = Host::new();
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        loop {
+            let wire = networked(&host, WIRE, |_| {});
+            if seen.contains(&wire) {
+                break;
+            }
+            seen.push(wire);
+            assert!(start.elapsed() < Duration::from_mins(1), "{seen:?}");
+        }
+        // It leads outside as a new one does.
+        let gateway =
+            "ip route | grep -q default && ping -c 1 $(ip route | grep default | cut -d' ' -f3)";
+        let told = networked(&host, gateway, |_| {});
+        assert!(told.contains(" 0% packet loss"), "{told}");
+    });
+}
+
+#[test]
+fn root_a_network_that_a_packet_was_sent_in_is_never_given_on() {
+    alone(|| {
+        let host = Host::new();
+        for script in [
+            "ping -c 1 127.0.0.1 >/dev/null",
+            "ping -c 1 $(ip route | grep default | cut -d' ' -f3) >/dev/null",
+        ] {
+            let script = format!("{script} && {WIRE}");
+            let mut seen: Vec<String> = (0..TURNS)
+                .map(|_| networked(&host, &script, |_| {}))
+                .collect();
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), TURNS, "{script}");
+        }
+    });
+}
+
+#[test]
+fn root_a_network_that_a_command_could_change_is_never_given_on() {
+    alone(|| {
+        let host = Host::new();
+        let mut seen: Vec<String> = (0..TURNS)
+            .map(|turn| {
+                networked(&host, WIRE, |sandbox| match turn % 2 {
+                    0 => sandbox.security.capabilities.0 |= 1 << 12,
+                    _ => {
+                        sandbox.kernel.sysctls =
+                            vec![("net.ipv4.ip_default_ttl".into(), "9".into())];
+                    }
+                })
+            })
+            .collect();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), TURNS);
+    });
+}
+
+#[test]
+fn root_a_network_in_which_a_socket_is_left_is_not_given_on() {
+    alone(|| {
+        let host = Host::new();
+        // The next one is made ahead, so that its network might come back.
+        networked(&host, "true", |_| {});
+        let mut sandbox = host.shell(&format!("{WIRE}; exec nc -l -p 99"));
+        sandbox.network = Network::Private;
+        let (running, output) = followed(&host, &sandbox);
+        let start = Instant::now();
+        let socket = loop {
+            let of_it = |name: &str| format!("/proc/{}/{name}", running.pid());
+            let listens = |table: &str| {
+                fs::read_to_string(of_it(table)).is_ok_and(|text| text.lines().count() > 1)
+            };
+            let listening = listens("net/tcp") || listens("net/tcp6");
+            // Those of the set-up are gone by then.
+            let mut open = fs::read_dir(of_it("fd")).into_iter().flatten().flatten();
+            let is_socket = |to: std::path::PathBuf| to.to_string_lossy().starts_with("socket:");
+            let found = open.find(|entry| fs::read_link(entry.path()).is_ok_and(is_socket));
+            if let (true, Some(found)) = (listening, found) {
+                let number = found.file_name().to_str().unwrap().parse().unwrap();
+                let flags = rustix::process::PidfdGetfdFlags::empty();
+                break rustix::process::pidfd_getfd(running.pidfd(), number, flags).unwrap();
+            }
+            assert!(
+                start.elapsed() < Duration::from_mins(1),
+                "it does not listen"
+            );
+            std::thread::yield_now();
+        };
+        end(running);
+        let held = read(output).trim().to_owned();
+        for _ in 0..TURNS {
+            assert_ne!(networked(&host, WIRE, |_| {}), held);
+        }
+        drop(socket);
+    });
+}
