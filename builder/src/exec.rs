@@ -101,7 +101,7 @@ pub(crate) fn execute(
     let lowers = overlay_lowers(root);
     let mut ready = prepare(context, operation, &user, &view, lowers, &draft, inputs)?;
     let plain = lay_out(context, &mut ready)?;
-    let ended = run(context, &ready);
+    let ended = run(context, &ready, &draft);
     if let Some(plain) = plain {
         plain.finish(draft.upper())?;
     }
@@ -427,7 +427,11 @@ impl From<BuildError> for Ended {
     }
 }
 
-fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
+fn run(
+    context: &ExecContext<'_>,
+    ready: &Ready,
+    draft: &rbuild_cache::Draft,
+) -> Result<Exited, Ended> {
     let pipe = || {
         pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| BuildError::io("could not make a pipe", &std::io::Error::from(error)))
@@ -455,8 +459,11 @@ fn run(context: &ExecContext<'_>, ready: &Ready) -> Result<Exited, Ended> {
     let status = running
         .wait()
         .map_err(|error| BuildError::io("could not wait for the command", &error))?;
-    if let Some(remains) = running.take_remains() {
-        context.store.drop_beside(remains);
+    match running.take_remains() {
+        Some(remains) if draft.is_empty() => context.store.drop_beside(remains),
+        // What was made will be a layer below the next step. The kernel warns of an overlay over what
+        // another one still has as its upper directory.
+        remains => drop(remains),
     }
     if let (Some(recorder), Some(cpu)) = (context.recorder, running.cpu_time()) {
         let cpu = u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX);
