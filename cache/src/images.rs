@@ -35,6 +35,11 @@ impl Store {
         self.meta().image(name)
     }
 
+    /// Returns the image that has this manifest or index, with all its names.
+    pub fn image_with_manifest(&self, manifest: &Digest) -> Result<Option<ImageEntry>, StoreError> {
+        self.meta().image_entry(manifest)
+    }
+
     /// Adds an image without a name; it stays listed until it is removed.
     pub fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
         self.sync()?;

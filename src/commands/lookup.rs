@@ -23,10 +23,7 @@ pub(crate) fn find(store: &Store, query: &str) -> Result<Option<Found>, Failure>
         }
         let reference = reference.with_default_tag();
         if let Some(record) = store.image(&reference.canonical())? {
-            let entries = store.images()?;
-            let entry = entries
-                .into_iter()
-                .find(|entry| entry.record.manifest == record.manifest);
+            let entry = store.image_with_manifest(&record.manifest)?;
             let entry = entry.unwrap_or_else(|| ImageEntry {
                 names: vec![reference.canonical()],
                 record,
@@ -52,13 +49,12 @@ fn by_digest(
         return Ok(None);
     };
     let repository = repository(reference);
-    let entry = store.images()?.into_iter().find(|entry| {
-        entry.record.manifest == digest
-            && entry
-                .names
-                .iter()
-                .filter_map(|name| ImageReference::parse(name).ok())
-                .any(|name| self::repository(&name) == repository)
+    let entry = store.image_with_manifest(&digest)?.filter(|entry| {
+        entry
+            .names
+            .iter()
+            .filter_map(|name| ImageReference::parse(name).ok())
+            .any(|name| self::repository(&name) == repository)
     });
     Ok(entry.map(|entry| Found { entry, name: None }))
 }

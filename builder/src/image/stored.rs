@@ -73,10 +73,8 @@ fn record_of(store: &Store, reference: &ImageReference) -> Result<Option<ImageRe
         .parse()
         .map_err(|error| ImageError::document(reference.familiar(), error))?;
     let repository = format!("{}/{}:", reference.domain(), reference.path());
-    let found = store.images()?.into_iter().find(|entry| {
-        entry.record.manifest == digest
-            && (entry.names.is_empty()
-                || entry.names.iter().any(|name| name.starts_with(&repository)))
+    let found = store.image_with_manifest(&digest)?.filter(|entry| {
+        entry.names.is_empty() || entry.names.iter().any(|name| name.starts_with(&repository))
     });
     Ok(found.map(|entry| entry.record))
 }

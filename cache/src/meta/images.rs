@@ -92,6 +92,11 @@ fn names_of(connection: &Connection, manifest: &Digest) -> rusqlite::Result<Vec<
         .collect()
 }
 
+fn entry(connection: &Connection, record: ImageRecord) -> rusqlite::Result<ImageEntry> {
+    let names = names_of(connection, &record.manifest)?;
+    Ok(ImageEntry { names, record })
+}
+
 impl Meta {
     pub(crate) fn image(&self, name: &str) -> Result<Option<ImageRecord>, StoreError> {
         self.run("look an image up", |connection| by_name(connection, name))
@@ -103,6 +108,15 @@ impl Meta {
     ) -> Result<Option<ImageRecord>, StoreError> {
         self.run("look an image up", |connection| {
             by_manifest(connection, &manifest.hex())
+        })
+    }
+
+    /// An image with all its names.
+    pub(crate) fn image_entry(&self, manifest: &Digest) -> Result<Option<ImageEntry>, StoreError> {
+        self.run("look an image up", |connection| {
+            let transaction = connection.transaction()?;
+            let record = by_manifest(&transaction, &manifest.hex())?;
+            record.map(|record| entry(&transaction, record)).transpose()
         })
     }
 
@@ -137,19 +151,18 @@ impl Meta {
     /// All images, last added first.
     pub(crate) fn images(&self) -> Result<Vec<ImageEntry>, StoreError> {
         self.run("list the images", |connection| {
-            let records: Vec<ImageRecord> = connection
+            // One look at the database, which does not change between an image and its names.
+            let transaction = connection.transaction()?;
+            let records: Vec<ImageRecord> = transaction
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM images ORDER BY added DESC, rowid DESC"
                 ))?
                 .query_map([], record)?
                 .collect::<rusqlite::Result<_>>()?;
-            records
+            let entries = records
                 .into_iter()
-                .map(|record| {
-                    let names = names_of(connection, &record.manifest)?;
-                    Ok(ImageEntry { names, record })
-                })
-                .collect()
+                .map(|record| entry(&transaction, record));
+            entries.collect()
         })
     }
 
@@ -158,20 +171,18 @@ impl Meta {
         self.run("look an image up", |connection| {
             // Hex digits only: no character in it means anything to LIKE or GLOB.
             let pattern = format!("{hex}*");
-            let records: Vec<ImageRecord> = connection
+            let transaction = connection.transaction()?;
+            let records: Vec<ImageRecord> = transaction
                 .prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM images WHERE config GLOB ?1 OR manifest GLOB ?1 \
                      ORDER BY added DESC, rowid DESC"
                 ))?
                 .query_map([pattern], record)?
                 .collect::<rusqlite::Result<_>>()?;
-            records
+            let entries = records
                 .into_iter()
-                .map(|record| {
-                    let names = names_of(connection, &record.manifest)?;
-                    Ok(ImageEntry { names, record })
-                })
-                .collect()
+                .map(|record| entry(&transaction, record));
+            entries.collect()
         })
     }
 

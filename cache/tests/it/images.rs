@@ -54,7 +54,14 @@ fn name_moves_from_image_to_image() {
         .map(|entry| (entry.names, entry.record))
         .collect();
     let both = vec![NAME.to_owned(), "example.org/b:1".to_owned()];
-    assert_eq!(listed, [(both, two.clone()), (vec![], one.clone())]);
+    assert_eq!(listed, [(both.clone(), two.clone()), (vec![], one.clone())]);
+    let found = test.store.image_with_manifest(&two.manifest).unwrap();
+    assert_eq!(
+        found.map(|entry| (entry.names, entry.record)),
+        Some((both, two.clone()))
+    );
+    let unknown = Digest::of(b"no image");
+    assert!(test.store.image_with_manifest(&unknown).unwrap().is_none());
     assert!(test.store.untag(NAME).unwrap());
     assert!(!test.store.untag(NAME).unwrap());
     assert!(test.store.remove_image(&two.manifest).unwrap());
