@@ -2,9 +2,8 @@
 //!
 //! The canary is a directory outside every root; it must be the same afterwards. The table in
 //! `docs/manual/security.md` names the tests of all attacks, also of those that stand elsewhere. Beside it:
-//! bombs in `bad_input` and the store's hostile layers, CVE-2022-39253 (repositories are fetched by protocol,
-//! never cloned from a directory), log injection in the units of `src/ui`, CVE-2026-39822 (a slash at the end
-//! of a name) in the store's hostile layers.
+//! bombs in `bad_input` and the store's hostile layers, log injection in the units of `src/ui`,
+//! CVE-2026-39822 (a slash at the end of a name) in the store's hostile layers.
 
 mod archives;
 mod hostile;

@@ -262,8 +262,10 @@ impl<'a> Git<'a> {
             cancel: self.context.cancel,
             on_stderr: &tell,
         };
-        // Hooks of templates have no say, and neither has what a repository calls its owner.
+        // Hooks of templates have no say, and neither has what a repository calls its owner. We fetch from
+        // directories, but no repository makes us do so: what lies in one may be links to anything.
         let mut all = vec!["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"];
+        all.extend(["-c", "protocol.file.allow=user"]);
         all.extend_from_slice(arguments);
         let shown: Vec<String> = arguments.iter().map(|argument| public(argument)).collect();
         program.run(&all, directory, &format!("git {}", shown.join(" ")))

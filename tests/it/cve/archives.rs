@@ -7,6 +7,8 @@ use tar::{Builder, EntryType, Header};
 
 use super::Canary;
 use crate::args;
+use crate::support::git::{GitServer, Repository};
+use crate::support::needs;
 
 /// A header whose name is taken as it is, whatever it is.
 fn header(kind: EntryType, name: &str, mode: u32, size: u64) -> Header {
@@ -244,4 +246,50 @@ fn cve_2021_41190_a_document_is_a_manifest_or_an_index_and_not_both() {
         .build(&context, &["--build-context", &flag])
         .exits(1)
         .says("for a manifest and for an index");
+}
+
+#[test]
+fn cve_2022_39253_a_submodule_is_not_cloned_from_a_directory() {
+    let canary = Canary::new();
+    let env = &canary.env;
+    // Its objects are links to what lies elsewhere.
+    let inner = env.join("inner");
+    let commit = {
+        let repository = Repository::new(&inner);
+        fs::write(inner.join("secret"), "of the host").unwrap();
+        repository.commit("secret")
+    };
+    let (objects, elsewhere) = (inner.join(".git/objects"), env.join("objects"));
+    fs::rename(&objects, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &objects).unwrap();
+    let outer = env.join("git/r.git");
+    let repository = Repository::new(&outer);
+    fs::write(outer.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
+    let link = format!("160000,{commit},sub");
+    repository.git(&["update-index", "--add", "--cacheinfo", &link]);
+    let modules = outer.join(".gitmodules");
+    let home = env.files(
+        "settings",
+        &[(".gitconfig", "[protocol \"file\"]\nallow = always\n")],
+    );
+    let git = GitServer::start(&env.join("git"));
+    for address in [
+        format!("file://{}", inner.display()),
+        inner.display().to_string(),
+    ] {
+        let text = format!("[submodule \"sub\"]\npath = sub\nurl = {address}\n");
+        fs::write(&modules, text).unwrap();
+        repository.git(&["add", ".gitmodules", "Dockerfile"]);
+        repository.git(&["commit", "-q", "-m", "outer"]);
+        let url = git.url("r.git");
+        let outcome = env
+            .rbuild(["build", "-o", "type=tar,dest=-", url.as_str()])
+            .env("PATH", needs::PROGRAM_PATH)
+            .env("HOME", &home)
+            .run();
+        let outcome = outcome.exits(1);
+        let told = outcome.text();
+        assert!(told.contains("transport 'file' not allowed"), "{told}");
+        canary.check(&told);
+    }
 }
